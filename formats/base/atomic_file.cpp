@@ -1,0 +1,79 @@
+#include "formats/base/atomic_file.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+
+namespace base {
+namespace {
+
+constexpr const char* kPrefix = ".tmp-";
+
+bool rename_unless_there(int from_dir, const char* from, int to_dir, const char* to) {
+  if (::renameat2(from_dir, from, to_dir, to, RENAME_NOREPLACE) == 0) return true;
+  if (errno == EEXIST) return false;
+  if (errno != EINVAL && errno != ENOSYS) throw_errno(std::string("rename to ") + to, errno);
+  // The file system has no RENAME_NOREPLACE; names are content, so replacing an equal file is harmless.
+  if (::renameat(from_dir, from, to_dir, to) != 0) throw_errno(std::string("rename to ") + to, errno);
+  return true;
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(int tmp_dir, unsigned mode) : tmp_dir_(tmp_dir) {
+  while (true) {
+    tmp_name_ = kPrefix + random_name();
+    fd_ = open_at(tmp_dir, tmp_name_, O_RDWR | O_CREAT | O_EXCL, mode);
+    if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) continue;  // a cleaner was quicker
+    struct stat info;
+    if (::fstat(fd_.get(), &info) != 0) throw_errno("stat", errno);
+    if (info.st_nlink > 0) return;
+  }
+}
+
+AtomicFile::~AtomicFile() {
+  if (!tmp_name_.empty()) (void)::unlinkat(tmp_dir_, tmp_name_.c_str(), 0);
+}
+
+void AtomicFile::write(Bytes bytes) { write_all(fd_.get(), bytes); }
+
+bool AtomicFile::publish(int directory, const std::string& name, Existing existing) {
+  sync_file(fd_.get());
+  bool published = true;
+  if (existing == Existing::keep) {
+    published = rename_unless_there(tmp_dir_, tmp_name_.c_str(), directory, name.c_str());
+  } else if (::renameat(tmp_dir_, tmp_name_.c_str(), directory, name.c_str()) != 0) {
+    throw_errno("rename to " + name, errno);
+  }
+  if (published) tmp_name_.clear();
+  sync_directory(directory);
+  fd_.close();
+  return published;
+}
+
+void write_file_atomically(int directory, const std::string& name, Bytes content, unsigned mode) {
+  AtomicFile file(directory, mode);
+  file.write(content);
+  (void)file.publish(directory, name, AtomicFile::Existing::replace);
+}
+
+void remove_leftovers(int tmp_dir) noexcept try {
+  for (const auto& name : list_directory(tmp_dir)) {
+    if (!name.starts_with(kPrefix)) continue;
+    const auto file = find_open_at(tmp_dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (file && ::flock(file->get(), LOCK_EX | LOCK_NB) == 0) (void)::unlinkat(tmp_dir, name.c_str(), 0);
+  }
+} catch (const Error&) {
+  // Cleaning up is a courtesy; whoever needs the space will see the error itself.
+}
+
+}  // namespace base

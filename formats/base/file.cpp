@@ -1,0 +1,223 @@
+#include "formats/base/file.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+
+#include "formats/base/c_ptr.h"
+#include "formats/base/error.h"
+#include "formats/base/numbers.h"
+#include "formats/base/object_id.h"
+
+namespace base {
+namespace {
+
+int retrying_open(int dir, const char* path, int flags, unsigned mode) {
+  int fd;
+  do {
+    fd = ::openat(dir, path, flags | O_CLOEXEC, mode);
+  } while (fd < 0 && errno == EINTR);
+  return fd;
+}
+
+int open_one_beneath(int dir, const std::string& path, int flags) {
+  static_assert(sizeof(open_how) == 24);
+  open_how how{};
+  how.flags = static_cast<unsigned>(flags) | unsigned{O_CLOEXEC};
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  long fd;
+  do {
+    fd = ::syscall(SYS_openat2, dir, path.c_str(), &how, sizeof how);
+  } while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+  return static_cast<int>(fd);
+}
+
+UniqueFd open_stepwise(int dir, std::string_view path, int flags) {
+  UniqueFd held;
+  int at = dir;
+  while (true) {
+    const std::string name(take_field(path, '/'));
+    const bool last = path.empty();
+    if (name.empty() || name == "..") throw Error(Category::refused, "path component '" + name + "' may escape");
+    const int fd = retrying_open(at, name.c_str(), (last ? flags : O_PATH | O_DIRECTORY) | O_NOFOLLOW, 0);
+    if (fd < 0) {
+      if (errno == ELOOP || (errno == ENOTDIR && !last))
+        throw Error(Category::refused, "path component '" + name + "' is not a directory");
+      throw_errno("open", errno);
+    }
+    held = UniqueFd(fd);
+    at = fd;
+    if (last) return held;
+  }
+}
+
+}  // namespace
+
+UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode) {
+  const int fd = retrying_open(dir, path.c_str(), flags, mode);
+  if (fd < 0) throw_errno(path, errno);
+  return UniqueFd(fd);
+}
+
+std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags) {
+  const int fd = retrying_open(dir, path.c_str(), flags, 0);
+  if (fd >= 0) return UniqueFd(fd);
+  if (errno != ENOENT && errno != ENOTDIR) throw_errno(path, errno);
+  return std::nullopt;
+}
+
+UniqueFd open_beneath(int dir, std::string_view path, int flags) {
+  if (path.size() < PATH_MAX - 1) {
+    const int fd = open_one_beneath(dir, std::string(path), flags | O_NOFOLLOW);
+    if (fd >= 0) return UniqueFd(fd);
+    if (errno == ELOOP || errno == EXDEV)
+      throw Error(Category::refused, std::string(path) + ": a symbolic link or '..' leads out of the way");
+    if (errno != ENOSYS && errno != EPERM && errno != ENAMETOOLONG) throw_errno(std::string(path), errno);
+  }
+  return named(path.substr(0, 200), [&] { return open_stepwise(dir, path, flags); });
+}
+
+UniqueFd open_directory(int dir, const std::string& path) {
+  return open_at(dir, path, O_RDONLY | O_DIRECTORY);
+}
+
+void make_directories(const std::string& path) {
+  for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+    const auto prefix = path.substr(0, end);
+    if (::mkdir(prefix.c_str(), 0777) != 0 && errno != EEXIST) {
+      const int failure = errno;
+      struct stat info;
+      if (::stat(prefix.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) throw_errno(prefix, failure);
+    }
+    if (end == std::string::npos) return;
+  }
+}
+
+bool read_exact_at(int fd, std::uint64_t offset, MutableBytes buffer) {
+  while (!buffer.empty()) {
+    const ssize_t count = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(offset));
+    if (count < 0) {
+      if (errno == EINTR) continue;
+      throw_errno("read", errno);
+    }
+    if (count == 0) return false;
+    buffer = buffer.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+  return true;
+}
+
+std::size_t read_some(int fd, MutableBytes buffer) {
+  std::size_t total = 0;
+  while (total < buffer.size()) {
+    const ssize_t count = ::read(fd, buffer.data() + total, buffer.size() - total);
+    if (count < 0) {
+      if (errno == EINTR) continue;
+      throw_errno("read", errno);
+    }
+    if (count == 0) break;
+    total += static_cast<std::size_t>(count);
+  }
+  return total;
+}
+
+void write_all(int fd, Bytes bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(fd, bytes.data(), bytes.size());
+    if (count < 0) {
+      if (errno == EINTR) continue;
+      throw_errno("write", errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+std::string read_file(int dir, const std::string& path, std::size_t limit) {
+  const auto fd = open_at(dir, path, O_RDONLY | O_NONBLOCK);  // a fifo in place of the file must not hang us
+  struct stat info;
+  if (::fstat(fd.get(), &info) != 0) throw_errno(path, errno);
+  if (!S_ISREG(info.st_mode)) throw Error(Category::refused, path + ": not a regular file");
+  std::string text(limit + 1, '\0');
+  text.resize(read_some(fd.get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
+  if (text.size() > limit)
+    throw Error(Category::refused, path + ": larger than " + human_size(limit));
+  return text;
+}
+
+std::uint64_t file_size(int fd) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) throw_errno("stat", errno);
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+std::vector<std::string> list_directory(int dir) {
+  auto own = open_at(dir, ".", O_RDONLY | O_DIRECTORY);  // fdopendir moves the offset of what it gets
+  const CPtr<DIR, ::closedir> stream{::fdopendir(own.get())};
+  if (stream == nullptr) throw_errno("open directory", errno);
+  (void)own.release();
+  std::vector<std::string> names;
+  while (true) {
+    errno = 0;
+    const dirent* entry = ::readdir(stream.get());
+    if (entry == nullptr) break;
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+  }
+  if (errno != 0) throw_errno("read directory", errno);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void sync_file(int fd) {
+  if (::fsync(fd) != 0) throw_errno("fsync", errno);
+}
+
+void sync_directory(int dir) {
+  // EINVAL: a file system without directory sync; EBADF: an O_PATH handle would be our bug
+  if (::fsync(dir) != 0 && errno != EINVAL) throw_errno("fsync directory", errno);
+}
+
+void remove_tree(int dir, const std::string& name) {
+  if (::unlinkat(dir, name.c_str(), 0) == 0 || errno == ENOENT) return;
+  if (errno != EISDIR && errno != EPERM) throw_errno("remove " + name, errno);
+  if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) == 0) return;
+  if (errno != ENOTEMPTY && errno != EEXIST && errno != EACCES) throw_errno("remove " + name, errno);
+  int fd = retrying_open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+  if (fd < 0 && errno == EACCES && ::fchmodat(dir, name.c_str(), 0700, 0) == 0)
+    fd = retrying_open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+  if (fd < 0) throw_errno("remove " + name, errno);
+  const UniqueFd below(fd);
+  struct stat info;
+  if (::fstat(fd, &info) == 0 && (info.st_mode & 0700) != 0700) (void)::fchmod(fd, 0700);
+  named(name, [&] {
+    for (const auto& child : list_directory(fd)) remove_tree(fd, child);
+  });
+  if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) throw_errno("remove " + name, errno);
+}
+
+std::string random_name() {
+  std::array<std::byte, 16> bits;
+  if (::getrandom(bits.data(), bits.size(), 0) != static_cast<ssize_t>(bits.size()))
+    throw_errno("getrandom", errno);
+  return to_hex(bits);
+}
+
+std::string human_size(std::uint64_t bytes) {
+  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  for (; value >= 1024 && unit + 1 < std::size(kUnits); ++unit) value /= 1024;
+  char text[32];
+  (void)std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
+  return text;
+}
+
+}  // namespace base

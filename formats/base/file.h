@@ -1,0 +1,62 @@
+// Files and directories by descriptor: the few system calls this project makes, each checked once, here.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/base/bytes.h"
+#include "formats/base/unique_fd.h"
+
+namespace base {
+
+/// Opens `path` relative to `dir` (AT_FDCWD for the current directory) with O_CLOEXEC. Throws not_found or local.
+[[nodiscard]] UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode = 0666);
+/// As open_at, but an absent file is an answer: nullopt.
+[[nodiscard]] std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags);
+
+/// Opens a path of any length that came from outside, below `dir`: no component may be a symlink or `..`, and the
+/// result is never outside `dir` (openat2 RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS; component by component with
+/// O_NOFOLLOW where the kernel lacks it). `.` is `dir` itself. Throws refused if a component is a symlink.
+[[nodiscard]] UniqueFd open_beneath(int dir, std::string_view path, int flags);
+
+/// A directory for *at calls.
+[[nodiscard]] UniqueFd open_directory(int dir, const std::string& path);
+
+/// Creates `path` and what is missing above it.
+void make_directories(const std::string& path);
+
+/// Reads exactly buffer.size() bytes at `offset`; false if the file ends before.
+[[nodiscard]] bool read_exact_at(int fd, std::uint64_t offset, MutableBytes buffer);
+/// Reads until `buffer` is full or the file ends; the count read.
+[[nodiscard]] std::size_t read_some(int fd, MutableBytes buffer);
+void write_all(int fd, Bytes bytes);
+
+/// A whole small file; refused if it is larger than `limit` bytes.
+[[nodiscard]] std::string read_file(int dir, const std::string& path, std::size_t limit);
+
+[[nodiscard]] std::uint64_t file_size(int fd);
+
+/// Names in a directory except `.` and `..`, in byte order.
+[[nodiscard]] std::vector<std::string> list_directory(int dir);
+
+void sync_file(int fd);
+/// fsync of a directory, so that names in it survive power loss.
+void sync_directory(int dir);
+
+/// Removes `name` in `dir` and all below it, never following a symlink. An absent name is fine. Directories that
+/// deny access are opened up first, as far as their owner may.
+void remove_tree(int dir, const std::string& name);
+
+/// 128 random bits in hex, for names in tmp/.
+[[nodiscard]] std::string random_name();
+
+/// `bytes` as a person reads it: 512 B, 1.5 MiB.
+[[nodiscard]] std::string human_size(std::uint64_t bytes);
+
+}  // namespace base

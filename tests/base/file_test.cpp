@@ -1,0 +1,90 @@
+#include "formats/base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/error.h"
+#include "tests/support/temp_dir.h"
+
+using base::as_bytes;
+
+TEST_CASE("open_beneath never leaves its directory", "[base]") {
+  const tests::TempDir dir;
+  base::make_directories(dir / "in/sub");
+  tests::write_file(dir / "secret", as_bytes("secret"));
+  tests::write_file(dir / "in/sub/file", as_bytes("open"));
+  REQUIRE(::symlink("../secret", (dir / "in/link").c_str()) == 0);
+  REQUIRE(::symlink("..", (dir / "in/up").c_str()) == 0);
+  const auto in = base::open_directory(AT_FDCWD, dir / "in");
+  CHECK(base::open_beneath(in.get(), "sub/file", O_RDONLY));
+  for (const auto* bad : {"../secret", "link", "up/secret", "sub/../../secret", "/etc/passwd"}) {
+    INFO(bad);
+    CHECK_THROWS_AS(base::open_beneath(in.get(), bad, O_RDONLY), base::Error);
+  }
+}
+
+TEST_CASE("open_beneath opens paths longer than the kernel takes", "[base]") {
+  const tests::TempDir dir;
+  auto at = base::open_directory(AT_FDCWD, dir.path());
+  std::string path;
+  for (int depth = 0; depth < 30; ++depth) {
+    const std::string name(200, static_cast<char>('a' + depth % 26));
+    REQUIRE(::mkdirat(at.get(), name.c_str(), 0777) == 0);
+    at = base::open_directory(at.get(), name);
+    path += name + "/";
+  }
+  path += "leaf";
+  { const auto leaf = base::open_at(at.get(), "leaf", O_WRONLY | O_CREAT); }
+  const auto top = base::open_directory(AT_FDCWD, dir.path());
+  CHECK(base::open_beneath(top.get(), path, O_RDONLY));
+}
+
+TEST_CASE("a published file is complete and its temporary is gone", "[base]") {
+  const tests::TempDir dir;
+  const auto at = base::open_directory(AT_FDCWD, dir.path());
+  {
+    base::AtomicFile file(at.get());
+    file.write(as_bytes("one"));
+    CHECK(file.publish(at.get(), "name", base::AtomicFile::Existing::keep));
+  }
+  {
+    base::AtomicFile file(at.get());
+    file.write(as_bytes("two"));
+    CHECK_FALSE(file.publish(at.get(), "name", base::AtomicFile::Existing::keep));
+  }
+  CHECK(tests::read_file(dir / "name") == "one");
+  base::write_file_atomically(at.get(), "name", as_bytes("three"));
+  CHECK(tests::read_file(dir / "name") == "three");
+  CHECK(base::list_directory(at.get()).size() == 1U);
+}
+
+TEST_CASE("leftovers of dead writers are removed and files at work are not", "[base]") {
+  const tests::TempDir dir;
+  const auto at = base::open_directory(AT_FDCWD, dir.path());
+  tests::write_file(dir / ".tmp-dead", as_bytes("x"));
+  tests::write_file(dir / "other", as_bytes("x"));
+  base::AtomicFile alive(at.get());
+  base::remove_leftovers(at.get());
+  const auto names = base::list_directory(at.get());
+  CHECK(names.size() == 2);
+  CHECK(std::find(names.begin(), names.end(), ".tmp-dead") == names.end());
+  CHECK(alive.publish(at.get(), "alive", base::AtomicFile::Existing::keep));
+}
+
+TEST_CASE("remove_tree follows no symlink and opens closed directories", "[base]") {
+  const tests::TempDir dir;
+  base::make_directories(dir / "keep");
+  tests::write_file(dir / "keep/file", as_bytes("x"));
+  base::make_directories(dir / "gone/deep/er");
+  REQUIRE(::symlink("../keep", (dir / "gone/link").c_str()) == 0);
+  REQUIRE(::chmod((dir / "gone/deep").c_str(), 0) == 0);
+  const auto at = base::open_directory(AT_FDCWD, dir.path());
+  base::remove_tree(at.get(), "gone");
+  base::remove_tree(at.get(), "never was");
+  CHECK(base::list_directory(at.get()) == std::vector<std::string>{"keep"});
+  CHECK(tests::read_file(dir / "keep/file") == "x");
+}
