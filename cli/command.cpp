@@ -1,0 +1,205 @@
+#include "cli/command.h"
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "cli/documents.h"
+#include "cli/output.h"
+#include "formats/base/numbers.h"
+
+namespace cli {
+namespace {
+
+using base::Category;
+using base::Error;
+
+std::string key_of(const Option& option) {
+  return option.names.substr(option.names.rfind(',') + 1);
+}
+
+/// CLI11 fills these; filled slots become values of the call.
+struct Slots {
+  std::map<std::string, std::vector<std::string>> values;
+  std::map<std::string, bool> flags;
+};
+
+void add_option(CLI::App& app, const Option& option, Slots& slots) {
+  const auto key = key_of(option);
+  if (option.value.empty()) {
+    app.add_flag(option.names, slots.flags[key], option.help);
+    return;
+  }
+  auto* added = app.add_option(option.names, slots.values[key], option.help)->type_name(option.value);
+  if (option.repeated)
+    added->expected(1)->allow_extra_args(false)->take_all();
+  else
+    added->expected(1)->take_last();
+}
+
+void add_argument(CLI::App& app, const Argument& argument, Slots& slots) {
+  auto* added = app.add_option(argument.name, slots.values[argument.name], argument.help)->type_name("");
+  switch (argument.count) {
+    case Argument::Count::one:
+      added->required()->expected(1);
+      break;
+    case Argument::Count::optional:
+      added->expected(0, 1);
+      break;
+    case Argument::Count::some:
+      added->required()->expected(1, 1 << 20);
+      break;
+    case Argument::Count::any:
+      added->expected(0, 1 << 20);
+      break;
+  }
+}
+
+int run_checked(const Program& program, int argc, char** argv) {
+  CLI::App app(program.summary, program.name);
+  app.set_version_flag("--version", program.name + " " + program.version);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.get_formatter()->column_width(28);
+  Slots global;
+  for (const auto& option : program.options) add_option(app, option, global);
+  std::map<const Command*, Slots> slots;
+  std::map<const Command*, CLI::App*> verbs;
+  for (const auto& command : program.commands) {
+    auto* verb = app.add_subcommand(command.name, command.summary);
+    verb->footer(help_footer(command));
+    for (const auto& option : command.options) add_option(*verb, option, slots[&command]);
+    for (const auto& argument : command.arguments) add_argument(*verb, argument, slots[&command]);
+    verbs[&command] = verb;
+  }
+  std::string documents, directory;
+  auto* hidden = app.add_subcommand("documents", "")->group("");
+  hidden->add_option("KIND", documents)->required();
+  hidden->add_option("DIR", directory)->required();
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& wanted) {  // --help, --version
+    return app.exit(wanted);
+  } catch (const CLI::ParseError& error) {
+    std::string message = error.what();
+    while (!message.empty() && message.back() == '\n') message.pop_back();
+    throw Error(Category::usage, message, program.name + " --help");
+  }
+  if (hidden->parsed()) {
+    write_documents(program, documents, directory);
+    return 0;
+  }
+  for (const auto& command : program.commands) {
+    if (!verbs[&command]->parsed()) continue;
+    Call call;
+    for (const Slots* filled : {&global, &slots[&command]}) {
+      for (const auto& [key, values] : filled->values)
+        if (!values.empty()) call.set(key, values);
+      for (const auto& [key, given] : filled->flags)
+        if (given) call.set(key, {});
+    }
+    Output output(call, program.name);
+    try {
+      const int code = command.run(call, output);
+      output.finish();
+      return code;
+    } catch (const Error&) {
+      try {
+        output.finish();  // what was printed before the error is data all the same
+      } catch (const Error&) {
+        // the first error is the one to tell
+      }
+      throw;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::optional<std::string> Call::find(const std::string& name) const {
+  const auto found = values_.find(name);
+  if (found == values_.end() || found->second.empty()) return std::nullopt;
+  return found->second.back();
+}
+
+const std::string& Call::get(const std::string& name) const {
+  return values_.at(name).back();
+}
+
+std::vector<std::string> Call::all(const std::string& name) const {
+  const auto found = values_.find(name);
+  return found == values_.end() ? std::vector<std::string>{} : found->second;
+}
+
+std::uint64_t Call::number(const std::string& name, std::uint64_t otherwise, std::uint64_t low,
+                           std::uint64_t high) const {
+  const auto text = find(name);
+  if (!text) return otherwise;
+  const auto value = base::parse_decimal(*text);
+  if (!value || *value < low || *value > high)
+    throw Error(Category::usage, name + ": '" + *text + "' is not a number from " + std::to_string(low) +
+                                     " to " + std::to_string(high));
+  return *value;
+}
+
+std::string meaning_of_exit_code(int code) {
+  switch (code) {
+    case 0:
+      return "done";
+    case 1:
+      return "the answer is no (differences, not live, absent)";
+    case 2:
+      return "usage or configuration";
+    case 3:
+      return "partly done (--keep-going)";
+    case 4:
+      return "corrupt: bytes do not match their id";
+    case 5:
+      return "not found anywhere";
+    case 6:
+      return "network; may be retried";
+    case 7:
+      return "peers sent wrong bytes and none sent right ones";
+    case 8:
+      return "refused: unsafe or malformed input";
+    case 9:
+      return "local resource: disk full, permission";
+    case 10:
+      return "no vat or shrub here, or of an unknown version";
+    case 11:
+      return "busy: in use by a live process; may be retried";
+    case 12:
+      return "authentication";
+    case 70:
+      return "a bug in this program";
+    default:
+      return "unknown";
+  }
+}
+
+std::vector<Option> common_options() {
+  return {
+      {"--json", "", "print JSON records (docs/json.md) instead of text"},
+      {"--progress", "MODE", "auto, tty, json or none", Completion::none},
+      {"-q,--quiet", "", "no messages, only errors and data"},
+      {"-v,--verbose", "", "more messages"},
+      {"-j,--jobs", "N", "threads to use (default: one per core)"},
+  };
+}
+
+int run(const Program& program, int argc, char** argv) noexcept try {
+  return run_checked(program, argc, argv);
+} catch (const Error& error) {
+  std::cerr << program.name << ": " << error.what() << '\n';
+  if (!error.hint().empty()) std::cerr << "hint: " << error.hint() << '\n';
+  return error.exit_code();
+} catch (const std::bad_alloc&) {
+  std::cerr << program.name << ": out of memory\n";
+  return static_cast<int>(Category::local);
+} catch (const std::exception& error) {
+  std::cerr << program.name << ": internal error: " << error.what() << '\n';
+  return static_cast<int>(Category::internal);
+}
+
+}  // namespace cli

@@ -1,0 +1,42 @@
+#include "cli/environment.h"
+
+#include <cstdlib>
+#include <ctime>
+
+#include "formats/base/error.h"
+#include "formats/base/numbers.h"
+
+namespace cli {
+
+std::optional<std::string> find_variable(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return std::nullopt;
+  return std::string(value);
+}
+
+std::string cache_directory() {
+  if (const auto base_directory = find_variable("XDG_CACHE_HOME")) return *base_directory + "/vat";
+  if (const auto home = find_variable("HOME")) return *home + "/.cache/vat";
+  return {};
+}
+
+std::int64_t current_time() {
+  const auto fixed = find_variable("SOURCE_DATE_EPOCH");
+  if (!fixed) return std::time(nullptr);
+  const auto seconds = base::parse_signed(*fixed);
+  if (!seconds)
+    throw base::Error(base::Category::usage, "SOURCE_DATE_EPOCH: '" + *fixed + "' is not a number");
+  return *seconds;
+}
+
+std::string format_time(std::int64_t seconds) {
+  const std::time_t when = seconds;
+  std::tm parts{};
+  char text[40];
+  if (::gmtime_r(&when, &parts) == nullptr ||
+      std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts) == 0)
+    throw base::Error(base::Category::usage, "SOURCE_DATE_EPOCH is out of range");
+  return text;
+}
+
+}  // namespace cli

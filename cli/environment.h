@@ -1,0 +1,22 @@
+// What the environment says; read here and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace cli {
+
+/// The value of a variable; nullopt if unset or empty.
+[[nodiscard]] std::optional<std::string> find_variable(const char* name);
+
+/// $XDG_CACHE_HOME/vat or ~/.cache/vat; empty if neither can be named.
+[[nodiscard]] std::string cache_directory();
+
+/// Seconds since the epoch: SOURCE_DATE_EPOCH if set (usage if it is no number), else now.
+[[nodiscard]] std::int64_t current_time();
+
+/// `seconds` as RFC 3339 in UTC: 2026-11-21T10:00:00Z.
+[[nodiscard]] std::string format_time(std::int64_t seconds);
+
+}  // namespace cli

@@ -1,0 +1,148 @@
+#include "cli/output.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "cli/command.h"
+#include "formats/base/base64.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+
+namespace cli {
+namespace {
+
+using base::Category;
+using base::Error;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kBufferSize = std::size_t{64} << 10;
+
+bool is_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const std::size_t length = byte < 0x80       ? 1
+                               : byte >> 5 == 6  ? 2
+                               : byte >> 4 == 14 ? 3
+                               : byte >> 3 == 30 ? 4
+                                                 : 0;
+    if (length == 0 || i + length > text.size()) return false;
+    std::uint32_t code = length == 1 ? byte : byte & (0x7fU >> length);
+    for (std::size_t j = 1; j < length; ++j) {
+      const auto next = static_cast<unsigned char>(text[i + j]);
+      if (next >> 6 != 2) return false;
+      code = code << 6 | (next & 0x3fU);
+    }
+    static constexpr std::uint32_t kLowest[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (code < kLowest[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return false;
+    i += length;
+  }
+  return true;
+}
+
+}  // namespace
+
+Output::Output(const Call& call, std::string_view program)
+    : program_(program),
+      json_(call.has("--json")),
+      quiet_(call.has("--quiet")),
+      verbose_(call.has("--verbose")),
+      started_(Clock::now()) {
+  const auto mode = call.find("--progress").value_or("auto");
+  if (mode == "tty")
+    progress_ = Progress::tty;
+  else if (mode == "json")
+    progress_ = Progress::json;
+  else if (mode == "auto")
+    progress_ = ::isatty(STDERR_FILENO) == 1 && !quiet_ ? Progress::tty : Progress::none;
+  else if (mode != "none")
+    throw Error(Category::usage, "--progress: '" + mode + "' is not auto, tty, json or none");
+}
+
+Output::~Output() {
+  const std::lock_guard lock(mutex_);
+  clear_progress();
+}
+
+void Output::write(base::Bytes bytes) {
+  if (buffer_.size() + bytes.size() > kBufferSize) finish();
+  if (bytes.size() >= kBufferSize) {
+    base::named("stdout", [&] { base::write_all(STDOUT_FILENO, bytes); });
+  } else {
+    buffer_ += base::as_chars(bytes);
+  }
+}
+
+void Output::line(std::string_view text) {
+  write(base::as_bytes(text));
+  write(base::as_bytes("\n"));
+}
+
+void Output::record(std::string_view type, formats::json::Object object) {
+  object.insert(object.begin(), {{"v", 1}, {"type", type}});
+  line(formats::json::to_line(std::move(object)));
+}
+
+void Output::finish() {
+  const auto text = std::exchange(buffer_, {});
+  base::named("stdout", [&] { base::write_all(STDOUT_FILENO, base::as_bytes(text)); });
+}
+
+void Output::message(std::string_view text) {
+  if (!quiet_) warning(text);
+}
+
+void Output::detail(std::string_view text) {
+  if (verbose_) warning(text);
+}
+
+void Output::warning(std::string_view text) {
+  const std::lock_guard lock(mutex_);
+  clear_progress();
+  (void)std::fprintf(stderr, "%s: %.*s\n", program_.c_str(), static_cast<int>(text.size()), text.data());
+}
+
+void Output::progress(std::string_view what, std::uint64_t done, std::uint64_t total) {
+  if (progress_ == Progress::none) return;
+  const auto now = Clock::now();
+  const std::lock_guard lock(mutex_);
+  if (now - started_ < std::chrono::seconds(1) || now - last_progress_ < std::chrono::milliseconds(200))
+    return;
+  last_progress_ = now;
+  const double seconds = std::chrono::duration<double>(now - started_).count();
+  const double rate = static_cast<double>(done) / seconds;
+  if (progress_ == Progress::json) {
+    const auto text = formats::json::to_line(formats::json::Object{{"v", 1},
+                                                                   {"type", "progress"},
+                                                                   {"what", what},
+                                                                   {"done", done},
+                                                                   {"total", total},
+                                                                   {"seconds", seconds}});
+    (void)std::fprintf(stderr, "%s\n", text.c_str());
+    return;
+  }
+  std::string text = std::string(what) + " " + base::human_size(done);
+  if (total > 0) text += " of " + base::human_size(total);
+  text += ", " + base::human_size(static_cast<std::uint64_t>(rate)) + "/s";
+  if (total > done && rate > 0)
+    text += ", " + std::to_string(static_cast<std::uint64_t>(static_cast<double>(total - done) / rate)) +
+            " s left";
+  (void)std::fprintf(stderr, "\r%s\033[K", text.c_str());
+  (void)std::fflush(stderr);
+  progress_shown_ = true;
+}
+
+void Output::clear_progress() {
+  if (!progress_shown_) return;
+  (void)std::fputs("\r\033[K", stderr);
+  progress_shown_ = false;
+}
+
+void add_path(formats::json::Object& object, std::string_view key, std::string_view path) {
+  if (is_utf8(path))
+    object.emplace_back(key, path);
+  else
+    object.emplace_back(std::string(key) + "-base64", base::to_base64(base::as_bytes(path)));
+}
+
+}  // namespace cli

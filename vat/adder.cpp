@@ -1,0 +1,184 @@
+#include "vat/adder.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cerrno>
+#include <deque>
+#include <unordered_set>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "vat/internal/vat_impl.h"
+#include "vat/internal/worker_pool.h"
+
+namespace vat {
+namespace {
+
+using base::ObjectId;
+using formats::BlobKind;
+using internal::IndexedBlob;
+
+/// Content bytes at which a group is closed; docs/performance.md has what was measured.
+constexpr std::array<std::size_t, 4> kGroupGoal = {std::size_t{1} << 20, std::size_t{256} << 10,
+                                                   std::size_t{256} << 10, 0};
+
+base::UniqueFd ensure_directory(int dir, const char* name, unsigned mode) {
+  if (::mkdirat(dir, name, mode) != 0 && errno != EEXIST) base::throw_errno(name, errno);
+  return base::open_directory(dir, name);
+}
+
+}  // namespace
+
+class Adder::Impl {
+ public:
+  Impl(Vat::Impl& vat, const AddOptions& options)
+      : vat_(vat),
+        level_(options.level),
+        threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
+        tmp_(ensure_directory(vat.dir.get(), "tmp", 0700)),
+        hasher_(vat.format),
+        pool_(threads_) {
+    (void)ensure_directory(vat.dir.get(), "primary", 0777);
+    packs_ = ensure_directory(vat.dir.get(), Vat::Impl::kPackDir, 0777);
+    base::remove_leftovers(tmp_.get());
+  }
+
+  bool put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {
+    if (content.size() > formats::kMaxPackedBlob)
+      throw base::Error(base::Category::internal, "blob too large for a pack");
+    if (!seen_.insert(id).second || vat_.known_good(id, content.size())) return false;
+    Group& group = open_[static_cast<std::size_t>(grouping)];
+    const std::size_t goal = kGroupGoal[static_cast<std::size_t>(grouping)];
+    if (!group.blobs.empty() && group.content.size() + content.size() > goal + goal / 4) close(group);
+    group.blobs.push_back({id, static_cast<std::uint32_t>(content.size()), kind});
+    base::append(group.content, content);
+    if (group.content.size() >= goal || group.blobs.size() == formats::kMaxGroupBlobs) close(group);
+    ++summary_.new_blobs;
+    summary_.new_size += content.size();
+    return true;
+  }
+
+  ObjectId put_text(base::Bytes text, BlobKind kind) {
+    const auto id = hasher_.hash(text);
+    (void)put(id, kind, Grouping::text, text);
+    return id;
+  }
+
+  void claim(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
+    claims_.push_back({content, recipe, size, true});
+  }
+
+  AddSummary finish() {
+    for (auto& group : open_)
+      if (!group.blobs.empty()) close(group);
+    while (!encoding_.empty()) append_oldest();
+    if (pack_) publish();
+    vat_.with_index([&](internal::Index& index) {
+      for (const auto& claim : claims_) index.put_claim(claim);
+    });
+    claims_.clear();
+    return summary_;
+  }
+
+ private:
+  struct Group {
+    std::vector<formats::PackedBlob> blobs;
+    base::Buffer content;
+  };
+  struct Pack {
+    base::AtomicFile file;
+    formats::PackWriter writer;
+    std::vector<IndexedBlob> blobs;
+    explicit Pack(int tmp, base::ObjectFormat format)
+        : file(tmp, 0444), writer(format, [this](base::Bytes bytes) { file.write(bytes); }) {}
+  };
+
+  void close(Group& group) {
+    // A bounded number of groups is in flight; their order is that of closing, whichever is compressed first.
+    if (encoding_.size() >= 2 * threads_ + 2) append_oldest();
+    encoding_.push_back(pool_.submit([group = std::exchange(group, {}), level = level_]() mutable {
+      formats::ZstdCompressor compressor(level);
+      return formats::encode_group(std::move(group.blobs), group.content, compressor);
+    }));
+  }
+
+  void append_oldest() {
+    const auto group = encoding_.front().get();
+    encoding_.pop_front();
+    if (!pack_) pack_.emplace(tmp_.get(), vat_.format);
+    const auto place = pack_->writer.append(group);
+    for (std::uint32_t i = 0; i < group.blobs.size(); ++i)
+      pack_->blobs.push_back(
+          {group.blobs[i].id, {0, place, i, group.blobs[i].size, group.blobs[i].kind, false}});
+    if (pack_->writer.size() >= formats::kPackRollover ||
+        pack_->writer.blob_count() >= formats::kMaxPackBlobs - formats::kMaxGroupBlobs)
+      publish();
+  }
+
+  void publish() {
+    const auto digest = pack_->writer.finish();
+    const auto name = base::to_hex(digest) + ".zst";
+    // A file of that name holds these bytes or is damaged; then it is replaced, from wrong to right.
+    const bool good = there_and_good(name, digest);
+    (void)pack_->file.publish(packs_.get(), name,
+                              good ? base::AtomicFile::Existing::keep : base::AtomicFile::Existing::replace);
+    struct stat info;
+    if (::fstatat(packs_.get(), name.c_str(), &info, 0) != 0) base::throw_errno(name, errno);
+    internal::PackRecord record{0, name, static_cast<std::uint64_t>(info.st_size),
+                                std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+    vat_.with_index([&](internal::Index& index) { index.put_pack(record, pack_->blobs, {}); });
+    summary_.stored_size += pack_->writer.size();
+    summary_.packs.push_back(base::to_hex(digest));
+    pack_.reset();
+  }
+
+  bool there_and_good(const std::string& name, const base::Sha256::Digest& digest) const {
+    const auto file = base::find_open_at(packs_.get(), name, O_RDONLY);
+    if (!file) return false;
+    base::Sha256 hash;
+    base::Buffer buffer(std::size_t{1} << 20);
+    while (const std::size_t count = base::read_some(file->get(), buffer))
+      hash.update(base::Bytes(buffer).subspan(0, count));
+    return hash.finish() == digest;
+  }
+
+  Vat::Impl& vat_;
+  int level_;
+  unsigned threads_;
+  base::UniqueFd tmp_, packs_;
+  base::ObjectHasher hasher_;
+  std::array<Group, 4> open_;
+  std::unordered_set<ObjectId> seen_;
+  std::deque<std::future<formats::EncodedGroup>> encoding_;
+  std::optional<Pack> pack_;
+  std::vector<internal::Claim> claims_;
+  AddSummary summary_;
+  internal::WorkerPool pool_;
+};
+
+Adder::Adder(Vat& vat, const AddOptions& options) : impl_(std::make_unique<Impl>(vat.impl(), options)) {}
+Adder::~Adder() = default;
+
+bool Adder::put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {
+  return impl_->put(id, kind, grouping, content);
+}
+
+std::function<ObjectId(base::Bytes, bool)> Adder::put_text(BlobKind root_kind) {
+  return [this, root_kind](base::Bytes text, bool root) {
+    return impl_->put_text(text, root ? root_kind : BlobKind::piece);
+  };
+}
+
+void Adder::claim(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
+  impl_->claim(content, recipe, size);
+}
+
+AddSummary Adder::finish() {
+  return impl_->finish();
+}
+
+}  // namespace vat

@@ -1,0 +1,61 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "vat/cli/verbs.h"
+#include "vat/content.h"
+
+namespace vat_cli {
+namespace {
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto opened = open_vat(call, output);
+  const auto id = base::ObjectId::require(opened->object_format(), call.get("ID"));
+  const std::filesystem::path target = call.get("--output");
+  const auto parent = target.has_parent_path() ? target.parent_path().string() : std::string(".");
+  const auto dir = base::open_directory(AT_FDCWD, parent);
+  const auto content = vat::find_content(*opened, id);
+  base::AtomicFile file(dir.get());
+  std::uint64_t size = 0;
+  const auto write = [&](base::Bytes bytes) {
+    file.write(bytes);
+    size += bytes.size();
+    output.progress("written", size, content.size);
+  };
+  if (content.recipe) {
+    vat::stream_recipe(*opened, *content.recipe, {}, write, [&](std::uint64_t hole) {
+      size += hole;
+      if (::ftruncate(file.fd(), static_cast<off_t>(size)) != 0 || ::lseek(file.fd(), 0, SEEK_END) < 0)
+        base::throw_errno("extend", errno);
+    });
+  } else {
+    opened->stream(id, write);
+  }
+  (void)file.publish(dir.get(), target.filename().string(), base::AtomicFile::Existing::replace);
+  if (output.json()) {
+    formats::json::Object record{{"blob", id.hex()}, {"size", size}};
+    cli::add_path(record, "path", target.string());
+    output.record("get", std::move(record));
+  }
+  return 0;
+}
+
+}  // namespace
+
+cli::Command get_command() {
+  return {"get",
+          "Write the content of an id to a file",
+          "Writes the content of ID to a file. The file appears complete and proven, or not at all; holes "
+          "stay holes.",
+          {{"ID", cli::Argument::Count::one, "the id of a blob"}},
+          {{"-o,--output", "FILE", "where to; replaced if there", cli::Completion::file}},
+          {{"vat --vat deps.vat get 2cf8d83d… -o gcc.tar.xz", "fetch one file"}},
+          {4, 5, 8, 10, 11},
+          run};
+}
+
+}  // namespace vat_cli

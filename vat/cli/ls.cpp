@@ -1,0 +1,42 @@
+#include "vat/cli/verbs.h"
+
+namespace vat_cli {
+namespace {
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto opened = open_vat(call, output);
+  const auto print = [&](const base::ObjectId& id, std::uint64_t size, std::string_view kind,
+                         const base::ObjectId* recipe) {
+    if (!output.json()) return output.line(id.hex() + " " + std::to_string(size) + " " + std::string(kind));
+    formats::json::Object record{{"blob", id.hex()}, {"size", size}, {"kind", kind}};
+    if (recipe != nullptr) record.emplace_back("recipe", recipe->hex());
+    output.record("blob", std::move(record));
+  };
+  opened->list(
+      [&](const base::ObjectId& id, const vat::StoredBlob& blob) {
+        print(id, blob.size, formats::to_string(blob.kind), nullptr);
+      },
+      [&](const base::ObjectId& id, const vat::RecipeClaim& claim) {
+        print(id, claim.size, "content", &claim.recipe);
+      });
+  return 0;
+}
+
+}  // namespace
+
+cli::Command ls_command() {
+  return {
+      "ls",
+      "List what is in the vat",
+      "Prints id, size and kind of every stored blob in the order of ids, then of all content that recipes "
+      "describe "
+      "(kind content). Kinds: data, recipe, manifest, layout, skeleton, piece.",
+      {},
+      {},
+      {{"vat --vat deps.vat ls", "everything"},
+       {"vat --vat deps.vat ls | awk '{ n += $2 } END { print n }'", "how many bytes before compression"}},
+      {10, 11},
+      run};
+}
+
+}  // namespace vat_cli

@@ -1,0 +1,32 @@
+// The verbs of vat, one per file, and what they share.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cli/command.h"
+#include "cli/output.h"
+#include "vat/adder.h"
+#include "vat/vat.h"
+
+namespace vat_cli {
+
+[[nodiscard]] cli::Command init_command();
+[[nodiscard]] cli::Command add_command();
+[[nodiscard]] cli::Command cat_command();
+[[nodiscard]] cli::Command get_command();
+[[nodiscard]] cli::Command has_command();
+[[nodiscard]] cli::Command ls_command();
+[[nodiscard]] cli::Command info_command();
+[[nodiscard]] cli::Command hash_object_command();
+
+/// The vat that --vat or VAT_DIR names. Throws usage if neither does.
+[[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output);
+
+/// --jobs, 0 if not given.
+[[nodiscard]] unsigned jobs(const cli::Call& call);
+
+/// --level and --jobs.
+[[nodiscard]] vat::AddOptions add_options(const cli::Call& call);
+
+}  // namespace vat_cli

@@ -1,0 +1,128 @@
+#include "vat/content.h"
+
+#include <algorithm>
+#include <array>
+
+#include "formats/base/error.h"
+#include "formats/base/hash.h"
+#include "formats/text/recipe.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::RecipeItem;
+
+/// Hands on only what lies in the range.
+class Window {
+ public:
+  Window(const ByteRange& range, const base::ByteSink& sink, const HoleSink& holes)
+      : begin_(range.offset),
+        end_(range.length > UINT64_MAX - range.offset ? UINT64_MAX : range.offset + range.length),
+        sink_(sink),
+        holes_(holes) {}
+
+  [[nodiscard]] bool touches(std::uint64_t offset, std::uint64_t size) const {
+    return offset < end_ && offset + size > begin_;
+  }
+  [[nodiscard]] bool past(std::uint64_t offset) const { return offset >= end_; }
+
+  void bytes(std::uint64_t offset, base::Bytes bytes) const {
+    const auto [from, to] = clamp(offset, bytes.size());
+    if (from < to) sink_(bytes.subspan(static_cast<std::size_t>(from), static_cast<std::size_t>(to - from)));
+  }
+  void hole(std::uint64_t offset, std::uint64_t size) const {
+    const auto [from, to] = clamp(offset, size);
+    if (from >= to) return;
+    if (holes_) return holes_(to - from);
+    static constexpr std::array<std::byte, 65536> kZeros{};
+    for (std::uint64_t left = to - from; left > 0;) {
+      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(left, kZeros.size()));
+      sink_({kZeros.data(), count});
+      left -= count;
+    }
+  }
+
+ private:
+  [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> clamp(std::uint64_t offset,
+                                                              std::uint64_t size) const {
+    return {begin_ > offset ? begin_ - offset : 0, end_ <= offset ? 0 : std::min(size, end_ - offset)};
+  }
+  std::uint64_t begin_, end_;
+  const base::ByteSink& sink_;
+  const HoleSink& holes_;
+};
+
+}  // namespace
+
+void stream_recipe(Vat& vat, const ObjectId& recipe, const ByteRange& range, const base::ByteSink& sink,
+                   const HoleSink& holes) {
+  const Window window(range, sink, holes);
+  base::named("recipe " + recipe.short_hex(), [&] {
+    formats::RecipeReader reader(vat.read(recipe), vat.object_format(),
+                                 [&](const ObjectId& id) { return vat.read(id); });
+    reader.seek(range.offset);
+    RecipeItem item;
+    for (std::uint64_t offset; offset = reader.offset(), !window.past(offset) && reader.next(item);) {
+      offset = reader.offset() - item.size;
+      if (!window.touches(offset, item.size)) continue;
+      if (item.type == RecipeItem::Type::hole) {
+        window.hole(offset, item.size);
+        continue;
+      }
+      const auto bytes = vat.read(item.id);
+      const bool slice = item.type == RecipeItem::Type::slice;
+      if (slice ? item.offset + item.size > bytes.size() : item.size != bytes.size())
+        throw Error(Category::refused, "blob " + item.id.hex() + " is not of the size it lists");
+      window.bytes(offset, base::Bytes(bytes).subspan(static_cast<std::size_t>(item.offset),
+                                                      static_cast<std::size_t>(item.size)));
+    }
+  });
+}
+
+Content find_content(Vat& vat, const ObjectId& id) {
+  if (const auto stored = vat.find(id)) return {stored->size, std::nullopt};
+  std::optional<Error> failure;
+  for (const auto& claim : vat.find_recipes(id)) {
+    if (claim.proven) return {claim.size, claim.recipe};
+    try {
+      base::ObjectHasher hasher(vat.object_format());
+      hasher.reset(claim.size);
+      std::uint64_t size = 0;
+      stream_recipe(vat, claim.recipe, {}, [&](base::Bytes bytes) {
+        size += bytes.size();
+        hasher.update(bytes);
+      });
+      if (size == claim.size && hasher.finish() == id) {
+        vat.note_proven(id, claim.recipe, claim.size);
+        return {claim.size, claim.recipe};
+      }
+      failure.emplace(Category::corrupt, "content " + id.hex() + ": recipe " + claim.recipe.short_hex() +
+                                             " describes other bytes");
+    } catch (const Error& error) {
+      const auto category = error.category();
+      if (category != Category::corrupt && category != Category::refused && category != Category::not_found)
+        throw;
+      failure.emplace(base::prefixed("content " + id.hex(), error));
+    }
+  }
+  if (failure) throw Error(*failure);
+  (void)vat.read(id);  // says what is wrong with a damaged copy
+  throw Error(Category::not_found, "content " + id.hex() + ": not in vat " + vat.path());
+}
+
+void stream_content(Vat& vat, const ObjectId& id, const ByteRange& range, const base::ByteSink& sink) {
+  const auto content = find_content(vat, id);
+  if (content.recipe) return stream_recipe(vat, *content.recipe, range, sink);
+  const HoleSink no_holes;
+  const Window window(range, sink, no_holes);
+  std::uint64_t offset = 0;
+  vat.stream(id, [&](base::Bytes bytes) {
+    window.bytes(offset, bytes);
+    offset += bytes.size();
+  });
+}
+
+}  // namespace vat

@@ -1,0 +1,456 @@
+// One worker reads, cuts and hashes one unit (a run of items) at a time and sends parcels down the unit's
+// channel; the calling thread takes the channels in the order of the units, so that storing has one order
+// however workers race. A channel holds a bounded number of bytes. The first unlinked unit always has a
+// worker, so nobody waits in a ring.
+#include "vat/ingest.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/text/recipe.h"
+#include "vat/content.h"
+#include "vat/internal/stream_cutter.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::BlobKind;
+using formats::RecipeItem;
+
+constexpr std::size_t kItemsPerUnit = 64;
+constexpr std::size_t kParcelSize = std::size_t{1} << 20;
+constexpr std::size_t kChannelSize = std::size_t{4} << 20;
+constexpr std::size_t kReadSize = std::size_t{1} << 20;
+
+/// Something the storing thread has to do, in order.
+struct Event {
+  enum class Type : std::uint8_t { whole, chunk, hole, done };
+  Type type;
+  ObjectId id;
+  std::uint64_t size = 0;            ///< whole and chunk: bytes of the parcel; hole: its length
+  std::unique_ptr<IngestItem> item;  ///< done
+};
+struct Parcel {
+  std::vector<Event> events;
+  base::Buffer bytes;
+  std::uint64_t read = 0;
+};
+
+/// The way from one worker to the storing thread.
+class Channel {
+ public:
+  /// False if nobody wants it any more.
+  bool send(Parcel parcel) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock,
+                  [&] { return abandoned_ || held_ == 0 || held_ + parcel.bytes.size() <= kChannelSize; });
+    if (abandoned_) return false;
+    held_ += parcel.bytes.size();
+    parcels_.push_back(std::move(parcel));
+    changed_.notify_all();
+    return true;
+  }
+  void close(std::exception_ptr failure) {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    failure_ = std::move(failure);
+    changed_.notify_all();
+  }
+  /// nullopt at the end.
+  std::optional<Parcel> receive() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return closed_ || !parcels_.empty(); });
+    if (parcels_.empty()) {
+      if (failure_) std::rethrow_exception(failure_);
+      return std::nullopt;
+    }
+    auto parcel = std::move(parcels_.front());
+    parcels_.pop_front();
+    held_ -= parcel.bytes.size();
+    changed_.notify_all();
+    return parcel;
+  }
+  void abandon() {
+    const std::lock_guard lock(mutex_);
+    abandoned_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Parcel> parcels_;
+  std::size_t held_ = 0;
+  bool closed_ = false, abandoned_ = false;
+  std::exception_ptr failure_;
+};
+
+/// Thrown inside a worker whose channel was abandoned; never leaves it.
+struct Abandoned {};
+
+bool same_state(const struct stat& a, const struct stat& b) {
+  return a.st_size == b.st_size && a.st_mtim.tv_sec == b.st_mtim.tv_sec &&
+         a.st_mtim.tv_nsec == b.st_mtim.tv_nsec && a.st_ctim.tv_sec == b.st_ctim.tv_sec &&
+         a.st_ctim.tv_nsec == b.st_ctim.tv_nsec;
+}
+
+struct stat state_of(int fd) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) base::throw_errno("stat", errno);
+  return info;
+}
+
+/// Reads, cuts and names the items of one unit.
+class Worker {
+ public:
+  Worker(const chunker::Parameters& parameters, base::ObjectFormat format)
+      : parameters_(parameters), chunk_hasher_(format), content_hasher_(format), buffer_(kReadSize) {}
+
+  void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
+    channel_ = &channel;
+    parcel_ = {};
+    for (auto& item : items) {
+      try {
+        if (const auto fd = item->open()) item->content = read(fd->get());
+      } catch (const Error&) {
+        item->failure = std::current_exception();
+        item->content.reset();
+      }
+      parcel_.events.push_back({Event::Type::done, {}, 0, std::move(item)});
+    }
+    flush();
+  }
+
+ private:
+  Ingested read(int fd) {
+    const auto before = state_of(fd);
+    if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
+    const auto size = static_cast<std::uint64_t>(before.st_size);
+    const auto id = size <= parameters_.average_size() ? read_small(fd, size) : read_large(fd, size);
+    if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
+    return {id, {}, size};
+  }
+
+  ObjectId read_small(int fd, std::uint64_t size) {
+    // One byte more than expected shows growth.
+    const std::size_t count = base::read_some(fd, {buffer_.data(), static_cast<std::size_t>(size) + 1});
+    if (count != size) throw Error(Category::local, "changed while it was read");
+    const base::Bytes bytes(buffer_.data(), count);
+    const auto id = chunk_hasher_.hash(bytes);
+    parcel_.read += count;
+    emit(Event::Type::whole, id, bytes);
+    return id;
+  }
+
+  ObjectId read_large(int fd, std::uint64_t size) {
+    content_hasher_.reset(size);
+    std::optional<ObjectId> only_chunk;
+    internal::StreamCutter cutter(
+        parameters_,
+        [&](base::Bytes chunk) {
+          const auto id = chunk_hasher_.hash(chunk);
+          if (chunk.size() == size) only_chunk = id;
+          emit(only_chunk ? Event::Type::whole : Event::Type::chunk, id, chunk);
+        },
+        [&](std::uint64_t length) { emit_hole(length); });
+    bool maybe_sparse = true;
+    for (std::uint64_t at = 0; at < size;) {
+      if (maybe_sparse) {
+        const std::uint64_t data = next_data(fd, at, size, maybe_sparse);
+        if (data > at) {
+          cutter.feed_zeros(data - at);
+          hash_zeros(data - at);
+          parcel_.read += data - at;
+          at = data;
+          if (::lseek(fd, static_cast<off_t>(at), SEEK_SET) < 0) base::throw_errno("seek", errno);
+          continue;
+        }
+      }
+      const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(size - at, buffer_.size()));
+      const std::size_t count = base::read_some(fd, {buffer_.data(), want});
+      if (count != want) throw Error(Category::local, "changed while it was read");
+      const base::Bytes bytes(buffer_.data(), count);
+      content_hasher_.update(bytes);
+      cutter.feed(bytes);
+      parcel_.read += count;
+      at += count;
+    }
+    cutter.finish();
+    return content_hasher_.finish();
+  }
+
+  /// Where the next data begins, as the file system knows; `maybe_sparse` is cleared when there is no hole
+  /// ahead.
+  static std::uint64_t next_data(int fd, std::uint64_t at, std::uint64_t size, bool& maybe_sparse) {
+    const auto here = static_cast<off_t>(at);
+    const off_t data = ::lseek(fd, here, SEEK_DATA);
+    if (data < 0) {
+      if (errno == ENXIO) return size;
+      maybe_sparse = false;
+    } else if (data == here) {
+      const off_t hole = ::lseek(fd, here, SEEK_HOLE);
+      maybe_sparse = hole >= 0 && static_cast<std::uint64_t>(hole) < size;
+    }
+    if (data >= 0 && data != here) return std::min(static_cast<std::uint64_t>(data), size);
+    if (::lseek(fd, here, SEEK_SET) < 0) base::throw_errno("seek", errno);
+    return at;
+  }
+
+  void hash_zeros(std::uint64_t count) {
+    static constexpr std::array<std::byte, 65536> kZeros{};
+    for (; count > 0; count -= std::min<std::uint64_t>(count, kZeros.size()))
+      content_hasher_.update(
+          {kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(count, kZeros.size()))});
+  }
+
+  void emit(Event::Type type, const ObjectId& id, base::Bytes bytes) {
+    parcel_.events.push_back({type, id, bytes.size(), nullptr});
+    base::append(parcel_.bytes, bytes);
+    if (parcel_.bytes.size() >= kParcelSize) flush();
+  }
+  void emit_hole(std::uint64_t length) { parcel_.events.push_back({Event::Type::hole, {}, length, nullptr}); }
+  void flush() {
+    if (!channel_->send(std::exchange(parcel_, {}))) throw Abandoned{};
+  }
+
+  const chunker::Parameters parameters_;
+  base::ObjectHasher chunk_hasher_, content_hasher_;
+  base::Buffer buffer_;
+  Channel* channel_ = nullptr;
+  Parcel parcel_;
+};
+
+/// Does what parcels say, on the one storing thread.
+class Storer {
+ public:
+  Storer(Vat& vat, Adder& adder, const chunker::Parameters& parameters)
+      : vat_(vat), adder_(adder), parameters_(parameters) {}
+
+  void take(Parcel& parcel, const IngestCallbacks& callbacks) {
+    base::Bytes bytes(parcel.bytes);
+    for (auto& event : parcel.events) {
+      const auto content = event.type == Event::Type::whole || event.type == Event::Type::chunk
+                               ? bytes.subspan(0, static_cast<std::size_t>(event.size))
+                               : base::Bytes();
+      bytes = bytes.subspan(content.size());
+      switch (event.type) {
+        case Event::Type::whole:
+          (void)adder_.put(event.id, BlobKind::data,
+                           event.size <= parameters_.average_size() ? Grouping::small_file : Grouping::chunk,
+                           content);
+          break;
+        case Event::Type::chunk:
+          (void)adder_.put(event.id, BlobKind::data, Grouping::chunk, content);
+          recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
+          break;
+        case Event::Type::hole:
+          recipe().add({RecipeItem::Type::hole, event.size, {}, 0});
+          break;
+        case Event::Type::done:
+          finish(*event.item);
+          callbacks.done(std::move(event.item));
+          break;
+      }
+    }
+    read_ += parcel.read;
+    if (callbacks.progress) callbacks.progress(read_);
+  }
+
+ private:
+  formats::RecipeWriter& recipe() {
+    if (!recipe_) recipe_.emplace(vat_.object_format(), adder_.put_text(BlobKind::recipe));
+    return *recipe_;
+  }
+
+  void finish(IngestItem& item) {
+    if (recipe_ && item.content) {
+      item.content->recipe = recipe_->finish({item.content->size, parameters_.id(), item.content->blob});
+      adder_.claim(item.content->blob, *item.content->recipe, item.content->size);
+    }
+    recipe_.reset();
+  }
+
+  Vat& vat_;
+  Adder& adder_;
+  const chunker::Parameters& parameters_;
+  std::optional<formats::RecipeWriter> recipe_;  ///< of the file whose parts are coming in
+  std::uint64_t read_ = 0;
+};
+
+/// Units in the order they were claimed.
+class Units {
+ public:
+  explicit Units(const std::function<std::unique_ptr<IngestItem>()>& next) : next_(next) {}
+
+  /// The next items and the channel for them; nullptr at the end. For workers.
+  std::shared_ptr<Channel> claim(std::vector<std::unique_ptr<IngestItem>>& items) {
+    const std::lock_guard lock(mutex_);
+    if (stopped_ || ended_) return nullptr;
+    auto channel =
+        std::make_shared<Channel>();  // shared: worker and storing thread each outlive the other's interest
+    try {
+      while (items.size() < kItemsPerUnit) {
+        auto item = next_();
+        if (item == nullptr) {
+          ended_ = true;
+          break;
+        }
+        items.push_back(std::move(item));
+      }
+    } catch (...) {
+      ended_ = true;
+      items.clear();
+      channel->close(std::current_exception());
+    }
+    channels_.push_back(channel);
+    changed_.notify_all();
+    return items.empty() ? nullptr : channel;
+  }
+
+  /// For the storing thread; nullptr when all units are done.
+  std::shared_ptr<Channel> take() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !channels_.empty() || ended_; });
+    if (channels_.empty()) return nullptr;
+    auto channel = channels_.front();
+    channels_.pop_front();
+    return channel;
+  }
+
+  void stop() {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    for (const auto& channel : channels_) channel->abandon();
+  }
+
+ private:
+  const std::function<std::unique_ptr<IngestItem>()>& next_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Channel>> channels_;
+  bool ended_ = false, stopped_ = false;
+};
+
+void work(Units& units, const chunker::Parameters& parameters, base::ObjectFormat format) {
+  Worker worker(parameters, format);
+  while (true) {
+    std::vector<std::unique_ptr<IngestItem>> items;
+    const auto channel = units.claim(items);
+    if (channel == nullptr) return;
+    try {
+      worker.run(std::move(items), *channel);
+      channel->close(nullptr);
+    } catch (const Abandoned&) {
+      return;
+    } catch (...) {
+      channel->close(std::current_exception());
+    }
+  }
+}
+
+}  // namespace
+
+void ingest(Vat& vat, Adder& adder, const chunker::Parameters& parameters, unsigned threads,
+            const IngestCallbacks& callbacks) {
+  Units units(callbacks.next);
+  Storer storer(vat, adder, parameters);
+  std::vector<std::jthread> workers;
+  if (threads == 0) threads = std::max(1U, std::thread::hardware_concurrency());
+  for (unsigned i = 0; i < threads; ++i)
+    workers.emplace_back([&] { work(units, parameters, vat.object_format()); });
+  std::shared_ptr<Channel> channel;
+  try {
+    while ((channel = units.take()) != nullptr)
+      while (auto parcel = channel->receive()) storer.take(*parcel, callbacks);
+  } catch (...) {
+    units.stop();
+    if (channel != nullptr) channel->abandon();
+    throw;
+  }
+}
+
+Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters, const AddOptions& options, int fd,
+                       const std::function<void(std::uint64_t)>& progress) {
+  base::ObjectHasher hasher(vat.object_format());
+  std::vector<RecipeItem> first;  // until it is clear that there is more than one chunk
+  base::Buffer only;
+  Ingested result;
+  std::optional<ObjectId> parts;  // a recipe without content id, to read the chunks back by
+  const auto store = [&](Adder& adder, const auto& read_items) {
+    formats::RecipeWriter recipe(vat.object_format(), adder.put_text(BlobKind::recipe));
+    read_items(recipe);
+    return recipe.finish({recipe.size(), parameters.id(),
+                          result.blob == ObjectId() ? std::nullopt : std::optional(result.blob)});
+  };
+  {
+    Adder adder(vat, options);
+    base::Buffer buffer(kReadSize);
+    std::size_t count = base::read_some(fd, {buffer.data(), parameters.average_size() + 1});
+    result.size = count;
+    if (count <= parameters.average_size()) {
+      const base::Bytes bytes(buffer.data(), count);
+      result.blob = hasher.hash(bytes);
+      (void)adder.put(result.blob, BlobKind::data, Grouping::small_file, bytes);
+      (void)adder.finish();
+      return result;
+    }
+    std::size_t items = 0;
+    ObjectId last;
+    parts = store(adder, [&](formats::RecipeWriter& recipe) {
+      internal::StreamCutter cutter(
+          parameters,
+          [&](base::Bytes chunk) {
+            last = hasher.hash(chunk);
+            (void)adder.put(last, BlobKind::data, Grouping::chunk, chunk);
+            recipe.add({RecipeItem::Type::chunk, chunk.size(), last, 0});
+            ++items;
+          },
+          [&](std::uint64_t length) {
+            recipe.add({RecipeItem::Type::hole, length, {}, 0});
+            items += 2;
+          });
+      while (count > 0) {
+        cutter.feed(base::Bytes(buffer).subspan(0, count));
+        count = base::read_some(fd, buffer);
+        result.size += count;
+        if (progress) progress(result.size);
+      }
+      cutter.finish();
+    });
+    (void)adder.finish();
+    if (items == 1) {
+      result.blob = last;
+      return result;
+    }
+  }
+  // Second pass: the chunks, proven, give the content id; then the recipe is stored again with it.
+  hasher.reset(result.size);
+  stream_recipe(vat, *parts, {}, [&](base::Bytes bytes) { hasher.update(bytes); });
+  result.blob = hasher.finish();
+  Adder adder(vat, options);
+  result.recipe = store(adder, [&](formats::RecipeWriter& recipe) {
+    formats::RecipeReader reader(vat.read(*parts), vat.object_format(),
+                                 [&](const ObjectId& id) { return vat.read(id); });
+    for (RecipeItem item; reader.next(item);) recipe.add(item);
+  });
+  adder.claim(result.blob, *result.recipe, result.size);
+  (void)adder.finish();
+  return result;
+}
+
+}  // namespace vat

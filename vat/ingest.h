@@ -1,0 +1,66 @@
+// From files to blobs: reads, cuts, names and stores the content of many files, in parallel, with one order.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "formats/base/object_id.h"
+#include "formats/base/unique_fd.h"
+#include "vat/adder.h"
+#include "vat/vat.h"
+
+namespace vat {
+
+/// Content that was stored.
+struct Ingested {
+  base::ObjectId blob;                   ///< whole-content id
+  std::optional<base::ObjectId> recipe;  ///< if it is chunked
+  std::uint64_t size = 0;
+};
+
+/// One thing to ingest. Belongs to ingest() until it is handed to `done`.
+class IngestItem {
+ public:
+  virtual ~IngestItem() = default;
+  IngestItem(const IngestItem&) = delete;
+  IngestItem& operator=(const IngestItem&) = delete;
+
+  /// Opens the content, or says there is none (nullopt: a directory, say). Called once, from any thread. What
+  /// it throws, as what reading throws, becomes `failure`.
+  [[nodiscard]] virtual std::optional<base::UniqueFd> open() = 0;
+
+  std::optional<Ingested> content;  ///< set if open() gave a descriptor and all went well
+  std::exception_ptr failure;       ///< base::Error; local "changed while it was read" among them
+
+ protected:
+  IngestItem() = default;
+};
+
+struct IngestCallbacks {
+  /// The next item, nullptr at the end. Called by any thread, one call at a time. Throwing ends the whole
+  /// ingest.
+  std::function<std::unique_ptr<IngestItem>()> next;
+  /// Each item, in the order of next(), on the calling thread.
+  std::function<void(std::unique_ptr<IngestItem>)> done;
+  /// Bytes read so far, now and then, on the calling thread; may be empty.
+  std::function<void(std::uint64_t)> progress;
+};
+
+/// Ingests everything next() yields. What is stored, and in which order, depends on the items only. A file
+/// that changes while it is read fails; nothing mixed is ever named.
+void ingest(Vat& vat, Adder& adder, const chunker::Parameters& parameters, unsigned threads,
+            const IngestCallbacks& callbacks);
+
+/// Stores a stream of unknown length, such as a pipe, in bounded memory: chunks go in as they come, the
+/// content id is found by reading them back. Finishes adders of its own.
+[[nodiscard]] Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters,
+                                     const AddOptions& options, int fd,
+                                     const std::function<void(std::uint64_t)>& progress);
+
+}  // namespace vat

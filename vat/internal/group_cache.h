@@ -1,0 +1,39 @@
+// Decoded groups, shared by readers: neighbours in a pack are usually read one after the other.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "formats/pack/pack.h"
+
+namespace vat::internal {
+
+/// Least recently used groups within a budget of content bytes; several readers of one group decode it once.
+/// Thread-safety: any thread.
+class GroupCache {
+ public:
+  using Group = std::shared_ptr<const formats::DecodedGroup>;  // shared: readers may outlive the entry
+  using Key = std::pair<std::int64_t, std::uint64_t>;          ///< pack number and offset
+
+  explicit GroupCache(std::size_t budget) : budget_(budget) {}
+  /// The group of that key, from `decode` if it is not here. What decode throws reaches every waiting reader.
+  [[nodiscard]] Group find_or(const Key& key, const std::function<Group()>& decode);
+
+ private:
+  struct Entry {
+    std::shared_future<Group> group;
+    std::list<Key>::iterator used;
+    std::size_t size = 0;  ///< 0 while being decoded
+  };
+  std::mutex mutex_;
+  std::map<Key, Entry> entries_;
+  std::list<Key> order_;  ///< least recently used first
+  std::size_t budget_, total_ = 0;
+};
+
+}  // namespace vat::internal

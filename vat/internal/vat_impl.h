@@ -1,0 +1,94 @@
+// The parts of an open vat that adding, reading, verifying and indexing share.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "formats/base/unique_fd.h"
+#include "formats/compression/decoder.h"
+#include "formats/vat_json/vat_settings.h"
+#include "vat/internal/group_cache.h"
+#include "vat/internal/index.h"
+#include "vat/vat.h"
+
+namespace vat {
+
+/// A hand-filled file: primary/3f/9ac1….blob[.gz|.bz2|.xz|.zst].
+struct LooseFile {
+  base::ObjectId id;
+  formats::Codec codec;
+  [[nodiscard]] std::string path() const;  ///< below the vat
+};
+
+class Vat::Impl {
+ public:
+  Impl(std::string path, OpenOptions options);
+
+  const std::string path;
+  formats::VatSettings settings;
+  chunker::Parameters parameters;
+  base::UniqueFd dir;
+  base::ObjectFormat format;
+
+  void note(const std::string& text);
+
+  /// The index; `work` runs again on a rebuilt one if SQLite finds it damaged.
+  template <typename Work>
+  auto with_index(Work&& work) {
+    try {
+      return work(*index());
+    } catch (const base::Error& error) {
+      if (error.category() != base::Category::corrupt ||
+          std::string_view(error.what()).substr(0, 6) != "index:")
+        throw;
+    }
+    discard_index();
+    return work(*index());
+  }
+
+  /// Brings the index up to date with the pack files that are there. `again` reads trailers of known packs
+  /// too.
+  void refresh(bool again);
+  void discard_index();
+
+  [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size);
+  [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
+  [[nodiscard]] base::Buffer read_place(const base::ObjectId& id, const internal::Place& place);
+  [[nodiscard]] std::optional<base::Buffer> find_packed(const base::ObjectId& id, std::string& damage);
+
+  /// Hand-filled files for `id` that exist, in a fixed order.
+  [[nodiscard]] std::vector<LooseFile> loose_files(const base::ObjectId& id) const;
+  /// All of them; names outside the grammar are passed over.
+  [[nodiscard]] std::vector<LooseFile> all_loose_files() const;
+  /// Hashes the file unless it is known and unchanged. nullopt if it is gone.
+  [[nodiscard]] std::optional<internal::LooseRecord> check_loose(const LooseFile& file);
+  /// Decodes the file into `sink` and returns whether it matched its id.
+  bool read_loose(const LooseFile& file, const base::ByteSink& sink) const;
+
+  /// Reads a pack's trailer, or hashes its groups if that is lost, and indexes what it holds.
+  void index_pack(const internal::PackRecord& pack);
+  [[nodiscard]] std::shared_ptr<base::UniqueFd> open_pack(
+      std::int64_t number);  // shared: readers may outlive the cache
+  [[nodiscard]] formats::DecodedGroup decode(int fd, const formats::GroupPlace& place) const;
+
+  static constexpr const char* kPackDir = "primary/pack";
+  [[nodiscard]] static bool is_pack_name(std::string_view name);
+
+ private:
+  [[nodiscard]] std::shared_ptr<internal::Index> index();
+  [[nodiscard]] std::shared_ptr<internal::Index> open_index();
+
+  OpenOptions options_;
+  std::mutex mutex_;                        ///< guards what follows; never held while reading or hashing
+  std::shared_ptr<internal::Index> index_;  // shared: a rebuild may replace it under a reader
+  std::string index_path_;
+  std::map<std::int64_t, std::shared_ptr<base::UniqueFd>> pack_fds_;
+  bool rescanned_ = false;
+  std::mutex note_mutex_;
+  internal::GroupCache groups_;
+};
+
+}  // namespace vat

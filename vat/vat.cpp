@@ -1,0 +1,522 @@
+#include "vat/vat.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/text/recipe.h"
+#include "vat/internal/vat_impl.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using internal::IndexedBlob;
+using internal::PackRecord;
+using internal::Place;
+
+constexpr const char* kSettingsFile = "vat.json";
+constexpr const char* kIndexFile = "index.db";
+constexpr std::size_t kGroupBudget = std::size_t{48} << 20;  ///< decoded groups kept, content bytes
+constexpr std::size_t kOpenPacks = 128;
+constexpr std::time_t kArriving =
+    3600;  ///< a bad file changed less than this many seconds ago may still be copied
+constexpr std::string_view kBlobSuffix = ".blob";
+
+std::int64_t mtime_of(const struct stat& info) {
+  return std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+}
+
+formats::ReadAt reader_of(int fd) {
+  return [fd](std::uint64_t offset, base::MutableBytes buffer) {
+    return base::read_exact_at(fd, offset, buffer);
+  };
+}
+
+bool is_hex(std::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+std::string random_uuid() {
+  auto hex = base::random_name();
+  hex[12] = '4';
+  hex[16] = "89ab"[hex[16] % 4];
+  return hex.substr(0, 8) + "-" + hex.substr(8, 4) + "-" + hex.substr(12, 4) + "-" + hex.substr(16, 4) + "-" +
+         hex.substr(20);
+}
+
+}  // namespace
+
+std::string LooseFile::path() const {
+  const auto hex = id.hex();
+  return "primary/" + hex.substr(0, 2) + "/" + hex.substr(2) + std::string(kBlobSuffix) +
+         std::string(formats::suffix_of(codec));
+}
+
+Vat::Impl::Impl(std::string vat_path, OpenOptions options)
+    : path(std::move(vat_path)), options_(std::move(options)), groups_(kGroupBudget) {
+  const auto missing = [&] {
+    return Error(Category::no_store, path + ": no vat here (no vat.json)", "make one: vat init " + path);
+  };
+  auto directory = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
+  if (!directory || !base::find_open_at(directory->get(), kSettingsFile, O_RDONLY)) throw missing();
+  dir = std::move(*directory);
+  base::named(path + "/" + kSettingsFile, [&] {
+    settings = formats::parse_vat_settings(base::read_file(dir.get(), kSettingsFile, std::size_t{64} << 10));
+    const auto known = chunker::find_parameters(settings.chunker);
+    if (!known) throw Error(Category::no_store, "unknown chunker profile '" + settings.chunker + "'");
+    parameters = *known;
+  });
+  format = settings.object_format;
+  refresh(false);
+}
+
+void Vat::Impl::note(const std::string& text) {
+  const std::lock_guard lock(note_mutex_);
+  if (options_.on_note) options_.on_note(text);
+}
+
+// --- the index
+// ------------------------------------------------------------------------------------------------------
+
+std::shared_ptr<internal::Index> Vat::Impl::index() {
+  const std::lock_guard lock(mutex_);
+  if (index_ == nullptr) index_ = open_index();
+  return index_;
+}
+
+std::shared_ptr<internal::Index> Vat::Impl::open_index() {
+  std::vector<std::string> candidates;
+  if (::mkdirat(dir.get(), "local", 0700) == 0 || errno == EEXIST) candidates.push_back(path + "/local");
+  if (!options_.cache_dir.empty()) {
+    const auto key =
+        base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(settings.uuid + path)).hex().substr(0, 32);
+    candidates.push_back(options_.cache_dir + "/" + key);
+  }
+  for (const auto& directory : candidates) {
+    index_path_ = directory + "/" + kIndexFile;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      try {
+        base::make_directories(directory);
+        return std::make_shared<internal::Index>(index_path_, format);
+      } catch (const Error& error) {
+        if (error.category() == Category::busy) throw;
+        if (error.category() != Category::corrupt) break;
+        for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((index_path_ + suffix).c_str());
+      }
+    }
+  }
+  index_path_.clear();
+  return std::make_shared<internal::Index>(":memory:", format);
+}
+
+void Vat::Impl::discard_index() {
+  {
+    const std::lock_guard lock(mutex_);
+    index_.reset();
+    pack_fds_.clear();
+    if (!index_path_.empty())
+      for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((index_path_ + suffix).c_str());
+  }
+  refresh(false);
+}
+
+bool Vat::Impl::is_pack_name(std::string_view name) {
+  return name.size() == 68 && name.ends_with(".zst") && is_hex(name.substr(0, 64));
+}
+
+void Vat::Impl::refresh(bool again) {
+  std::map<std::string, PackRecord> known;
+  with_index([&](internal::Index& index) {
+    for (auto& pack : index.packs()) known[pack.name] = pack;
+  });
+  const auto packs = base::find_open_at(dir.get(), kPackDir, O_RDONLY | O_DIRECTORY);
+  if (packs) {
+    for (const auto& name : base::list_directory(packs->get())) {
+      struct stat info;
+      if (!is_pack_name(name) || ::fstatat(packs->get(), name.c_str(), &info, 0) != 0 ||
+          !S_ISREG(info.st_mode))
+        continue;
+      const PackRecord found{0, name, static_cast<std::uint64_t>(info.st_size), mtime_of(info)};
+      const auto before = known.find(name);
+      const bool same =
+          before != known.end() && before->second.size == found.size && before->second.mtime == found.mtime;
+      if (!same || again) index_pack(found);
+      if (before != known.end()) known.erase(before);
+    }
+  }
+  for (const auto& [name, gone] : known)
+    with_index([&, &pack = name](internal::Index& index) { index.forget_pack(pack); });
+}
+
+void Vat::Impl::index_pack(const PackRecord& pack) {
+  const auto file = base::open_at(dir.get(), std::string(kPackDir) + "/" + pack.name, O_RDONLY);
+  std::vector<IndexedBlob> blobs;
+  const auto collect = [&](const formats::GroupPlace& group, const std::vector<formats::PackedBlob>& rows) {
+    for (std::uint32_t i = 0; i < rows.size(); ++i)
+      blobs.push_back({rows[i].id, {0, group, i, rows[i].size, rows[i].kind, false}});
+  };
+  try {
+    formats::read_trailer(format, reader_of(file.get()), pack.size, collect);
+  } catch (const Error& error) {
+    if (error.category() != Category::corrupt) throw;
+    blobs.clear();
+    struct stat info;
+    if (::fstat(file.get(), &info) == 0 && info.st_mtim.tv_sec > std::time(nullptr) - kArriving) {
+      note("pack " + pack.name + ": " + error.what() +
+           "; changed less than an hour ago, taken as still arriving");
+    } else {
+      note("pack " + pack.name + ": " + error.what() + "; indexed by hashing its groups");
+    }
+    // What can be read is proven by its hash, whatever became of the rest.
+    base::ObjectHasher hasher(format);
+    (void)formats::walk_pack(reader_of(file.get()), pack.size, [&](const auto& group, const auto& rows) {
+      auto named_rows = rows;
+      try {
+        const auto decoded = decode(file.get(), group);
+        for (std::size_t i = 0; i < named_rows.size(); ++i) named_rows[i].id = hasher.hash(decoded.blob(i));
+        collect(group, named_rows);
+      } catch (const Error& bad) {
+        if (bad.category() != Category::corrupt && bad.category() != Category::refused) throw;
+      }
+    });
+  }
+
+  std::vector<internal::Claim> claims;
+  std::optional<std::uint64_t> decoded_at;
+  formats::DecodedGroup decoded;
+  for (const auto& blob : blobs) {
+    if (blob.place.kind != formats::BlobKind::recipe) continue;
+    try {
+      if (decoded_at != blob.place.group.offset) {
+        decoded_at.reset();
+        decoded = decode(file.get(), blob.place.group);
+        decoded_at = blob.place.group.offset;
+      }
+      if (blob.place.position >= decoded.blobs.size()) continue;
+      const auto header = formats::find_recipe_header(decoded.blob(blob.place.position), format);
+      if (header && header->blob) claims.push_back({*header->blob, blob.id, header->size, false});
+    } catch (const Error& error) {
+      if (error.category() != Category::corrupt) throw;  // whoever needs the recipe will hear of it
+    }
+  }
+  with_index([&](internal::Index& index) { index.put_pack(pack, blobs, claims); });
+}
+
+// --- reading
+// --------------------------------------------------------------------------------------------------------
+
+std::shared_ptr<base::UniqueFd> Vat::Impl::open_pack(std::int64_t number) {
+  const auto name = with_index([&](internal::Index& index) { return index.find_pack_name(number); });
+  if (!name) return nullptr;
+  const std::lock_guard lock(mutex_);
+  if (const auto known = pack_fds_.find(number); known != pack_fds_.end()) return known->second;
+  auto file = base::find_open_at(dir.get(), std::string(kPackDir) + "/" + *name, O_RDONLY);
+  if (!file) return nullptr;
+  if (pack_fds_.size() >= kOpenPacks) pack_fds_.erase(pack_fds_.begin());
+  return pack_fds_[number] = std::make_shared<base::UniqueFd>(std::move(*file));
+}
+
+formats::DecodedGroup Vat::Impl::decode(int fd, const formats::GroupPlace& place) const {
+  if (place.size > formats::kMaxGroup * 2) throw Error(Category::corrupt, "group: impossible size");
+  base::Buffer bytes(place.size);
+  if (!base::read_exact_at(fd, place.offset, bytes))
+    throw Error(Category::corrupt, "pack ends within a group");
+  formats::ZstdDecompressor decompressor;
+  return formats::decode_group(bytes, decompressor);
+}
+
+base::Buffer Vat::Impl::read_place(const ObjectId& id, const Place& place) {
+  const auto group = groups_.find_or({place.pack, place.group.offset}, [&] {
+    const auto file = open_pack(place.pack);
+    if (file == nullptr) throw Error(Category::corrupt, "pack is gone");
+    return std::make_shared<const formats::DecodedGroup>(decode(file->get(), place.group));
+  });
+  if (place.position >= group->blobs.size())
+    throw Error(Category::corrupt, "group holds fewer blobs than indexed");
+  const auto bytes = group->blob(place.position);
+  if (base::hash_blob(format, bytes) != id) throw Error(Category::corrupt, "bytes do not match the id");
+  return {bytes.begin(), bytes.end()};
+}
+
+bool Vat::Impl::known_good(const ObjectId& id, std::uint64_t size) {
+  const auto places = with_index([&](internal::Index& index) { return index.find(id); });
+  if (!places.empty() && !places.front().damaged && places.front().size == size) return true;
+  for (const auto& file : loose_files(id)) {
+    const auto record = check_loose(file);
+    if (record && record->good) return true;
+  }
+  return false;
+}
+
+std::optional<StoredBlob> Vat::Impl::find(const ObjectId& id) {
+  const auto places = with_index([&](internal::Index& index) { return index.find(id); });
+  if (!places.empty() && !places.front().damaged) return StoredBlob{places.front().size, places.front().kind};
+  for (const auto& file : loose_files(id)) {
+    const auto record = check_loose(file);
+    if (record && record->good) return StoredBlob{record->content_size, formats::BlobKind::data};
+  }
+  return std::nullopt;
+}
+
+std::optional<base::Buffer> Vat::Impl::find_packed(const ObjectId& id, std::string& damage) {
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    // Known-damaged places are tried last: a file may have been healed from outside.
+    for (const auto& place : with_index([&](internal::Index& index) { return index.find(id); })) {
+      try {
+        return read_place(id, place);
+      } catch (const Error& error) {
+        if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
+        const auto pack =
+            with_index([&](internal::Index& index) { return index.find_pack_name(place.pack); });
+        damage = "pack " + pack.value_or("?") + ", group at " + std::to_string(place.group.offset) + ": " +
+                 error.what();
+        if (place.damaged) continue;
+        note("blob " + id.hex() + ": " + damage);
+        with_index([&](internal::Index& index) { index.mark_damaged(id, place); });
+      }
+    }
+    // Before giving up, look once whether the index is what is wrong.
+    {
+      const std::lock_guard lock(mutex_);
+      if (rescanned_) break;
+      rescanned_ = true;
+      pack_fds_.clear();
+    }
+    refresh(true);
+  }
+  return std::nullopt;
+}
+
+// --- hand-filled blobs
+// ----------------------------------------------------------------------------------------------
+
+std::vector<LooseFile> Vat::Impl::loose_files(const ObjectId& id) const {
+  std::vector<LooseFile> files;
+  const auto hex = id.hex();
+  if (::faccessat(dir.get(), ("primary/" + hex.substr(0, 2)).c_str(), F_OK, 0) != 0) return files;
+  for (const auto codec : {formats::Codec::none, formats::Codec::zstd, formats::Codec::gzip,
+                           formats::Codec::xz, formats::Codec::bzip2}) {
+    const LooseFile file{id, codec};
+    struct stat info;
+    if (::fstatat(dir.get(), file.path().c_str(), &info, 0) == 0 && S_ISREG(info.st_mode))
+      files.push_back(file);
+  }
+  return files;
+}
+
+std::vector<LooseFile> Vat::Impl::all_loose_files() const {
+  std::vector<LooseFile> files;
+  const auto primary = base::find_open_at(dir.get(), "primary", O_RDONLY | O_DIRECTORY);
+  if (!primary) return files;
+  for (const auto& prefix : base::list_directory(primary->get())) {
+    if (prefix.size() != 2 || !is_hex(prefix)) continue;
+    const auto below = base::find_open_at(primary->get(), prefix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (!below) continue;
+    for (const auto& name : base::list_directory(below->get())) {
+      const auto dot = name.find('.');
+      if (dot == std::string::npos || !std::string_view(name).substr(dot).starts_with(kBlobSuffix)) continue;
+      const auto id = ObjectId::parse(format, prefix + name.substr(0, dot));
+      const auto codec = formats::find_codec(std::string_view(name).substr(dot + kBlobSuffix.size()));
+      if (id && codec) files.push_back({*id, *codec});
+    }
+  }
+  return files;
+}
+
+bool Vat::Impl::read_loose(const LooseFile& file, const base::ByteSink& sink) const {
+  // The git id begins with the size, which only the end of a compressed file tells: two passes.
+  const auto pass = [&](const base::ByteSink& to) {
+    const auto fd = base::open_at(dir.get(), file.path(), O_RDONLY);
+    const auto decoder = formats::make_decoder(
+        file.codec, [&](base::MutableBytes buffer) { return base::read_some(fd.get(), buffer); });
+    base::Buffer buffer(std::size_t{256} << 10);
+    while (const std::size_t count = decoder->read(buffer)) to(base::Bytes(buffer).subspan(0, count));
+  };
+  try {
+    std::uint64_t size = 0;
+    pass([&](base::Bytes bytes) { size += bytes.size(); });
+    base::ObjectHasher hasher(format);
+    hasher.reset(size);
+    pass([&](base::Bytes bytes) {
+      hasher.update(bytes);
+      if (sink) sink(bytes);
+    });
+    return hasher.finish() == file.id;
+  } catch (const Error& error) {
+    if (error.category() == Category::corrupt || error.category() == Category::internal) return false;
+    throw;
+  }
+}
+
+std::optional<internal::LooseRecord> Vat::Impl::check_loose(const LooseFile& file) {
+  struct stat info;
+  if (::fstatat(dir.get(), file.path().c_str(), &info, 0) != 0) return std::nullopt;
+  const std::string suffix(formats::suffix_of(file.codec));
+  const auto known = with_index([&](internal::Index& index) { return index.find_loose(file.id, suffix); });
+  if (known && known->file_size == static_cast<std::uint64_t>(info.st_size) && known->mtime == mtime_of(info))
+    return known;
+  internal::LooseRecord record{suffix, static_cast<std::uint64_t>(info.st_size), mtime_of(info), 0, false};
+  std::uint64_t size = 0;
+  record.good = read_loose(file, [&](base::Bytes bytes) { size += bytes.size(); });
+  record.content_size = size;
+  if (!record.good) {
+    if (info.st_mtim.tv_sec > std::time(nullptr) - kArriving) {
+      note(file.path() + ": does not match its name; changed less than an hour ago, taken as still arriving");
+      return record;
+    }
+    note(file.path() + ": does not match its name");
+  }
+  with_index([&](internal::Index& index) { index.put_loose(file.id, record); });
+  return record;
+}
+
+// --- the public face
+// ------------------------------------------------------------------------------------------------
+
+void Vat::create(const std::string& path, base::ObjectFormat format, const chunker::Parameters& parameters) {
+  base::make_directories(path);
+  const auto dir = base::open_directory(AT_FDCWD, path);
+  if (base::find_open_at(dir.get(), kSettingsFile, O_RDONLY)) {
+    const auto there = open(path);
+    if (there->object_format() == format && there->parameters() == parameters) return;
+    throw Error(Category::refused, path + ": already a vat, of object format " +
+                                       std::string(base::to_string(there->object_format())) +
+                                       " and chunker " + there->parameters().id());
+  }
+  for (const auto& name : base::list_directory(dir.get()))
+    if (name != "primary" && name != "cache" && name != "local" && name != "tmp" &&
+        !name.starts_with(".tmp-"))
+      throw Error(Category::refused, path + ": not empty and not a vat", "name a new directory");
+  base::make_directories(path + "/" + Impl::kPackDir);
+  for (const auto* name : {"cache", "local", "tmp"})
+    if (::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700) != 0 && errno != EEXIST)
+      base::throw_errno(name, errno);
+  const auto primary = base::open_directory(dir.get(), "primary");
+  base::sync_directory(primary.get());
+  base::write_file_atomically(dir.get(), kSettingsFile,
+                              base::as_bytes(formats::to_text({format, parameters.id(), random_uuid()})));
+}
+
+std::unique_ptr<Vat> Vat::open(const std::string& path, OpenOptions options) {
+  return std::unique_ptr<Vat>(new Vat(std::make_unique<Impl>(path, std::move(options))));
+}
+
+Vat::Vat(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Vat::~Vat() = default;
+
+base::ObjectFormat Vat::object_format() const noexcept {
+  return impl_->format;
+}
+const chunker::Parameters& Vat::parameters() const noexcept {
+  return impl_->parameters;
+}
+const std::string& Vat::uuid() const noexcept {
+  return impl_->settings.uuid;
+}
+const std::string& Vat::path() const noexcept {
+  return impl_->path;
+}
+
+std::optional<StoredBlob> Vat::find(const ObjectId& id) {
+  return impl_->find(id);
+}
+
+base::Buffer Vat::read(const ObjectId& id) {
+  std::string damage;
+  if (auto bytes = impl_->find_packed(id, damage)) return std::move(*bytes);
+  for (const auto& file : impl_->loose_files(id)) {
+    const auto record = impl_->check_loose(file);
+    if (!record) continue;
+    if (record->good && record->content_size > formats::kMaxPackedBlob)
+      throw Error(Category::refused,
+                  "blob " + id.hex() + ": larger than " + base::human_size(formats::kMaxPackedBlob));
+    base::Buffer bytes;
+    if (record->good && impl_->read_loose(file, [&](base::Bytes part) { base::append(bytes, part); }))
+      return bytes;
+    damage = file.path() + ": does not match its name";
+  }
+  if (damage.empty()) throw Error(Category::not_found, "blob " + id.hex() + ": not in vat " + impl_->path);
+  throw Error(Category::corrupt, "blob " + id.hex() + ": " + damage,
+              "vat verify --repair, or add the content again");
+}
+
+void Vat::stream(const ObjectId& id, const base::ByteSink& sink) {
+  std::string damage;
+  if (const auto bytes = impl_->find_packed(id, damage)) return sink(*bytes);
+  for (const auto& file : impl_->loose_files(id)) {
+    const auto record = impl_->check_loose(file);
+    if (record && record->good && record->content_size > formats::kMaxPackedBlob) {
+      if (!impl_->read_loose(file, {}) || !impl_->read_loose(file, sink))
+        throw Error(Category::corrupt, "blob " + id.hex() + ": " + file.path() + " does not match its name");
+      return;
+    }
+  }
+  sink(read(id));
+}
+
+std::vector<RecipeClaim> Vat::find_recipes(const ObjectId& id) {
+  std::vector<RecipeClaim> found;
+  for (const auto& claim : impl_->with_index([&](internal::Index& index) { return index.find_claims(id); }))
+    found.push_back({claim.recipe, claim.size, claim.proven});
+  return found;
+}
+
+void Vat::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
+  impl_->with_index([&](internal::Index& index) { index.put_claim({content, recipe, size, true}); });
+}
+
+void Vat::list(const std::function<void(const ObjectId&, const StoredBlob&)>& visit,
+               const std::function<void(const ObjectId&, const RecipeClaim&)>& content) {
+  constexpr std::size_t kPage = 4096;
+  auto loose = impl_->all_loose_files();
+  std::sort(loose.begin(), loose.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  auto next_loose = loose.begin();
+  std::optional<ObjectId> last;
+  const auto visit_loose_before = [&](const ObjectId* id) {
+    for (; next_loose != loose.end() && (id == nullptr || next_loose->id <= *id); ++next_loose) {
+      const auto record = impl_->check_loose(*next_loose);
+      if (!record || !record->good || (id != nullptr && next_loose->id == *id) || last == next_loose->id)
+        continue;
+      last = next_loose->id;
+      visit(next_loose->id, {record->content_size, formats::BlobKind::data});
+    }
+  };
+  std::optional<ObjectId> after;
+  while (true) {
+    const auto page = impl_->with_index(
+        [&](internal::Index& index) { return index.list_after(after ? &*after : nullptr, kPage); });
+    if (page.empty()) break;
+    for (const auto& blob : page) {
+      visit_loose_before(&blob.id);
+      visit(blob.id, {blob.place.size, blob.place.kind});
+    }
+    after = page.back().id;
+  }
+  visit_loose_before(nullptr);
+  after.reset();
+  while (true) {
+    const auto page = impl_->with_index(
+        [&](internal::Index& index) { return index.list_claims_after(after ? &*after : nullptr, kPage); });
+    if (page.empty()) break;
+    for (const auto& claim : page) content(claim.content, {claim.recipe, claim.size, claim.proven});
+    after = page.back().content;
+  }
+}
+
+void Vat::rebuild() {
+  impl_->discard_index();
+}
+
+}  // namespace vat

@@ -1,0 +1,101 @@
+// A vat on the local disk: reading blobs out of it. Start reading vat/ here; adder.h writes, content.h
+// follows recipes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "chunker/chunker.h"
+#include "formats/base/bytes.h"
+#include "formats/base/object_id.h"
+#include "formats/pack/pack.h"
+
+namespace vat {
+
+/// What is known of a stored blob without reading it.
+struct StoredBlob {
+  std::uint64_t size = 0;  ///< content bytes
+  formats::BlobKind kind = formats::BlobKind::data;
+};
+
+/// A recipe in the vat says: these bytes have that content id.
+struct RecipeClaim {
+  base::ObjectId recipe;
+  std::uint64_t size = 0;
+  bool proven = false;  ///< the whole content was hashed once, here
+};
+
+/// Something worth telling the user that is no error: a file that is still arriving, a damaged copy that was
+/// passed over.
+using NoteSink = std::function<void(const std::string&)>;
+
+struct OpenOptions {
+  std::string cache_dir;  ///< where the index goes if the vat cannot be written; empty: memory
+  NoteSink on_note;       ///< called from any thread, one call at a time
+};
+
+/// One open vat. Packs and hand-filled blobs under primary/ are the truth; the index in local/ (or in the
+/// cache, or in memory) is brought up to date when the vat is opened and rebuilt whenever it does not fit.
+///
+/// Everything read is proven against its id before it is returned. A copy found bad is remembered as such,
+/// another copy is used if there is one, and a later add of the same content stores it again.
+///
+/// Thread-safety: any member from any thread. Errors: base::Error; besides what members say, local and busy.
+class Vat {
+ public:
+  /// Makes a new vat in `path`, which must not exist or be an empty directory (refused otherwise). Making the
+  /// same vat again is fine.
+  static void create(const std::string& path, base::ObjectFormat format,
+                     const chunker::Parameters& parameters);
+
+  /// Throws no_store if there is no vat, or one of an unknown version.
+  [[nodiscard]] static std::unique_ptr<Vat> open(const std::string& path, OpenOptions options = {});
+
+  ~Vat();
+  Vat(const Vat&) = delete;
+  Vat& operator=(const Vat&) = delete;
+
+  [[nodiscard]] base::ObjectFormat object_format() const noexcept;
+  [[nodiscard]] const chunker::Parameters& parameters() const noexcept;
+  [[nodiscard]] const std::string& uuid() const noexcept;
+  [[nodiscard]] const std::string& path() const noexcept;
+
+  /// Whether a good copy of `id` is stored as such (not merely describable by a recipe). A hand-filled file
+  /// is hashed from end to end the first time it is asked for.
+  [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
+
+  /// The proven bytes of a stored blob of at most formats::kMaxPackedBlob bytes. Throws not_found if absent,
+  /// corrupt if no copy matches its id, refused if it is larger.
+  [[nodiscard]] base::Buffer read(const base::ObjectId& id);
+
+  /// The proven bytes of a stored blob of any size, in pieces. A large one is read twice: it is hashed whole
+  /// before the first byte is handed out. Errors as read().
+  void stream(const base::ObjectId& id, const base::ByteSink& sink);
+
+  /// Recipes that claim to describe content `id`, proven ones first.
+  [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id);
+  /// Remembers that hashing what `recipe` describes gave `content`.
+  void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size);
+
+  /// Calls `visit` for each stored id once, in order of ids, then `content` for each content id that recipes
+  /// describe.
+  void list(const std::function<void(const base::ObjectId&, const StoredBlob&)>& visit,
+            const std::function<void(const base::ObjectId&, const RecipeClaim&)>& content);
+
+  /// Rebuilds index and cache/ from primary/.
+  void rebuild();
+
+  class Impl;
+  /// For the other parts of this library.
+  [[nodiscard]] Impl& impl() noexcept { return *impl_; }
+
+ private:
+  explicit Vat(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace vat
