@@ -40,16 +40,16 @@ void add_argument(CLI::App& app, const Argument& argument, Slots& slots) {
   auto* added = app.add_option(argument.name, slots.values[argument.name], argument.help)->type_name("");
   switch (argument.count) {
     case Argument::Count::one:
-      added->required()->expected(1);
+      added->required()->expected(1)->allow_extra_args(false);
       break;
     case Argument::Count::optional:
-      added->expected(0, 1);
+      added->expected(1)->allow_extra_args(false);
       break;
     case Argument::Count::some:
       added->required()->expected(1, 1 << 20);
       break;
     case Argument::Count::any:
-      added->expected(0, 1 << 20);
+      added->expected(1, 1 << 20);
       break;
   }
 }

@@ -12,8 +12,8 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/worker_pool.h"
 #include "vat/internal/vat_impl.h"
-#include "vat/internal/worker_pool.h"
 
 namespace vat {
 namespace {
@@ -157,7 +157,7 @@ class Adder::Impl {
   std::optional<Pack> pack_;
   std::vector<internal::Claim> claims_;
   AddSummary summary_;
-  internal::WorkerPool pool_;
+  base::WorkerPool pool_;
 };
 
 Adder::Adder(Vat& vat, const AddOptions& options) : impl_(std::make_unique<Impl>(vat.impl(), options)) {}

@@ -57,12 +57,12 @@ class Window {
 
 }  // namespace
 
-void stream_recipe(Vat& vat, const ObjectId& recipe, const ByteRange& range, const base::ByteSink& sink,
-                   const HoleSink& holes) {
+void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& range,
+                   const base::ByteSink& sink, const HoleSink& holes) {
   const Window window(range, sink, holes);
   base::named("recipe " + recipe.short_hex(), [&] {
-    formats::RecipeReader reader(vat.read(recipe), vat.object_format(),
-                                 [&](const ObjectId& id) { return vat.read(id); });
+    formats::RecipeReader reader(source.read(recipe), source.object_format(),
+                                 [&](const ObjectId& id) { return source.read(id); });
     reader.seek(range.offset);
     RecipeItem item;
     for (std::uint64_t offset; offset = reader.offset(), !window.past(offset) && reader.next(item);) {
@@ -72,7 +72,7 @@ void stream_recipe(Vat& vat, const ObjectId& recipe, const ByteRange& range, con
         window.hole(offset, item.size);
         continue;
       }
-      const auto bytes = vat.read(item.id);
+      const auto bytes = source.read(item.id);
       const bool slice = item.type == RecipeItem::Type::slice;
       if (slice ? item.offset + item.size > bytes.size() : item.size != bytes.size())
         throw Error(Category::refused, "blob " + item.id.hex() + " is not of the size it lists");
@@ -82,21 +82,21 @@ void stream_recipe(Vat& vat, const ObjectId& recipe, const ByteRange& range, con
   });
 }
 
-Content find_content(Vat& vat, const ObjectId& id) {
-  if (const auto stored = vat.find(id)) return {stored->size, std::nullopt};
+Content find_content(BlobSource& source, const ObjectId& id) {
+  if (const auto stored = source.find(id)) return {stored->size, std::nullopt};
   std::optional<Error> failure;
-  for (const auto& claim : vat.find_recipes(id)) {
+  for (const auto& claim : source.find_recipes(id)) {
     if (claim.proven) return {claim.size, claim.recipe};
     try {
-      base::ObjectHasher hasher(vat.object_format());
+      base::ObjectHasher hasher(source.object_format());
       hasher.reset(claim.size);
       std::uint64_t size = 0;
-      stream_recipe(vat, claim.recipe, {}, [&](base::Bytes bytes) {
+      stream_recipe(source, claim.recipe, {}, [&](base::Bytes bytes) {
         size += bytes.size();
         hasher.update(bytes);
       });
       if (size == claim.size && hasher.finish() == id) {
-        vat.note_proven(id, claim.recipe, claim.size);
+        source.note_proven(id, claim.recipe, claim.size);
         return {claim.size, claim.recipe};
       }
       failure.emplace(Category::corrupt, "content " + id.hex() + ": recipe " + claim.recipe.short_hex() +
@@ -109,17 +109,18 @@ Content find_content(Vat& vat, const ObjectId& id) {
     }
   }
   if (failure) throw Error(*failure);
-  (void)vat.read(id);  // says what is wrong with a damaged copy
-  throw Error(Category::not_found, "content " + id.hex() + ": not in vat " + vat.path());
+  (void)source.read(id);  // says what is wrong with a damaged copy
+  throw Error(Category::not_found, "content " + id.hex() + ": not found");
 }
 
-void stream_content(Vat& vat, const ObjectId& id, const ByteRange& range, const base::ByteSink& sink) {
-  const auto content = find_content(vat, id);
-  if (content.recipe) return stream_recipe(vat, *content.recipe, range, sink);
+void stream_content(BlobSource& source, const ObjectId& id, const ByteRange& range,
+                    const base::ByteSink& sink) {
+  const auto content = find_content(source, id);
+  if (content.recipe) return stream_recipe(source, *content.recipe, range, sink);
   const HoleSink no_holes;
   const Window window(range, sink, no_holes);
   std::uint64_t offset = 0;
-  vat.stream(id, [&](base::Bytes bytes) {
+  source.stream(id, [&](base::Bytes bytes) {
     window.bytes(offset, bytes);
     offset += bytes.size();
   });

@@ -7,7 +7,7 @@
 
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
-#include "vat/vat.h"
+#include "vat/blob_source.h"
 
 namespace vat {
 
@@ -23,8 +23,8 @@ using HoleSink = std::function<void(std::uint64_t)>;
 /// The content that the pinned recipe `recipe` describes. Every chunk is proven; the caller vouches for the
 /// pin. Fetches only what the range touches. Throws refused if the recipe is malformed, not_found or corrupt
 /// for a chunk.
-void stream_recipe(Vat& vat, const base::ObjectId& recipe, const ByteRange& range, const base::ByteSink& sink,
-                   const HoleSink& holes = {});
+void stream_recipe(BlobSource& source, const base::ObjectId& recipe, const ByteRange& range,
+                   const base::ByteSink& sink, const HoleSink& holes = {});
 
 /// Where content is to be had from.
 struct Content {
@@ -35,9 +35,10 @@ struct Content {
 /// Finds content by its whole-content id. If only an unproven recipe claims it, everything the recipe
 /// describes is hashed first, once; the result is remembered in the index. Throws not_found, or corrupt if no
 /// claim holds.
-[[nodiscard]] Content find_content(Vat& vat, const base::ObjectId& id);
+[[nodiscard]] Content find_content(BlobSource& source, const base::ObjectId& id);
 
 /// find_content and the bytes of it.
-void stream_content(Vat& vat, const base::ObjectId& id, const ByteRange& range, const base::ByteSink& sink);
+void stream_content(BlobSource& source, const base::ObjectId& id, const ByteRange& range,
+                    const base::ByteSink& sink);
 
 }  // namespace vat

@@ -85,6 +85,10 @@ class Channel {
     changed_.notify_all();
     return parcel;
   }
+  [[nodiscard]] bool closed() {
+    const std::lock_guard lock(mutex_);
+    return closed_;
+  }
   void abandon() {
     const std::lock_guard lock(mutex_);
     abandoned_ = true;
@@ -118,8 +122,12 @@ struct stat state_of(int fd) {
 /// Reads, cuts and names the items of one unit.
 class Worker {
  public:
-  Worker(const chunker::Parameters& parameters, base::ObjectFormat format)
-      : parameters_(parameters), chunk_hasher_(format), content_hasher_(format), buffer_(kReadSize) {}
+  Worker(const chunker::Parameters& parameters, base::ObjectFormat format, bool storing)
+      : parameters_(parameters),
+        storing_(storing),
+        chunk_hasher_(format),
+        content_hasher_(format),
+        buffer_(kReadSize) {}
 
   void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
     channel_ = &channel;
@@ -173,7 +181,7 @@ class Worker {
       if (maybe_sparse) {
         const std::uint64_t data = next_data(fd, at, size, maybe_sparse);
         if (data > at) {
-          cutter.feed_zeros(data - at);
+          if (storing_) cutter.feed_zeros(data - at);
           hash_zeros(data - at);
           parcel_.read += data - at;
           at = data;
@@ -186,11 +194,11 @@ class Worker {
       if (count != want) throw Error(Category::local, "changed while it was read");
       const base::Bytes bytes(buffer_.data(), count);
       content_hasher_.update(bytes);
-      cutter.feed(bytes);
+      if (storing_) cutter.feed(bytes);
       parcel_.read += count;
       at += count;
     }
-    cutter.finish();
+    if (storing_) cutter.finish();
     return content_hasher_.finish();
   }
 
@@ -219,6 +227,7 @@ class Worker {
   }
 
   void emit(Event::Type type, const ObjectId& id, base::Bytes bytes) {
+    if (!storing_) return;
     parcel_.events.push_back({type, id, bytes.size(), nullptr});
     base::append(parcel_.bytes, bytes);
     if (parcel_.bytes.size() >= kParcelSize) flush();
@@ -228,7 +237,8 @@ class Worker {
     if (!channel_->send(std::exchange(parcel_, {}))) throw Abandoned{};
   }
 
-  const chunker::Parameters parameters_;
+  chunker::Parameters parameters_;
+  bool storing_;
   base::ObjectHasher chunk_hasher_, content_hasher_;
   base::Buffer buffer_;
   Channel* channel_ = nullptr;
@@ -238,8 +248,8 @@ class Worker {
 /// Does what parcels say, on the one storing thread.
 class Storer {
  public:
-  Storer(Vat& vat, Adder& adder, const chunker::Parameters& parameters)
-      : vat_(vat), adder_(adder), parameters_(parameters) {}
+  Storer(base::ObjectFormat format, Adder* adder, const chunker::Parameters& parameters)
+      : format_(format), adder_(adder), parameters_(parameters) {}
 
   void take(Parcel& parcel, const IngestCallbacks& callbacks) {
     base::Bytes bytes(parcel.bytes);
@@ -250,12 +260,12 @@ class Storer {
       bytes = bytes.subspan(content.size());
       switch (event.type) {
         case Event::Type::whole:
-          (void)adder_.put(event.id, BlobKind::data,
-                           event.size <= parameters_.average_size() ? Grouping::small_file : Grouping::chunk,
-                           content);
+          (void)adder_->put(event.id, BlobKind::data,
+                            event.size <= parameters_.average_size() ? Grouping::small_file : Grouping::chunk,
+                            content);
           break;
         case Event::Type::chunk:
-          (void)adder_.put(event.id, BlobKind::data, Grouping::chunk, content);
+          (void)adder_->put(event.id, BlobKind::data, Grouping::chunk, content);
           recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
           break;
         case Event::Type::hole:
@@ -273,20 +283,20 @@ class Storer {
 
  private:
   formats::RecipeWriter& recipe() {
-    if (!recipe_) recipe_.emplace(vat_.object_format(), adder_.put_text(BlobKind::recipe));
+    if (!recipe_) recipe_.emplace(format_, adder_->put_text(BlobKind::recipe));
     return *recipe_;
   }
 
   void finish(IngestItem& item) {
     if (recipe_ && item.content) {
       item.content->recipe = recipe_->finish({item.content->size, parameters_.id(), item.content->blob});
-      adder_.claim(item.content->blob, *item.content->recipe, item.content->size);
+      adder_->claim(item.content->blob, *item.content->recipe, item.content->size);
     }
     recipe_.reset();
   }
 
-  Vat& vat_;
-  Adder& adder_;
+  base::ObjectFormat format_;
+  Adder* adder_;  ///< nullptr: names are all that is wanted, and no event but done comes
   const chunker::Parameters& parameters_;
   std::optional<formats::RecipeWriter> recipe_;  ///< of the file whose parts are coming in
   std::uint64_t read_ = 0;
@@ -317,8 +327,9 @@ class Units {
       items.clear();
       channel->close(std::current_exception());
     }
-    channels_.push_back(channel);
     changed_.notify_all();
+    if (items.empty() && !channel->closed()) return nullptr;  // nothing would ever come down this channel
+    channels_.push_back(channel);
     return items.empty() ? nullptr : channel;
   }
 
@@ -346,8 +357,7 @@ class Units {
   bool ended_ = false, stopped_ = false;
 };
 
-void work(Units& units, const chunker::Parameters& parameters, base::ObjectFormat format) {
-  Worker worker(parameters, format);
+void work(Units& units, Worker worker) {
   while (true) {
     std::vector<std::unique_ptr<IngestItem>> items;
     const auto channel = units.claim(items);
@@ -365,14 +375,14 @@ void work(Units& units, const chunker::Parameters& parameters, base::ObjectForma
 
 }  // namespace
 
-void ingest(Vat& vat, Adder& adder, const chunker::Parameters& parameters, unsigned threads,
+void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& parameters, unsigned threads,
             const IngestCallbacks& callbacks) {
   Units units(callbacks.next);
-  Storer storer(vat, adder, parameters);
+  Storer storer(format, adder, parameters);
   std::vector<std::jthread> workers;
   if (threads == 0) threads = std::max(1U, std::thread::hardware_concurrency());
   for (unsigned i = 0; i < threads; ++i)
-    workers.emplace_back([&] { work(units, parameters, vat.object_format()); });
+    workers.emplace_back([&] { work(units, Worker(parameters, format, adder != nullptr)); });
   std::shared_ptr<Channel> channel;
   try {
     while ((channel = units.take()) != nullptr)

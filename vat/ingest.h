@@ -53,8 +53,9 @@ struct IngestCallbacks {
 };
 
 /// Ingests everything next() yields. What is stored, and in which order, depends on the items only. A file
-/// that changes while it is read fails; nothing mixed is ever named.
-void ingest(Vat& vat, Adder& adder, const chunker::Parameters& parameters, unsigned threads,
+/// that changes while it is read fails; nothing mixed is ever named. Without an adder content is only named,
+/// not stored, and gets no recipe.
+void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& parameters, unsigned threads,
             const IngestCallbacks& callbacks);
 
 /// Stores a stream of unknown length, such as a pipe, in bounded memory: chunks go in as they come, the

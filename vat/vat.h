@@ -13,21 +13,9 @@
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
 #include "formats/pack/pack.h"
+#include "vat/blob_source.h"
 
 namespace vat {
-
-/// What is known of a stored blob without reading it.
-struct StoredBlob {
-  std::uint64_t size = 0;  ///< content bytes
-  formats::BlobKind kind = formats::BlobKind::data;
-};
-
-/// A recipe in the vat says: these bytes have that content id.
-struct RecipeClaim {
-  base::ObjectId recipe;
-  std::uint64_t size = 0;
-  bool proven = false;  ///< the whole content was hashed once, here
-};
 
 /// Something worth telling the user that is no error: a file that is still arriving, a damaged copy that was
 /// passed over.
@@ -45,7 +33,7 @@ struct OpenOptions {
 /// another copy is used if there is one, and a later add of the same content stores it again.
 ///
 /// Thread-safety: any member from any thread. Errors: base::Error; besides what members say, local and busy.
-class Vat {
+class Vat final : public BlobSource {
  public:
   /// Makes a new vat in `path`, which must not exist or be an empty directory (refused otherwise). Making the
   /// same vat again is fine.
@@ -55,31 +43,18 @@ class Vat {
   /// Throws no_store if there is no vat, or one of an unknown version.
   [[nodiscard]] static std::unique_ptr<Vat> open(const std::string& path, OpenOptions options = {});
 
-  ~Vat();
-  Vat(const Vat&) = delete;
-  Vat& operator=(const Vat&) = delete;
+  ~Vat() override;
 
-  [[nodiscard]] base::ObjectFormat object_format() const noexcept;
+  [[nodiscard]] base::ObjectFormat object_format() const noexcept override;
   [[nodiscard]] const chunker::Parameters& parameters() const noexcept;
   [[nodiscard]] const std::string& uuid() const noexcept;
   [[nodiscard]] const std::string& path() const noexcept;
 
-  /// Whether a good copy of `id` is stored as such (not merely describable by a recipe). A hand-filled file
-  /// is hashed from end to end the first time it is asked for.
-  [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
-
-  /// The proven bytes of a stored blob of at most formats::kMaxPackedBlob bytes. Throws not_found if absent,
-  /// corrupt if no copy matches its id, refused if it is larger.
-  [[nodiscard]] base::Buffer read(const base::ObjectId& id);
-
-  /// The proven bytes of a stored blob of any size, in pieces. A large one is read twice: it is hashed whole
-  /// before the first byte is handed out. Errors as read().
-  void stream(const base::ObjectId& id, const base::ByteSink& sink);
-
-  /// Recipes that claim to describe content `id`, proven ones first.
-  [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id);
-  /// Remembers that hashing what `recipe` describes gave `content`.
-  void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size);
+  [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id) override;
+  [[nodiscard]] base::Buffer read(const base::ObjectId& id) override;
+  void stream(const base::ObjectId& id, const base::ByteSink& sink) override;
+  [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
+  void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
 
   /// Calls `visit` for each stored id once, in order of ids, then `content` for each content id that recipes
   /// describe.

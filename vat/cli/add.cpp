@@ -77,7 +77,7 @@ int run(const cli::Call& call, cli::Output& output) {
       continue;
     }
     vat::Adder adder(*opened, options);
-    vat::ingest(*opened, adder, opened->parameters(), options.threads,
+    vat::ingest(opened->object_format(), &adder, opened->parameters(), options.threads,
                 {[&]() -> std::unique_ptr<vat::IngestItem> {
                    if (i == files.size() || files[i] == "-") return nullptr;
                    return std::make_unique<NamedFile>(files[i++]);

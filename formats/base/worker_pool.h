@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-namespace vat::internal {
+namespace base {
 
 /// Jobs start in the order submitted. Destruction finishes all of them. Thread-safety: any thread.
 class WorkerPool {
@@ -62,4 +62,4 @@ class WorkerPool {
   std::vector<std::jthread> threads_;  // last: joined before the rest goes
 };
 
-}  // namespace vat::internal
+}  // namespace base

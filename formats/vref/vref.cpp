@@ -1,0 +1,146 @@
+#include "formats/vref/vref.h"
+
+#include <algorithm>
+#include <array>
+
+#include "formats/base/error.h"
+
+namespace formats {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+
+constexpr std::array<std::string_view, 3> kTypes = {"tree", "file", "image"};
+constexpr std::array<std::string_view, 5> kUnpack = {"tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"};
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(Category::refused, "vref: " + what);
+}
+
+/// Takes members off a document, so that what is left is unknown.
+class Members {
+ public:
+  explicit Members(json::Object object) : object_(std::move(object)) {}
+
+  std::optional<json::Value> take(std::string_view key) {
+    const auto found =
+        std::find_if(object_.begin(), object_.end(), [&](const auto& member) { return member.first == key; });
+    if (found == object_.end()) return std::nullopt;
+    auto value = std::move(found->second);
+    object_.erase(found);
+    return value;
+  }
+  std::optional<std::string> take_string(std::string_view key) {
+    const auto value = take(key);
+    if (!value) return std::nullopt;
+    if (value->find_string() == nullptr) refuse("\"" + std::string(key) + "\" is not a text");
+    return *value->find_string();
+  }
+  std::optional<std::uint64_t> take_unsigned(std::string_view key) {
+    const auto value = take(key);
+    if (!value) return std::nullopt;
+    std::uint64_t number = 0;
+    if (!value->find_unsigned(number)) refuse("\"" + std::string(key) + "\" is not a whole number");
+    return number;
+  }
+  std::optional<ObjectId> take_id(std::string_view key, base::ObjectFormat format) {
+    const auto text = take_string(key);
+    if (!text) return std::nullopt;
+    return base::named("vref: \"" + std::string(key) + "\"",
+                       [&] { return ObjectId::require(format, *text); });
+  }
+  json::Object rest() { return std::move(object_); }
+
+ private:
+  json::Object object_;
+};
+
+template <typename T>
+T required(std::optional<T> value, const char* key) {
+  if (!value) refuse("no \"" + std::string(key) + "\"");
+  return *std::move(value);
+}
+
+void check_ids(const Vref& vref) {
+  const bool tree = vref.type == Vref::Type::tree, file = vref.type == Vref::Type::file;
+  if (tree && (!vref.manifest || !vref.layout)) refuse("a tree needs \"manifest\" and \"layout\"");
+  if (file && !vref.blob) refuse("a file needs \"blob\"");
+  if (vref.type == Vref::Type::image && !vref.recipe) refuse("an image needs \"recipe\"");
+  if (!tree && (vref.manifest || vref.layout || vref.tree || vref.entries))
+    refuse("keys of a tree in what is none");
+  if (tree && (vref.blob || vref.recipe)) refuse("keys of a file in a tree");
+  if (!vref.unpack.empty() &&
+      (!file || std::find(kUnpack.begin(), kUnpack.end(), vref.unpack) == kUnpack.end()))
+    refuse("bad \"unpack\"");
+}
+
+}  // namespace
+
+std::string_view to_string(Vref::Type type) noexcept {
+  return kTypes[static_cast<std::size_t>(type)];
+}
+
+std::string to_text(const Vref& vref) {
+  json::Object object{
+      {"vref", 1}, {"type", to_string(vref.type)}, {"object-format", base::to_string(vref.object_format)}};
+  const auto add_id = [&](const char* key, const std::optional<ObjectId>& id) {
+    if (id) object.emplace_back(key, id->hex());
+  };
+  add_id("manifest", vref.manifest);
+  add_id("layout", vref.layout);
+  add_id("tree", vref.tree);
+  add_id("blob", vref.blob);
+  add_id("recipe", vref.recipe);
+  object.emplace_back("size", vref.size);
+  if (vref.entries) object.emplace_back("entries", *vref.entries);
+  if (!vref.unpack.empty()) object.emplace_back("unpack", vref.unpack);
+  if (!vref.provenance.empty()) object.emplace_back("provenance", vref.provenance);
+  for (const auto& member : vref.unknown) object.push_back(member);
+  return json::to_document(object);
+}
+
+Vref parse_vref(std::string_view text) {
+  if (text.size() > kMaxVref) refuse("larger than 1 MiB");
+  const auto document = base::named("vref", [&] { return json::parse(text); });
+  if (document.find_object() == nullptr) refuse("not a JSON object");
+  Members members(*document.find_object());
+  const auto version = members.take_unsigned("vref");
+  if (!version) refuse("no \"vref\" version");
+  if (*version != 1)
+    throw Error(Category::no_store, "vref: version " + std::to_string(*version) + ", this program knows 1");
+
+  Vref vref;
+  const auto type = required(members.take_string("type"), "type");
+  const auto known = std::find(kTypes.begin(), kTypes.end(), type);
+  if (known == kTypes.end()) refuse("unknown type '" + type + "'");
+  vref.type = static_cast<Vref::Type>(known - kTypes.begin());
+  const auto format = required(members.take_string("object-format"), "object-format");
+  vref.object_format = required(base::find_object_format(format), "object-format of a known name");
+  vref.manifest = members.take_id("manifest", vref.object_format);
+  vref.layout = members.take_id("layout", vref.object_format);
+  vref.tree = members.take_id("tree", vref.object_format);
+  vref.blob = members.take_id("blob", vref.object_format);
+  vref.recipe = members.take_id("recipe", vref.object_format);
+  vref.size = required(members.take_unsigned("size"), "size");
+  vref.entries = members.take_unsigned("entries");
+  vref.unpack = members.take_string("unpack").value_or("");
+  if (const auto provenance = members.take("provenance")) {
+    if (provenance->find_object() == nullptr) refuse("\"provenance\" is not an object");
+    vref.provenance = *provenance->find_object();
+  }
+  vref.unknown = members.rest();
+  check_ids(vref);
+  return vref;
+}
+
+bool same_but_for_time(const Vref& a, const Vref& b) {
+  const auto timeless = [](Vref vref) {
+    std::erase_if(vref.provenance, [](const auto& member) { return member.first == "added"; });
+    return vref;
+  };
+  return timeless(a) == timeless(b);
+}
+
+}  // namespace formats

@@ -1,0 +1,47 @@
+// Vrefs: small JSON files in git that pin one root each. docs/formats/vref.md
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "formats/base/object_id.h"
+#include "formats/json/json.h"
+
+namespace formats {
+
+inline constexpr std::size_t kMaxVref = std::size_t{1} << 20;  ///< bytes of a vref file
+
+/// What a vref says. Which ids are set depends on the type.
+struct Vref {
+  enum class Type : std::uint8_t { tree, file, image };
+
+  Type type = Type::tree;
+  base::ObjectFormat object_format = base::ObjectFormat::sha256;
+  std::optional<base::ObjectId> manifest;  ///< tree
+  std::optional<base::ObjectId> layout;    ///< tree
+  std::optional<base::ObjectId> tree;      ///< tree: id of git's tree object of the same content
+  std::optional<base::ObjectId> blob;      ///< file: whole-content id
+  std::optional<base::ObjectId> recipe;    ///< image; file when chunked
+  std::uint64_t size = 0;                  ///< content bytes, of all files for a tree
+  std::optional<std::uint64_t> entries;    ///< tree: rows of its manifest
+  std::string unpack;                      ///< file: tar, tar.gz, tar.bz2, tar.xz, tar.zst, or empty
+  json::Object provenance;
+  json::Object unknown;  ///< keys this version does not know, kept as they are
+
+  friend bool operator==(const Vref&, const Vref&) = default;
+};
+
+[[nodiscard]] std::string_view to_string(Vref::Type type) noexcept;
+
+/// The file's text: fixed key order, then unknown keys.
+[[nodiscard]] std::string to_text(const Vref& vref);
+
+/// Refused if malformed or larger than kMaxVref; no_store if of a version this program does not know.
+[[nodiscard]] Vref parse_vref(std::string_view text);
+
+/// Whether `a` and `b` differ in nothing but when they were added.
+[[nodiscard]] bool same_but_for_time(const Vref& a, const Vref& b);
+
+}  // namespace formats

@@ -1,0 +1,81 @@
+#include <filesystem>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "shrub/cli/verbs.h"
+
+namespace shrub_cli {
+namespace {
+
+namespace fs = std::filesystem;
+using base::Category;
+using base::Error;
+
+/// How VAT.json names a vat: relative where the two lie beside each other, so that they can be moved
+/// together.
+std::string url_for(const std::string& root, const std::string& vat) {
+  const auto relative = fs::path(vat).lexically_relative(root);
+  const auto text = relative.string();
+  return text.starts_with("../../..") ? vat : text;
+}
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto user = user_settings(output);
+  const auto path = call.find("SHRUB").value_or(".");
+  const auto urls = call.all("--vat");
+  if (urls.empty())
+    throw Error(Category::usage, "init needs at least one --vat", "shrub init --vat ../deps.vat " + path);
+  base::make_directories(path);
+  const auto root = fs::canonical(path).string();
+  formats::VatList list;
+  std::optional<base::ObjectFormat> format;
+  if (const auto name = call.find("--object-format")) {
+    format = base::find_object_format(*name);
+    if (!format) throw Error(Category::usage, "--object-format: '" + *name + "' is not sha256 or sha1");
+  }
+  std::vector<std::string> paths;
+  for (const auto& url : urls) {
+    const auto vat_path = shrub::local_path(fs::current_path().string(), url);
+    if (!fs::exists(fs::path(vat_path) / "vat.json")) {
+      vat::Vat::create(vat_path, format.value_or(base::ObjectFormat::sha256),
+                       chunker::make_parameters(chunker::kDefaultExponent));
+      output.message("made vat " + vat_path);
+    }
+    const auto opened = vat::Vat::open(vat_path, {user.cache_dir, user.on_note});
+    if (format.value_or(opened->object_format()) != opened->object_format())
+      throw Error(Category::usage, "vat " + vat_path + ": its object format is " +
+                                       std::string(base::to_string(opened->object_format())));
+    format = opened->object_format();
+    list.vats.push_back({url_for(root, vat_path), list.vats.empty(), {}});
+    paths.push_back(vat_path);
+  }
+  list.object_format = *format;
+  const auto made = shrub::Shrub::create(path, list);
+  for (const auto& vat_path : paths) shrub::trust(user, vat_path);
+  if (output.json()) {
+    formats::json::Object record{{"object-format", base::to_string(*format)}};
+    cli::add_path(record, "shrub", made.root());
+    output.record("init", std::move(record));
+  } else {
+    output.message("shrub " + made.root() + ", object format " + std::string(base::to_string(*format)));
+  }
+  return 0;
+}
+
+}  // namespace
+
+cli::Command init_command() {
+  return {
+      "init",
+      "Make a new shrub",
+      "Writes VAT.json into SHRUB (default: the current directory). The first --vat is where adds go; a vat "
+      "that does not "
+      "exist is made. Naming a vat here is consent to use it, recorded outside of the repository.",
+      {{"SHRUB", cli::Argument::Count::optional, "the directory of the shrub", cli::Completion::directory}},
+      {{"--object-format", "FORMAT", "sha256 (default) or sha1, for a vat that is made"}},
+      {{"shrub init deps.shrub --vat deps.vat", "a shrub and a vat beside each other"}},
+      {8, 10, 11},
+      run};
+}
+
+}  // namespace shrub_cli

@@ -1,0 +1,89 @@
+#include "cli/environment.h"
+#include "formats/base/error.h"
+#include "formats/text/layout.h"
+#include "formats/text/recipe.h"
+#include "shrub/cli/verbs.h"
+
+namespace shrub_cli {
+
+using base::Category;
+using base::Error;
+
+shrub::UserSettings user_settings(cli::Output& output) {
+  std::string config;
+  if (const auto directory = cli::find_variable("XDG_CONFIG_HOME"))
+    config = *directory + "/vat";
+  else if (const auto home = cli::find_variable("HOME"))
+    config = *home + "/.config/vat";
+  return {config, cli::cache_directory(), [&output](const std::string& note) { output.warning(note); }};
+}
+
+shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {
+  return shrub::open_vats(shrub, call.all("--vat"), user_settings(output));
+}
+
+shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {
+  auto vats = open_vats(shrub, call, output);
+  if (vats.writable == nullptr)
+    throw Error(Category::usage, shrub.root() + "/VAT.json: no vat is marked \"write\": true",
+                "name one: --vat DIR");
+  return vats;
+}
+
+NamedVref find_named(const std::string& path) {
+  auto shrub = shrub::Shrub::find(path);
+  auto entry = shrub.relative(path);
+  if (entry.ends_with(shrub::kVrefSuffix)) entry.resize(entry.size() - 5);
+  if (!formats::is_safe_path(entry) || entry == ".")
+    throw Error(Category::usage, path + ": not the name of a vref");
+  return {std::move(shrub), std::move(entry)};
+}
+
+unsigned jobs(const cli::Call& call) {
+  return static_cast<unsigned>(call.number("--jobs", 0, 1, 256));
+}
+
+chunker::Parameters profile_for(const std::optional<formats::Vref>& before, vat::BlobSource& source,
+                                const vat::Vat& writable) {
+  if (!before) return writable.parameters();
+  try {
+    auto recipe = before->recipe;
+    if (before->layout) {
+      formats::LayoutReader layout(source.read(*before->layout), source.object_format(),
+                                   [&](const base::ObjectId& id) { return source.read(id); });
+      base::ObjectId blob, first;
+      if (layout.next(blob, first)) recipe = first;
+    }
+    if (!recipe) return writable.parameters();
+    const auto header = formats::find_recipe_header(source.read(*recipe), source.object_format());
+    return (header ? chunker::find_parameters(header->chunker) : std::nullopt)
+        .value_or(writable.parameters());
+  } catch (const Error& error) {
+    if (error.category() != Category::not_found && error.category() != Category::corrupt) throw;
+    return writable.parameters();  // what was there is lost; nothing is left to be consistent with
+  }
+}
+
+std::vector<cli::Option> fidelity_options() {
+  return {{"--owners", "", "restore and compare owners, setuid bits and security attributes (needs root)"},
+          {"--special", "", "restore and compare devices and fifos"}};
+}
+
+wedge::Fidelity fidelity(const cli::Call& call) {
+  return {call.has("--owners"), call.has("--special")};
+}
+
+void print_difference(cli::Output& output, const std::string& entry, const wedge::Difference& difference) {
+  const auto path = difference.path == "." ? entry : entry + "/" + difference.path;
+  if (output.json()) {
+    formats::json::Object record{{"kind", wedge::to_string(difference.kind)}};
+    cli::add_path(record, "path", path);
+    if (!difference.detail.empty()) record.emplace_back("detail", formats::escape(difference.detail));
+    output.record("difference", std::move(record));
+    return;
+  }
+  output.line(std::string(wedge::to_string(difference.kind)) + " " + formats::escape(path) +
+              (difference.detail.empty() ? "" : " (" + difference.detail + ")"));
+}
+
+}  // namespace shrub_cli

@@ -1,0 +1,110 @@
+#include <set>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "shrub/cli/verbs.h"
+
+namespace shrub_cli {
+namespace {
+
+using Outcome = wedge::SyncResult::Outcome;
+
+void print_outcome(cli::Output& output, const std::string& entry, const wedge::SyncResult& result) {
+  if (output.json()) {
+    formats::json::Object record{{"outcome", wedge::to_string(result.outcome)},
+                                 {"files", result.summary.files},
+                                 {"reused", result.summary.reused_files},
+                                 {"fetched", result.summary.fetched_size},
+                                 {"skipped-special", result.summary.skipped_special},
+                                 {"skipped-xattrs", result.summary.skipped_xattrs}};
+    cli::add_path(record, "entry", entry);
+    output.record("entry", std::move(record));
+    return;
+  }
+  if (result.outcome == Outcome::unchanged) return output.detail(entry + " unchanged");
+  std::string text = entry + " " + std::string(wedge::to_string(result.outcome));
+  if (result.summary.files > 0)
+    text += ": " + std::to_string(result.summary.files) + " files, " +
+            std::to_string(result.summary.reused_files) + " reused, " +
+            base::human_size(result.summary.fetched_size) + " fetched";
+  output.message(text);
+  if (result.summary.skipped_special > 0)
+    output.message(entry + ": " + std::to_string(result.summary.skipped_special) +
+                   " devices and fifos left out (--special)");
+  if (result.summary.skipped_xattrs > 0)
+    output.message(entry + ": " + std::to_string(result.summary.skipped_xattrs) +
+                   " extended attributes could not be set");
+}
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto shrub = shrub::Shrub::find(call.get("SHRUB"));
+  const auto below = shrub.relative(call.get("SHRUB"));
+  const auto entries = shrub.entries(below);
+  const auto vats = open_vats(shrub, call, output);
+  wedge::SyncOptions options;
+  options.threads = jobs(call);
+  options.fidelity = fidelity(call);
+  options.keep_extra = call.has("--keep-extra");
+  options.overwrite = call.has("--overwrite");
+  options.dry_run = call.has("--dry-run");
+  std::uint64_t total = 0, before = 0;
+  std::vector<std::pair<std::string, formats::Vref>> vrefs;
+  for (const auto& entry : entries) {
+    vrefs.emplace_back(entry, shrub.read(entry));
+    total += vrefs.back().second.size;
+  }
+  options.progress = [&](std::uint64_t done) { output.progress("synced", before + done, total); };
+
+  wedge::Wedge place(call.get("WEDGE"));
+  bool blocked = false;
+  const auto tell = [&](const std::string& entry, const wedge::SyncResult& result) {
+    print_outcome(output, entry, result);
+    for (const auto& difference : result.in_the_way) print_difference(output, entry, difference);
+    blocked = blocked || result.outcome == Outcome::blocked;
+  };
+  for (const auto& [entry, vref] : vrefs) {
+    tell(entry, place.sync(*vats.source, entry, shrub::entry_root(vref), shrub.root(), options));
+    before += vref.size;
+  }
+  // What the shrub no longer has goes, if this sync covers it and made it.
+  const std::set<std::string> present(entries.begin(), entries.end());
+  for (const auto& entry : place.entries(shrub.root())) {
+    const bool covered = below == "." || entry == below || entry.starts_with(below + "/");
+    if (covered && !present.contains(entry)) tell(entry, place.remove(entry, options));
+  }
+  if (blocked)
+    output.warning(
+        "paths that sync did not make are in the way: --keep-extra takes them over, --overwrite leaves them "
+        "in .shrub/old");
+  return blocked ? 1 : 0;
+}
+
+}  // namespace
+
+cli::Command sync_command() {
+  auto options = fidelity_options();
+  options.insert(options.end(),
+                 {{"--keep-extra", "", "paths that sync did not make move over into the new tree"},
+                  {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
+                  {"-n,--dry-run", "", "say what would change, change nothing"}});
+  return {"sync",
+          "Make a wedge hold what a shrub says",
+          "Makes each vref x/t.vref at or below SHRUB the entry WEDGE/x/t: a tree, a file or an image. Every "
+          "byte is proven. "
+          "Each entry changes atomically; its previous state stays under WEDGE/.shrub/old until it changes "
+          "again. Entries whose "
+          "vref is gone are moved there too. Unchanged entries are left alone, unchanged files are taken "
+          "over.\n\n"
+          "Paths in an entry that sync did not make, and files changed since, are listed and nothing is done "
+          "to that entry "
+          "(exit 1), but for __pycache__ and *.pyc, which move over.",
+          {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
+            cli::Completion::directory},
+           {"WEDGE", cli::Argument::Count::one, "where the entries go", cli::Completion::directory}},
+          options,
+          {{"shrub sync deps.shrub deps", "everything"}, {"shrub sync deps.shrub/toolchains deps", "a part"}},
+          {1, 4, 5, 8, 10, 11},
+          run};
+}
+
+}  // namespace shrub_cli

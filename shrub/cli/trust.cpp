@@ -1,0 +1,34 @@
+#include <filesystem>
+
+#include "formats/base/error.h"
+#include "shrub/cli/verbs.h"
+
+namespace shrub_cli {
+namespace {
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto user = user_settings(output);
+  for (const auto& url : call.all("VAT")) {
+    const auto path = shrub::local_path(std::filesystem::current_path().string(), url);
+    shrub::trust(user, path);
+    output.message("trusting vat " + path);
+  }
+  return 0;
+}
+
+}  // namespace
+
+cli::Command trust_command() {
+  return {"trust",
+          "Consent to a vat that a VAT.json names",
+          "A file in a repository cannot make programs read or write elsewhere on its own. This records, in "
+          "trust.json of your "
+          "configuration directory, that shrubs may use VAT.",
+          {{"VAT", cli::Argument::Count::some, "a vat on the local disk", cli::Completion::directory}},
+          {},
+          {{"shrub trust /srv/deps.vat", "once for each such vat"}},
+          {8},
+          run};
+}
+
+}  // namespace shrub_cli

@@ -1,0 +1,50 @@
+// The verbs of shrub, one per file, and what they share.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cli/command.h"
+#include "cli/output.h"
+#include "shrub/shrub.h"
+
+namespace shrub_cli {
+
+[[nodiscard]] cli::Command init_command();
+[[nodiscard]] cli::Command trust_command();
+[[nodiscard]] cli::Command add_command();
+[[nodiscard]] cli::Command add_dir_command();
+[[nodiscard]] cli::Command sync_command();
+[[nodiscard]] cli::Command verify_command();
+[[nodiscard]] cli::Command ls_command();
+[[nodiscard]] cli::Command cat_command();
+
+[[nodiscard]] shrub::UserSettings user_settings(cli::Output& output);
+
+/// The vats of a shrub, or those --vat names instead.
+[[nodiscard]] shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output);
+/// … of which one can be written; usage if none can.
+[[nodiscard]] shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
+                                             cli::Output& output);
+
+/// A vref the user named, with or without .vref: the shrub it lies in and its entry.
+struct NamedVref {
+  shrub::Shrub shrub;
+  std::string entry;
+};
+[[nodiscard]] NamedVref find_named(const std::string& path);
+
+[[nodiscard]] unsigned jobs(const cli::Call& call);
+
+/// The chunker profile for an add: that of the vref's present recipe, else the vat's.
+[[nodiscard]] chunker::Parameters profile_for(const std::optional<formats::Vref>& before,
+                                              vat::BlobSource& source, const vat::Vat& writable);
+
+/// --owners and --special.
+[[nodiscard]] std::vector<cli::Option> fidelity_options();
+[[nodiscard]] wedge::Fidelity fidelity(const cli::Call& call);
+
+/// A size and a path for a person or a record.
+void print_difference(cli::Output& output, const std::string& entry, const wedge::Difference& difference);
+
+}  // namespace shrub_cli

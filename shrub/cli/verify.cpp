@@ -1,0 +1,48 @@
+#include "shrub/cli/verbs.h"
+
+namespace shrub_cli {
+namespace {
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto shrub = shrub::Shrub::find(call.get("SHRUB"));
+  const auto below = shrub.relative(call.get("SHRUB"));
+  const auto vats = open_vats(shrub, call, output);
+  wedge::CompareOptions options;
+  options.threads = jobs(call);
+  options.read_content = !call.has("--quick");
+  options.fidelity = fidelity(call);
+  options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
+  std::uint64_t differences = 0, count = 0;
+  for (const auto& entry : shrub.entries(below)) {
+    ++count;
+    differences += wedge::verify_entry(
+        *vats.source, call.get("WEDGE"), entry, shrub::entry_root(shrub.read(entry)), options,
+        [&](const wedge::Difference& difference) { print_difference(output, entry, difference); });
+  }
+  if (output.json())
+    output.record("verify", {{"entries", count}, {"differences", differences}});
+  else
+    output.message(std::to_string(count) + " entries, " + std::to_string(differences) + " differences");
+  return differences == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+cli::Command verify_command() {
+  auto options = fidelity_options();
+  options.push_back({"--quick", "", "compare sizes and times instead of reading content"});
+  return {"verify",
+          "Compare a wedge with a shrub",
+          "Reads every file of the entries and prints each path that differs from what the vrefs say, with "
+          "how: missing, extra, "
+          "type, content, metadata.",
+          {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
+            cli::Completion::directory},
+           {"WEDGE", cli::Argument::Count::one, "where the entries are", cli::Completion::directory}},
+          options,
+          {{"shrub verify deps.shrub deps", "everything, every byte"}},
+          {1, 4, 5, 8, 10, 11},
+          run};
+}
+
+}  // namespace shrub_cli

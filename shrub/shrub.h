@@ -1,0 +1,84 @@
+// A shrub: a directory of vrefs with a VAT.json at its top. Start reading shrub/ here.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/vat_json/vat_list.h"
+#include "formats/vref/vref.h"
+#include "vat/blob_source.h"
+#include "vat/vat.h"
+#include "wedge/wedge.h"
+
+namespace shrub {
+
+inline constexpr const char* kVatListFile = "VAT.json";
+inline constexpr const char* kVrefSuffix = ".vref";
+
+/// What the user decided outside of any repository.
+struct UserSettings {
+  std::string config_dir;  ///< holds trust.json; empty: nothing is trusted and nothing can be
+  std::string cache_dir;   ///< for indexes of vats that cannot be written
+  vat::NoteSink on_note;
+};
+
+/// One open shrub. Values read from files of the repository are not trusted: see open_vats(). One thread at a
+/// time.
+class Shrub {
+ public:
+  /// Finds the shrub that `path` (a directory, or a file that may not exist yet) lies in, by looking for
+  /// VAT.json in it and above. Throws no_store if there is none.
+  static Shrub find(const std::string& path);
+
+  /// Makes VAT.json in `path`. Making the same shrub again is fine; another list is refused.
+  static Shrub create(const std::string& path, const formats::VatList& list);
+
+  [[nodiscard]] const std::string& root() const noexcept { return root_; }  ///< absolute, without symlinks
+  [[nodiscard]] const formats::VatList& list() const noexcept { return list_; }
+
+  /// `path` relative to the root. Throws refused if it lies outside.
+  [[nodiscard]] std::string relative(const std::string& path) const;
+
+  /// Entry paths (relative, without .vref) of all vrefs at or below `below` (relative; "." for all), in byte
+  /// order. Throws refused where a vref and a directory clash.
+  [[nodiscard]] std::vector<std::string> entries(const std::string& below) const;
+
+  [[nodiscard]] formats::Vref read(const std::string& entry) const;
+  [[nodiscard]] std::optional<formats::Vref> find_vref(const std::string& entry) const;
+  /// Writes the vref unless it would change nothing but the time it was added; returns whether it was
+  /// written.
+  bool write(const std::string& entry, const formats::Vref& vref) const;
+
+ private:
+  Shrub(std::string root, formats::VatList list) : root_(std::move(root)), list_(std::move(list)) {}
+  std::string root_;
+  formats::VatList list_;
+};
+
+/// The vats of a shrub, opened.
+struct Vats {
+  std::shared_ptr<vat::BlobSource> source;  ///< all of them as one; shared with `writable`
+  std::shared_ptr<vat::Vat> writable;       ///< where adds go; nullptr if there is none
+};
+
+/// Opens the vats of the list, or of `instead` (what --vat named) if that is not empty. A local path outside
+/// the shrub that only a repository file names needs the user's consent (refused, with a hint). Unreachable
+/// vats are noted and left out as long as one is left.
+[[nodiscard]] Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
+                             const UserSettings& user);
+
+/// The absolute path a vat URL of the list means; usage if it is not a local one.
+[[nodiscard]] std::string local_path(const std::string& root, const std::string& url);
+
+/// Whether the user consented to the vat at this absolute path; and the consent.
+[[nodiscard]] bool is_trusted(const UserSettings& user, const std::string& path);
+void trust(const UserSettings& user, const std::string& path);
+
+/// What a vref becomes in a wedge.
+[[nodiscard]] wedge::EntryRoot entry_root(const formats::Vref& vref);
+
+}  // namespace shrub

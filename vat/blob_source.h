@@ -1,0 +1,79 @@
+// Where blobs come from: the one interface that readers of trees and content need.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "formats/base/bytes.h"
+#include "formats/base/object_id.h"
+#include "formats/pack/pack.h"
+
+namespace vat {
+
+/// What is known of a stored blob without reading it.
+struct StoredBlob {
+  std::uint64_t size = 0;  ///< content bytes
+  formats::BlobKind kind = formats::BlobKind::data;
+};
+
+/// A recipe says: these bytes have that content id.
+struct RecipeClaim {
+  base::ObjectId recipe;
+  std::uint64_t size = 0;
+  bool proven = false;  ///< the whole content was hashed once, here
+};
+
+/// Blobs by id. Whatever is returned was proven against its id.
+///
+/// Thread-safety: any member from any thread. Errors: base::Error; besides what members say, local and busy.
+class BlobSource {
+ public:
+  virtual ~BlobSource() = default;
+  BlobSource(const BlobSource&) = delete;
+  BlobSource& operator=(const BlobSource&) = delete;
+
+  [[nodiscard]] virtual base::ObjectFormat object_format() const noexcept = 0;
+
+  /// Whether a good copy of `id` is stored as such (not merely describable by a recipe). Bytes are not read,
+  /// except that a hand-filled file is hashed from end to end the first time it is asked for.
+  [[nodiscard]] virtual std::optional<StoredBlob> find(const base::ObjectId& id) = 0;
+
+  /// The bytes of a stored blob of at most formats::kMaxPackedBlob bytes. Throws not_found if absent, corrupt
+  /// if no copy matches its id, refused if it is larger.
+  [[nodiscard]] virtual base::Buffer read(const base::ObjectId& id) = 0;
+
+  /// The bytes of a stored blob of any size, in pieces. A large one is read twice: it is hashed whole before
+  /// the first byte is handed out. Errors as read().
+  virtual void stream(const base::ObjectId& id, const base::ByteSink& sink) = 0;
+
+  /// Recipes that claim to describe content `id`, proven ones first.
+  [[nodiscard]] virtual std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) = 0;
+  /// Remembers that hashing what `recipe` describes gave `content`.
+  virtual void note_proven(const base::ObjectId& content, const base::ObjectId& recipe,
+                           std::uint64_t size) = 0;
+
+ protected:
+  BlobSource() = default;
+};
+
+/// Several sources as one: a blob that is missing or bad in one is taken from another.
+class SourceSet final : public BlobSource {
+ public:
+  /// At least one source, all of one object format (Category::usage otherwise). Asked in this order.
+  explicit SourceSet(
+      std::vector<std::shared_ptr<BlobSource>> sources);  // shared: the writable vat is also used alone
+
+  [[nodiscard]] base::ObjectFormat object_format() const noexcept override;
+  [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id) override;
+  [[nodiscard]] base::Buffer read(const base::ObjectId& id) override;
+  void stream(const base::ObjectId& id, const base::ByteSink& sink) override;
+  [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
+  void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
+
+ private:
+  std::vector<std::shared_ptr<BlobSource>> sources_;
+};
+
+}  // namespace vat

@@ -1,0 +1,104 @@
+#include "wedge/comparison.h"
+
+#include "wedge/internal/place_file.h"
+#include "wedge/scanner.h"
+
+namespace wedge {
+namespace {
+
+using formats::Row;
+using Kind = Difference::Kind;
+
+bool is_special(const Row& row) {
+  return row.type == Row::Type::character_device || row.type == Row::Type::block_device ||
+         row.type == Row::Type::fifo;
+}
+
+std::string metadata_difference(const Row& expected, const Row& found, const Fidelity& fidelity) {
+  if (expected.type == Row::Type::symlink || expected.type == Row::Type::hard_link || is_special(expected))
+    if (expected.target != found.target) return "leads to " + found.target + ", not " + expected.target;
+  if (expected.type == Row::Type::hard_link) return {};
+  if (expected.type != Row::Type::symlink &&
+      internal::restored_mode(expected, fidelity) != internal::restored_mode(found, fidelity))
+    return "mode";
+  if (expected.mtime != found.mtime) return "time";
+  if (fidelity.owners && (expected.uid != found.uid || expected.gid != found.gid)) return "owner";
+  for (const auto& [name, value] : expected.xattrs) {
+    const auto there = found.xattrs.find(name);
+    if (internal::is_restored_xattr(name, fidelity) &&
+        (there == found.xattrs.end() || there->second != value))
+      return "attribute " + name;
+  }
+  for (const auto& [name, value] : found.xattrs)
+    if (internal::is_restored_xattr(name, fidelity) && !expected.xattrs.contains(name))
+      return "attribute " + name;
+  return {};
+}
+
+}  // namespace
+
+std::string_view to_string(Kind kind) noexcept {
+  switch (kind) {
+    case Kind::missing:
+      return "missing";
+    case Kind::extra:
+      return "extra";
+    case Kind::type:
+      return "type";
+    case Kind::content:
+      return "content";
+    case Kind::metadata:
+      return "metadata";
+  }
+  return "unknown";
+}
+
+std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& expected,
+                           const CompareOptions& options,
+                           const std::function<void(const Difference&)>& on_difference) {
+  std::uint64_t count = 0;
+  const auto report = [&](Kind kind, const std::string& path, std::string detail) {
+    ++count;
+    on_difference({kind, path, std::move(detail)});
+  };
+  Row wanted;
+  bool have = false;
+  const auto advance = [&] {
+    do have = expected(wanted);
+    while (have && is_special(wanted) && !options.fidelity.special);
+  };
+  const auto compare = [&](const Row& found) {
+    if (wanted.type != found.type) return report(Kind::type, found.path, {});
+    if (found.type == Row::Type::file &&
+        (wanted.size != found.size || (options.read_content && wanted.blob != found.blob)))
+      return report(Kind::content, found.path, {});
+    const auto detail = metadata_difference(wanted, found, options.fidelity);
+    // Without reading, a changed time is all there is to show changed content.
+    if (!detail.empty())
+      report(detail == "time" && !options.read_content && found.type == Row::Type::file ? Kind::content
+                                                                                        : Kind::metadata,
+             found.path, detail);
+  };
+
+  advance();
+  ScanOptions scan;
+  scan.threads = options.threads;
+  scan.read_content = options.read_content;
+  scan.progress = options.progress;
+  scan.keep_going = true;
+  scan.on_problem = [&](const std::string&) {};
+  (void)scan_tree(top, format, nullptr, scan, [&](const ScannedRow& scanned) {
+    const Row& found = scanned.row;
+    while (have && formats::compare_paths(wanted.path, found.path) < 0) {
+      report(Kind::missing, wanted.path, {});
+      advance();
+    }
+    if (!have || wanted.path != found.path) return report(Kind::extra, found.path, {});
+    compare(found);
+    advance();
+  });
+  for (; have; advance()) report(Kind::missing, wanted.path, {});
+  return count;
+}
+
+}  // namespace wedge

@@ -1,0 +1,132 @@
+#include "wedge/internal/place_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/numbers.h"
+#include "formats/text/recipe.h"
+
+namespace wedge::internal {
+namespace {
+
+using formats::kHoleBlock;
+using formats::Row;
+
+std::array<timespec, 2> times_of(const Row& row) {
+  const timespec mtime{row.mtime.seconds, row.mtime.nanoseconds};
+  return {mtime, mtime};
+}
+
+void write_at(int fd, std::uint64_t offset, base::Bytes bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count < 0) {
+      if (errno == EINTR) continue;
+      base::throw_errno("write", errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+}
+
+bool is_zero(base::Bytes bytes) {
+  static constexpr std::array<std::byte, kHoleBlock> kZeros{};
+  return std::memcmp(bytes.data(), kZeros.data(), bytes.size()) == 0;
+}
+
+}  // namespace
+
+std::uint32_t restored_mode(const Row& row, const Fidelity& fidelity) {
+  return row.mode & (fidelity.owners ? 07777U : 01777U);
+}
+
+bool is_restored_xattr(const std::string& name, const Fidelity& fidelity) {
+  return fidelity.owners || name.starts_with("user.");
+}
+
+void ContentWriter::write(base::Bytes bytes) {
+  if (!sparse_) {
+    write_at(fd_, offset_, bytes);
+    offset_ += bytes.size();
+    ends_in_hole_ = ends_in_hole_ && bytes.empty();
+    return;
+  }
+  while (!bytes.empty()) {
+    // Up to the next block boundary; whole zero blocks are skipped.
+    const auto count = std::min<std::size_t>(bytes.size(), kHoleBlock - offset_ % kHoleBlock);
+    const auto part = bytes.subspan(0, count);
+    ends_in_hole_ = count == kHoleBlock && is_zero(part);
+    if (!ends_in_hole_) write_at(fd_, offset_, part);
+    offset_ += count;
+    bytes = bytes.subspan(count);
+  }
+}
+
+void ContentWriter::hole(std::uint64_t size) {
+  if (sparse_) {
+    offset_ += size;
+    ends_in_hole_ = true;
+    return;
+  }
+  static constexpr std::array<std::byte, 65536> kZeros{};
+  for (; size > 0; size -= std::min<std::uint64_t>(size, kZeros.size()))
+    write({kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(size, kZeros.size()))});
+}
+
+void ContentWriter::finish() {
+  if (ends_in_hole_ && ::ftruncate(fd_, static_cast<off_t>(offset_)) != 0) base::throw_errno("extend", errno);
+}
+
+std::uint64_t set_metadata(int fd, const Row& row, const Fidelity& fidelity) {
+  std::uint64_t skipped = 0;
+  if (fidelity.owners && ::fchown(fd, row.uid, row.gid) != 0) base::throw_errno("change owner", errno);
+  for (const auto& [name, value] : row.xattrs) {
+    if (!is_restored_xattr(name, fidelity)) continue;
+    if (::fsetxattr(fd, name.c_str(), value.data(), value.size(), 0) == 0) continue;
+    if (errno != ENOTSUP && errno != EPERM) base::throw_errno("extended attribute " + name, errno);
+    ++skipped;
+  }
+  if (::fchmod(fd, restored_mode(row, fidelity)) != 0) base::throw_errno("change mode", errno);
+  if (::futimens(fd, times_of(row).data()) != 0) base::throw_errno("set time", errno);
+  return skipped;
+}
+
+void make_symlink(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {
+  if (::symlinkat(row.target.c_str(), parent, name.c_str()) != 0) base::throw_errno("make symlink", errno);
+  if (fidelity.owners && ::fchownat(parent, name.c_str(), row.uid, row.gid, AT_SYMLINK_NOFOLLOW) != 0)
+    base::throw_errno("change owner", errno);
+  if (::utimensat(parent, name.c_str(), times_of(row).data(), AT_SYMLINK_NOFOLLOW) != 0)
+    base::throw_errno("set time", errno);
+}
+
+void make_special(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {
+  mode_t type = S_IFIFO;
+  dev_t device = 0;
+  if (row.type != Row::Type::fifo) {
+    type = row.type == Row::Type::block_device ? S_IFBLK : S_IFCHR;
+    std::string_view numbers = row.target;
+    const auto first = base::parse_decimal(base::take_field(numbers, ':')).value_or(0);
+    device = makedev(static_cast<unsigned>(first),
+                     static_cast<unsigned>(base::parse_decimal(numbers).value_or(0)));
+  }
+  if (::mknodat(parent, name.c_str(), type | 0600, device) != 0)
+    base::throw_errno("make special file", errno);
+  if (fidelity.owners && ::fchownat(parent, name.c_str(), row.uid, row.gid, AT_SYMLINK_NOFOLLOW) != 0)
+    base::throw_errno("change owner", errno);
+  if (::fchmodat(parent, name.c_str(), restored_mode(row, fidelity), 0) != 0)
+    base::throw_errno("change mode", errno);
+  if (::utimensat(parent, name.c_str(), times_of(row).data(), AT_SYMLINK_NOFOLLOW) != 0)
+    base::throw_errno("set time", errno);
+}
+
+}  // namespace wedge::internal

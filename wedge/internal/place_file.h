@@ -1,0 +1,44 @@
+// Writing one path: the calls that make a row true, each naming one component below an open directory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "formats/base/bytes.h"
+#include "formats/base/unique_fd.h"
+#include "formats/text/manifest.h"
+#include "wedge/tree_writer.h"
+
+namespace wedge::internal {
+
+/// Permission bits that are restored and compared.
+[[nodiscard]] std::uint32_t restored_mode(const formats::Row& row, const Fidelity& fidelity);
+/// Whether an extended attribute is restored and compared.
+[[nodiscard]] bool is_restored_xattr(const std::string& name, const Fidelity& fidelity);
+
+/// Writes a stream of content to a file; as a sparse one, aligned zero blocks are left out.
+class ContentWriter {
+ public:
+  ContentWriter(int fd, bool sparse) : fd_(fd), sparse_(sparse) {}
+  void write(base::Bytes bytes);
+  void hole(std::uint64_t size);
+  /// Sets the final size, which a trailing hole needs.
+  void finish();
+  [[nodiscard]] std::uint64_t size() const noexcept { return offset_; }
+
+ private:
+  int fd_;
+  bool sparse_;
+  std::uint64_t offset_ = 0;
+  bool ends_in_hole_ = false;
+};
+
+/// Owner, attributes, mode and time of an open file or directory. Returns how many attributes could not be
+/// set.
+std::uint64_t set_metadata(int fd, const formats::Row& row, const Fidelity& fidelity);
+
+void make_symlink(int parent, const std::string& name, const formats::Row& row, const Fidelity& fidelity);
+/// A device or fifo.
+void make_special(int parent, const std::string& name, const formats::Row& row, const Fidelity& fidelity);
+
+}  // namespace wedge::internal

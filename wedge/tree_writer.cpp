@@ -1,0 +1,323 @@
+// The calling thread reads rows in order, makes directories and symlinks itself and hands runs of files to
+// workers. Hard links come when all files are there; modes and times of directories last, deepest first.
+#include "wedge/tree_writer.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <deque>
+#include <memory>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/worker_pool.h"
+#include "formats/text/layout.h"
+#include "formats/text/recipe.h"
+#include "vat/content.h"
+#include "wedge/internal/place_file.h"
+
+namespace wedge {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::Row;
+using internal::ContentWriter;
+
+constexpr std::size_t kBatchFiles = 64;
+constexpr std::uint64_t kBatchSize = std::uint64_t{1}
+                                     << 20;  ///< content bytes after which a batch is handed over
+constexpr std::size_t kOpenDirectories = 32;
+
+using SharedFd = std::shared_ptr<base::UniqueFd>;  // shared: batches of one directory finish in any order
+using Layout = std::unordered_map<ObjectId, ObjectId>;
+
+formats::GetText getter(vat::BlobSource& source) {
+  return [&source](const ObjectId& id) { return source.read(id); };
+}
+
+Layout read_layout(vat::BlobSource& source, const ObjectId& id) {
+  Layout layout;
+  formats::LayoutReader reader(source.read(id), source.object_format(), getter(source));
+  ObjectId blob, recipe;
+  while (reader.next(blob, recipe)) layout.emplace(blob, recipe);
+  return layout;
+}
+
+std::pair<std::string, std::string> split(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (slash == std::string::npos) return {".", path};
+  return {path.substr(0, slash), path.substr(slash + 1)};
+}
+
+/// Content of one file into an open descriptor.
+void fill(vat::BlobSource& source, const std::optional<ObjectId>& blob, const std::optional<ObjectId>& recipe,
+          std::uint64_t size, ContentWriter& writer) {
+  const auto write = [&](base::Bytes bytes) { writer.write(bytes); };
+  if (recipe) {
+    const auto header = formats::find_recipe_header(source.read(*recipe), source.object_format());
+    if (!header || header->size != size || (blob && header->blob && header->blob != blob))
+      throw Error(Category::refused, "recipe " + recipe->hex() + " is not that of the file");
+    vat::stream_recipe(source, *recipe, {}, write, [&](std::uint64_t hole) { writer.hole(hole); });
+  } else {
+    source.stream(*blob, write);
+  }
+  writer.finish();
+  if (writer.size() != size) throw Error(Category::refused, "content is not of the size listed");
+}
+
+class TreeWriter {
+ public:
+  TreeWriter(vat::BlobSource& source, const ObjectId& layout, const WriteOptions& options)
+      : source_(source),
+        options_(options),
+        layout_(read_layout(source, layout)),
+        threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
+        pool_(threads_) {}
+
+  WriteSummary write(const ObjectId& manifest, int parent, const std::string& name) {
+    if (::mkdirat(parent, name.c_str(), 0700) != 0) base::throw_errno("make directory " + name, errno);
+    top_ = base::open_directory(parent, name);
+    auto reader = read_manifest(source_, manifest);
+    Row row;
+    while (reader.next(row)) {
+      const bool made = base::named(formats::escape(row.path), [&] { return place(row); });
+      if (made && options_.on_row) options_.on_row(row);
+    }
+    hand_over();
+    while (!running_.empty()) wait_for_oldest();
+    for (const auto& link : links_) base::named(formats::escape(link.path), [&] { make_link(link); });
+    for (auto directory = directories_.rbegin(); directory != directories_.rend(); ++directory) {
+      base::named(formats::escape(directory->path), [&] {
+        const auto fd = base::open_beneath(top_.get(), directory->path, O_RDONLY | O_DIRECTORY);
+        summary_.skipped_xattrs += internal::set_metadata(fd.get(), *directory, options_.fidelity);
+      });
+    }
+    summary_.reused_files = reused_;
+    summary_.fetched_size = fetched_;
+    summary_.skipped_xattrs += skipped_xattrs_;
+    return summary_;
+  }
+
+ private:
+  struct Batch {
+    std::vector<std::pair<SharedFd, Row>> files;
+    std::uint64_t size = 0;
+  };
+
+  /// False if the row is left out.
+  bool place(const Row& row) {
+    if (row.path == ".") {
+      directories_.push_back(row);
+      return true;
+    }
+    const auto [parent_path, name] = split(row.path);
+    switch (row.type) {
+      case Row::Type::directory: {
+        const auto parent = directory(parent_path);
+        if (::mkdirat(parent->get(), name.c_str(), 0700) != 0) base::throw_errno("make directory", errno);
+        directories_.push_back(row);
+        return true;
+      }
+      case Row::Type::file: {
+        batch_.files.emplace_back(directory(parent_path), row);
+        batch_.size += row.size;
+        ++summary_.files;
+        if (batch_.files.size() >= kBatchFiles || batch_.size >= kBatchSize) hand_over();
+        return true;
+      }
+      case Row::Type::symlink:
+        internal::make_symlink(directory(parent_path)->get(), name, row, options_.fidelity);
+        return true;
+      case Row::Type::hard_link: {
+        if (!options_.fidelity.special && left_out_.contains(row.target)) return false;
+        links_.push_back(row);
+        return true;
+      }
+      default:
+        if (!options_.fidelity.special) {
+          ++summary_.skipped_special;
+          left_out_.insert(row.path);
+          return false;
+        }
+        internal::make_special(directory(parent_path)->get(), name, row, options_.fidelity);
+        return true;
+    }
+  }
+
+  /// A handle on a directory of the tree; the last few stay open.
+  SharedFd directory(const std::string& path) {
+    for (auto known = open_.rbegin(); known != open_.rend(); ++known)
+      if (known->first == path) return known->second;
+    auto fd = std::make_shared<base::UniqueFd>(base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY));
+    if (open_.size() == kOpenDirectories) open_.pop_front();
+    open_.emplace_back(path, fd);
+    return fd;
+  }
+
+  void hand_over() {
+    if (batch_.files.empty()) return;
+    if (running_.size() >= 2 * threads_ + 2) wait_for_oldest();
+    const std::uint64_t size = batch_.size;
+    running_.emplace_back(size, pool_.submit([this, batch = std::exchange(batch_, {})] {
+      for (const auto& [parent, row] : batch.files)
+        base::named(formats::escape(row.path),
+                    [&, &dir = parent, &file = row] { place_file(dir->get(), file); });
+    }));
+  }
+
+  void wait_for_oldest() {
+    running_.front().second.get();
+    done_ += running_.front().first;
+    running_.pop_front();
+    if (options_.progress) options_.progress(done_);
+  }
+
+  // --- on workers
+  // ---------------------------------------------------------------------------------------------------
+
+  void place_file(int parent, const Row& row) {
+    const auto name = split(row.path).second;
+    if (options_.reuse_top >= 0 && reuse(parent, name, row)) {
+      ++reused_;
+      return;
+    }
+    auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    const auto recipe = layout_.find(row.blob);
+    ContentWriter writer(fd.get(), row.sparse);
+    fill(source_, row.blob, recipe == layout_.end() ? std::nullopt : std::optional(recipe->second), row.size,
+         writer);
+    fetched_ += row.size;
+    skipped_xattrs_ += internal::set_metadata(fd.get(), row, options_.fidelity);
+    fd.close();
+  }
+
+  /// Takes the file from the earlier tree if its content is proven to be the same.
+  bool reuse(int parent, const std::string& name, const Row& row) {
+    base::UniqueFd old;
+    try {
+      old = base::open_beneath(options_.reuse_top, row.path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    } catch (const Error&) {
+      return false;  // not there, not readable: it comes from the source
+    }
+    struct stat info;
+    if (::fstat(old.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
+        static_cast<std::uint64_t>(info.st_size) != row.size || info.st_mtim.tv_sec != row.mtime.seconds ||
+        info.st_mtim.tv_nsec != row.mtime.nanoseconds || !holds(old.get(), row))
+      return false;
+    auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    if (::ioctl(fd.get(), FICLONE, old.get()) == 0) {
+      skipped_xattrs_ += internal::set_metadata(fd.get(), row, options_.fidelity);
+      fd.close();
+      return true;
+    }
+    fd.reset();
+    if (::unlinkat(parent, name.c_str(), 0) != 0) base::throw_errno("remove", errno);
+    if (!same_metadata(old.get(), info, row)) return false;
+    const std::string self = "/proc/self/fd/" + std::to_string(old.get());
+    return ::linkat(AT_FDCWD, self.c_str(), parent, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+  }
+
+  bool holds(int fd, const Row& row) const {
+    base::ObjectHasher hasher(source_.object_format());
+    hasher.reset(row.size);
+    base::Buffer buffer(
+        static_cast<std::size_t>(std::min<std::uint64_t>(row.size + 1, std::uint64_t{1} << 20)));
+    std::uint64_t total = 0;
+    while (const std::size_t count = base::read_some(fd, buffer)) {
+      total += count;
+      hasher.update(base::Bytes(buffer).subspan(0, count));
+    }
+    return total == row.size && hasher.finish() == row.blob;
+  }
+
+  /// A hard link shares everything, so everything has to be equal.
+  bool same_metadata(int fd, const struct stat& info, const Row& row) const {
+    if ((info.st_mode & 07777) != internal::restored_mode(row, options_.fidelity)) return false;
+    if (options_.fidelity.owners && (info.st_uid != row.uid || info.st_gid != row.gid)) return false;
+    if (!options_.fidelity.owners && info.st_uid != ::geteuid()) return false;
+    std::size_t wanted = 0;
+    for (const auto& [attribute, value] : row.xattrs) {
+      if (!internal::is_restored_xattr(attribute, options_.fidelity)) continue;
+      ++wanted;
+      std::string there(value.size() + 1, '\0');
+      const ssize_t size = ::fgetxattr(fd, attribute.c_str(), there.data(), there.size());
+      if (size < 0 || there.substr(0, static_cast<std::size_t>(size)) != value) return false;
+    }
+    std::string names(65536, '\0');
+    const ssize_t listed = ::flistxattr(fd, names.data(), names.size());
+    std::size_t count = 0;
+    for (ssize_t i = 0; i < listed; ++i) {
+      const std::string attribute = names.c_str() + i;
+      if (attribute.starts_with("user.") || attribute == "security.capability") ++count;
+      i += static_cast<ssize_t>(attribute.size());
+    }
+    return count == wanted;
+  }
+
+  // --- when all files are there
+  // -------------------------------------------------------------------------------------
+
+  void make_link(const Row& row) {
+    const auto [target_parent, target_name] = split(row.target);
+    const auto [parent, name] = split(row.path);
+    const auto from = directory(target_parent);
+    const auto to = directory(parent);
+    struct stat info;
+    if (::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(info.st_mode))
+      throw Error(Category::refused, "hard link to what is not an earlier file");
+    if (::linkat(from->get(), target_name.c_str(), to->get(), name.c_str(), 0) != 0)
+      base::throw_errno("link", errno);
+  }
+
+  vat::BlobSource& source_;
+  const WriteOptions& options_;
+  const Layout layout_;
+  unsigned threads_;
+  base::UniqueFd top_;
+  std::deque<std::pair<std::string, SharedFd>> open_;
+  std::vector<Row> directories_, links_;
+  std::unordered_set<std::string> left_out_;  ///< paths of special files
+  Batch batch_;
+  std::deque<std::pair<std::uint64_t, std::future<void>>> running_;
+  std::uint64_t done_ = 0;
+  WriteSummary summary_;
+  std::atomic<std::uint64_t> reused_ = 0, fetched_ = 0, skipped_xattrs_ = 0;
+  base::WorkerPool pool_;  // last: its threads use the rest
+};
+
+}  // namespace
+
+formats::ManifestReader read_manifest(vat::BlobSource& source, const ObjectId& manifest) {
+  return base::named("manifest " + manifest.short_hex(), [&] {
+    return formats::ManifestReader(source.read(manifest), source.object_format(), getter(source));
+  });
+}
+
+WriteSummary write_tree(vat::BlobSource& source, const ObjectId& manifest, const ObjectId& layout, int parent,
+                        const std::string& name, const WriteOptions& options) {
+  return TreeWriter(source, layout, options).write(manifest, parent, name);
+}
+
+void write_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,
+                   const std::optional<ObjectId>& recipe, std::uint64_t size, bool sparse, int parent,
+                   const std::string& name, const std::function<void(std::uint64_t)>& progress) {
+  auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+  ContentWriter writer(fd.get(), sparse);
+  fill(source, blob, recipe, size, writer);
+  if (progress) progress(size);
+  fd.close();
+}
+
+}  // namespace wedge

@@ -1,0 +1,53 @@
+// From a root to a file system: writes trees and files, proven, without ever leaving their directory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "formats/base/object_id.h"
+#include "formats/text/manifest.h"
+#include "vat/blob_source.h"
+
+namespace wedge {
+
+/// What of a row's metadata is restored and compared. Without a flag it is left alone and not compared.
+struct Fidelity {
+  bool owners = false;   ///< uid, gid, setuid and setgid bits, security.* attributes; needs root
+  bool special = false;  ///< devices and fifos; devices need root
+};
+
+struct WriteOptions {
+  unsigned threads = 0;  ///< 0: one per core
+  Fidelity fidelity;
+  int reuse_top = -1;  ///< directory of an earlier state of the tree; files whose content is proven equal are
+                       ///< taken from it
+  std::function<void(std::uint64_t)> progress;      ///< content bytes in place so far, on the calling thread
+  std::function<void(const formats::Row&)> on_row;  ///< each row that now exists, in order
+};
+
+struct WriteSummary {
+  std::uint64_t files = 0;
+  std::uint64_t reused_files = 0;  ///< linked, cloned or copied from reuse_top
+  std::uint64_t fetched_size = 0;  ///< content bytes that came from the source
+  std::uint64_t skipped_special = 0;
+  std::uint64_t skipped_xattrs = 0;  ///< the file system or the user's rights do not allow them
+};
+
+/// Writes the tree of `manifest` and `layout` as a new directory `name` in `parent`. Nothing is synced; the
+/// caller does. Throws refused for malformed objects, not_found or corrupt for blobs, local for the file
+/// system.
+WriteSummary write_tree(vat::BlobSource& source, const base::ObjectId& manifest, const base::ObjectId& layout,
+                        int parent, const std::string& name, const WriteOptions& options);
+
+/// Writes content as a new file `name` in `parent`, mode 0644 less the umask. `sparse`: zero blocks become
+/// holes.
+void write_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
+                   const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse, int parent,
+                   const std::string& name, const std::function<void(std::uint64_t)>& progress);
+
+/// Reads the rows of a manifest, pieces fetched through `source`.
+[[nodiscard]] formats::ManifestReader read_manifest(vat::BlobSource& source, const base::ObjectId& manifest);
+
+}  // namespace wedge

@@ -1,0 +1,598 @@
+#include "wedge/wedge.h"
+
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <map>
+#include <set>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/numbers.h"
+#include "formats/json/json.h"
+#include "wedge/scanner.h"
+
+namespace wedge {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::Row;
+using Outcome = SyncResult::Outcome;
+
+constexpr std::size_t kMaxRecordHead = std::size_t{1} << 20;
+
+/// What is known of an entry that was made: one line of JSON, then its rows.
+struct Record {
+  std::string path;
+  std::string owner;
+  std::string key;          ///< root and fidelity in one line
+  std::uint64_t inode = 0;  ///< of the entry's top
+  base::ObjectFormat format = base::ObjectFormat::sha256;
+};
+
+std::string to_text(const Record& record) {
+  return formats::json::to_line(formats::json::Object{{"entry", 1},
+                                                      {"object-format", base::to_string(record.format)},
+                                                      {"key", record.key},
+                                                      {"inode", record.inode},
+                                                      {"owner", formats::escape(record.owner)},
+                                                      {"path", formats::escape(record.path)}}) +
+         "\n";
+}
+
+/// Reads a record line by line; what does not parse is as if it were not there.
+class RecordReader {
+ public:
+  explicit RecordReader(base::UniqueFd fd) : fd_(std::move(fd)), buffer_(std::size_t{64} << 10, '\0') {}
+
+  std::optional<Record> head() {
+    std::string line;
+    if (!next_line(line) || line.size() > kMaxRecordHead) return std::nullopt;
+    try {
+      const auto document = formats::json::parse(line);
+      const auto* object = document.find_object();
+      if (object == nullptr) return std::nullopt;
+      Record record;
+      const auto text = [&](const char* key, std::string& to) {
+        const auto* value = formats::json::find(*object, key);
+        if (value != nullptr && value->find_string() != nullptr) to = *value->find_string();
+      };
+      std::string format;
+      text("path", record.path);
+      text("owner", record.owner);
+      text("key", record.key);
+      text("object-format", format);
+      const auto* inode = formats::json::find(*object, "inode");
+      const auto known = base::find_object_format(format);
+      if (inode == nullptr || !inode->find_unsigned(record.inode) || !known) return std::nullopt;
+      record.format = format_ = *known;
+      record.path = formats::unescape(record.path);
+      record.owner = formats::unescape(record.owner);
+      return record;
+    } catch (const Error&) {
+      return std::nullopt;
+    }
+  }
+  bool next(Row& row) {
+    std::string line;
+    if (!next_line(line)) return false;
+    row = formats::parse_row(line, format_);
+    return true;
+  }
+
+ private:
+  bool next_line(std::string& line) {
+    while (true) {
+      const auto newline = rest_.find('\n');
+      line.append(rest_.substr(0, newline));
+      if (newline != std::string_view::npos) {
+        rest_.remove_prefix(newline + 1);
+        return true;
+      }
+      rest_ = {buffer_.data(),
+               base::read_some(fd_.get(), {reinterpret_cast<std::byte*>(buffer_.data()), buffer_.size()})};
+      if (rest_.empty()) return false;
+    }
+  }
+  base::UniqueFd fd_;
+  std::string buffer_;
+  std::string_view rest_;
+  base::ObjectFormat format_ = base::ObjectFormat::sha256;
+};
+
+std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
+  static constexpr const char* kNames[] = {"tree", "file", "image"};
+  std::string key = kNames[static_cast<std::size_t>(root.type)];
+  for (const auto* id : {&root.manifest, &root.layout, &root.blob, &root.recipe})
+    key += " " + (*id ? (*id)->hex() : "-");
+  return key + " " + (root.unpack.empty() ? "-" : root.unpack) + (fidelity.owners ? " owners" : "") +
+         (fidelity.special ? " special" : "");
+}
+
+std::pair<std::string, std::string> split(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (slash == std::string::npos) return {".", path};
+  return {path.substr(0, slash), path.substr(slash + 1)};
+}
+
+std::optional<struct stat> find_stat(int dir, const std::string& name) {
+  struct stat info;
+  if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return info;
+  if (errno != ENOENT && errno != ENOTDIR) base::throw_errno(name, errno);
+  return std::nullopt;
+}
+
+bool is_by_product(const std::string& path) {
+  return ::fnmatch("*.pyc", path.c_str(), 0) == 0 || path.find("__pycache__") != std::string::npos;
+}
+
+/// A row for a single file or image, as a record keeps it.
+Row file_row(int dir, const std::string& name, const EntryRoot& root) {
+  const auto info = find_stat(dir, name);
+  if (!info) throw Error(Category::internal, "a file that was just written is gone");
+  Row row;
+  row.path = ".";
+  row.mode = info->st_mode & 07777;
+  row.mtime = {info->st_mtim.tv_sec, static_cast<std::uint32_t>(info->st_mtim.tv_nsec)};
+  row.size = root.size;
+  if (root.blob) row.blob = *root.blob;
+  return row;
+}
+
+bool is_tree(const EntryRoot& root) {
+  return root.type == EntryRoot::Type::tree || !root.unpack.empty();
+}
+
+}  // namespace
+
+std::string_view to_string(Outcome outcome) noexcept {
+  switch (outcome) {
+    case Outcome::unchanged:
+      return "unchanged";
+    case Outcome::created:
+      return "created";
+    case Outcome::updated:
+      return "updated";
+    case Outcome::adopted:
+      return "adopted";
+    case Outcome::removed:
+      return "removed";
+    case Outcome::blocked:
+      return "blocked";
+  }
+  return "unknown";
+}
+
+class Wedge::Impl {
+ public:
+  explicit Impl(const std::string& path) {
+    base::make_directories(path);
+    top_ = base::open_directory(AT_FDCWD, path);
+    state_ = ensure(top_.get(), ".shrub");
+    lock_ = base::open_at(state_.get(), "lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) base::throw_errno("lock", errno);
+      throw Error(Category::busy, "wedge " + path + ": another sync is at work");
+    }
+    tmp_ = ensure(state_.get(), "tmp");
+    old_ = ensure(state_.get(), "old");
+    records_ = ensure(state_.get(), "entries");
+    recover();
+  }
+
+  SyncResult sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
+                  const std::string& owner, const SyncOptions& options) {
+    const auto record = find_record(path);
+    const auto key = key_of(root, options.fidelity);
+    const auto [parent_path, name] = split(path);
+    auto parent = find_parent(parent_path);
+    const auto there = parent ? find_stat(parent->get(), name) : std::nullopt;
+    SyncResult result;
+    std::vector<std::string> carried;
+    bool intact = false;
+    if (there) {
+      if (record) {
+        intact = survey(path, *record, options, result.in_the_way, carried);
+        if (intact && record->key == key) return result;
+      } else if (adopt(source, path, root, options, result.in_the_way)) {
+        result.outcome = Outcome::adopted;
+        if (!options.dry_run) write_record(path, owner, key, source, root, parent->get(), name);
+        return result;
+      }
+      if (!result.in_the_way.empty() && !options.overwrite) {
+        result.outcome = Outcome::blocked;
+        return result;
+      }
+    }
+    result.in_the_way.clear();
+    result.outcome = there ? Outcome::updated : Outcome::created;
+    if (options.dry_run) return result;
+
+    if (!parent) parent = make_parent(parent_path);
+    const auto workspace = base::random_name();
+    auto work = ensure(tmp_.get(), workspace.c_str());
+    base::AtomicFile next(records_.get(), 0600);
+    Record made{path, owner, key, 0, source.object_format()};
+    std::string rows;
+    build(source, path, root, options, there && S_ISDIR(there->st_mode), work.get(), rows, result.summary);
+    for (const auto& extra : carried) carry(path, extra, work.get());
+    made.inode = find_stat(work.get(), "new")->st_ino;
+    // Everything below is durable before the entry changes, and the record of what it will be before that.
+    if (::syncfs(work.get()) != 0) base::throw_errno("sync", errno);
+    next.write(base::as_bytes(to_text(made)));
+    next.write(base::as_bytes(rows));
+    (void)next.publish(records_.get(), record_name(path) + ".next", base::AtomicFile::Existing::replace);
+    swap_in(work.get(), parent->get(), name, there.has_value());
+    base::sync_directory(parent->get());
+    promote(path);
+    retire(path, work.get(), there.has_value());
+    work.reset();
+    base::remove_tree(tmp_.get(), workspace);
+    return result;
+  }
+
+  SyncResult remove(const std::string& path, const SyncOptions& options) {
+    SyncResult result;
+    const auto record = find_record(path);
+    const auto [parent_path, name] = split(path);
+    const auto parent = find_parent(parent_path);
+    result.outcome = Outcome::removed;
+    if (parent && find_stat(parent->get(), name)) {
+      std::vector<std::string> carried;
+      if (record) (void)survey(path, *record, options, result.in_the_way, carried);
+      if ((!result.in_the_way.empty() && !options.overwrite) || (!carried.empty() && options.keep_extra)) {
+        result.outcome = Outcome::blocked;
+        return result;
+      }
+      if (options.dry_run) return result;
+      base::remove_tree(old_.get(), record_name(path));
+      if (::renameat(parent->get(), name.c_str(), old_.get(), record_name(path).c_str()) != 0)
+        base::throw_errno(path, errno);
+      base::sync_directory(parent->get());
+    }
+    result.in_the_way.clear();
+    if (!options.dry_run) base::remove_tree(records_.get(), record_name(path) + ".state");
+    return result;
+  }
+
+  std::vector<std::string> entries(const std::string& owner) const {
+    std::vector<std::string> paths;
+    for (const auto& name : base::list_directory(records_.get())) {
+      if (!name.ends_with(".state")) continue;
+      const auto record = read_record(name);
+      if (record && record->owner == owner) paths.push_back(record->path);
+    }
+    std::sort(paths.begin(), paths.end());
+    return paths;
+  }
+
+ private:
+  static base::UniqueFd ensure(int dir, const char* name) {
+    if (::mkdirat(dir, name, 0700) != 0 && errno != EEXIST) base::throw_errno(name, errno);
+    return base::open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  }
+
+  /// Records are named by hash, so that no path of an entry can clash with another or with a suffix.
+  static std::string record_name(const std::string& path) {
+    return base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(path)).hex().substr(0, 40);
+  }
+
+  std::optional<base::UniqueFd> find_parent(const std::string& path) const {
+    try {
+      return base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
+    } catch (const Error& error) {
+      if (error.category() == Category::not_found) return std::nullopt;
+      throw;
+    }
+  }
+
+  base::UniqueFd make_parent(const std::string& path) const {
+    auto at = base::open_at(top_.get(), ".", O_RDONLY | O_DIRECTORY);
+    if (path == ".") return at;
+    for (std::string_view rest = path; !rest.empty();) {
+      const std::string name(base::take_field(rest, '/'));
+      if (::mkdirat(at.get(), name.c_str(), 0777) != 0 && errno != EEXIST) base::throw_errno(path, errno);
+      base::sync_directory(at.get());
+      at = base::open_beneath(at.get(), name, O_RDONLY | O_DIRECTORY);
+    }
+    return at;
+  }
+
+  std::optional<Record> read_record(const std::string& name) const {
+    auto fd = base::find_open_at(records_.get(), name, O_RDONLY | O_NOFOLLOW);
+    if (!fd) return std::nullopt;
+    return RecordReader(std::move(*fd)).head();
+  }
+  std::optional<Record> find_record(const std::string& path) const {
+    return read_record(record_name(path) + ".state");
+  }
+
+  void promote(const std::string& path) const {
+    const auto name = record_name(path);
+    if (::renameat(records_.get(), (name + ".next").c_str(), records_.get(), (name + ".state").c_str()) != 0)
+      base::throw_errno("record of " + path, errno);
+    base::sync_directory(records_.get());
+  }
+
+  /// Finishes or forgets what a killed sync left: an entry whose top is the one announced was exchanged
+  /// already.
+  void recover() {
+    base::remove_leftovers(records_.get());
+    for (const auto& name : base::list_directory(records_.get())) {
+      if (!name.ends_with(".next")) continue;
+      const auto record = read_record(name);
+      bool exchanged = false;
+      if (record && formats::is_safe_path(record->path)) {
+        const auto [parent_path, entry] = split(record->path);
+        const auto parent = find_parent(parent_path);
+        const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
+        exchanged = info && info->st_ino == record->inode;
+      }
+      if (exchanged)
+        promote(record->path);
+      else if (::unlinkat(records_.get(), name.c_str(), 0) != 0)
+        base::throw_errno(name, errno);
+    }
+    for (const auto& name : base::list_directory(tmp_.get())) base::remove_tree(tmp_.get(), name);
+  }
+
+  /// Compares an entry with what was made, by metadata. True if nothing differs. Differences that may not be
+  /// lost go to `in_the_way`, extra paths that move over to `carried`.
+  bool survey(const std::string& path, const Record& record, const SyncOptions& options,
+              std::vector<Difference>& in_the_way, std::vector<std::string>& carried) const {
+    auto file = base::find_open_at(records_.get(), record_name(path) + ".state", O_RDONLY | O_NOFOLLOW);
+    if (!file) return false;
+    RecordReader reader(std::move(*file));
+    (void)reader.head();
+    bool intact = true;
+    const auto note = [&](const Difference& difference) {
+      const bool extra = difference.kind == Difference::Kind::extra;
+      if (extra && (options.keep_extra || is_by_product(difference.path))) {
+        carried.push_back(difference.path);
+        return;
+      }
+      intact = false;
+      if (difference.kind != Difference::Kind::missing) in_the_way.push_back(difference);
+    };
+    const auto [parent_path, name] = split(path);
+    const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
+    const auto info = find_stat(parent.get(), name);
+    Row first;
+    if (!reader.next(first)) return false;
+    if (first.type == Row::Type::file) {
+      const bool same = S_ISREG(info->st_mode) && static_cast<std::uint64_t>(info->st_size) == first.size &&
+                        info->st_mtim.tv_sec == first.mtime.seconds &&
+                        info->st_mtim.tv_nsec == first.mtime.nanoseconds;
+      if (!same) note({S_ISREG(info->st_mode) ? Difference::Kind::content : Difference::Kind::type, ".", {}});
+      return intact;
+    }
+    if (!S_ISDIR(info->st_mode)) {
+      note({Difference::Kind::type, ".", {}});
+      return intact;
+    }
+    const auto top = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
+    CompareOptions compare;
+    compare.threads = options.threads;
+    compare.read_content = false;
+    compare.fidelity = options.fidelity;
+    compare.fidelity.owners = compare.fidelity.owners && record.key.find(" owners") != std::string::npos;
+    compare.fidelity.special = record.key.find(" special") != std::string::npos;
+    bool at_first = true;
+    const auto next = [&](Row& row) {
+      if (std::exchange(at_first, false)) {
+        row = first;
+        return true;
+      }
+      return reader.next(row);
+    };
+    (void)compare_tree(top.get(), record.format, next, compare, [&](const Difference& difference) {
+      // By-products and kept paths change the time of the directory they lie in.
+      if (difference.kind == Difference::Kind::metadata && difference.detail == "time") return;
+      note(difference);
+    });
+    return intact;
+  }
+
+  /// Whether what lies at `path`, which no sync made, already is what `root` says.
+  bool adopt(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
+             const SyncOptions& options, std::vector<Difference>& in_the_way) const {
+    if (!root.unpack.empty()) {
+      in_the_way.push_back({Difference::Kind::extra, ".", {}});
+      return false;
+    }
+    CompareOptions compare;
+    compare.threads = options.threads;
+    compare.fidelity = options.fidelity;
+    const auto count = verify(source, path, root, compare, [&](const Difference& difference) {
+      if (difference.kind != Difference::Kind::missing) in_the_way.push_back(difference);
+    });
+    if (count > 0 && is_empty_directory(path)) in_the_way.clear();
+    return count == 0;
+  }
+
+  bool is_empty_directory(const std::string& path) const {
+    try {
+      const auto dir = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
+      return base::list_directory(dir.get()).empty();
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
+ public:
+  std::uint64_t verify(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
+                       const CompareOptions& options,
+                       const std::function<void(const Difference&)>& on_difference) const;
+
+ private:
+  void build(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
+             const SyncOptions& options, bool old_is_directory, int work, std::string& rows,
+             WriteSummary& summary) const {
+    const auto keep = [&](const Row& row) { rows += formats::to_line(row) + "\n"; };
+    if (!is_tree(root)) {
+      write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image, work,
+                    "new", options.progress);
+      summary.files = 1;
+      summary.fetched_size = root.size;
+      return keep(file_row(work, "new", root));
+    }
+    base::UniqueFd old;
+    if (old_is_directory) old = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
+    WriteOptions write;
+    write.threads = options.threads;
+    write.fidelity = options.fidelity;
+    write.reuse_top = old ? old.get() : -1;
+    write.progress = options.progress;
+    write.on_row = keep;
+    if (!root.unpack.empty())
+      throw Error(Category::usage, path + ": unpacking archives is not supported yet");
+    summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
+  }
+
+  /// Takes an extra path of the old entry over into the new one: files by hard link, so that the old tree
+  /// stays whole.
+  void carry(const std::string& path, const std::string& extra, int work) const {
+    const auto old = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
+    const auto fresh = base::open_beneath(work, "new", O_RDONLY | O_DIRECTORY);
+    const auto [parent_path, name] = split(extra);
+    const auto from = base::open_beneath(old.get(), parent_path, O_RDONLY | O_DIRECTORY);
+    base::UniqueFd to;
+    try {
+      to = base::open_beneath(fresh.get(), parent_path, O_RDONLY | O_DIRECTORY);
+    } catch (const Error&) {
+      if (is_by_product(extra)) return;  // the directory it was a by-product of is gone
+      throw Error(Category::refused,
+                  "extra path " + formats::escape(extra) + ": its directory is not in the new tree");
+    }
+    const auto info = find_stat(from.get(), name);
+    if (!info) return;
+    if (S_ISDIR(info->st_mode)) {
+      if (::mkdirat(to.get(), name.c_str(), info->st_mode & 07777) != 0 && errno != EEXIST)
+        base::throw_errno(extra, errno);
+    } else if (::linkat(from.get(), name.c_str(), to.get(), name.c_str(), 0) != 0 && errno != EEXIST) {
+      base::throw_errno(extra, errno);
+    }
+  }
+
+  void swap_in(int work, int parent, const std::string& name, bool there) const {
+    const unsigned flags = there ? RENAME_EXCHANGE : RENAME_NOREPLACE;
+    if (::renameat2(work, "new", parent, name.c_str(), flags) == 0) return;
+    if (errno == EXDEV)
+      throw Error(Category::local, name + ": is on another file system than the wedge",
+                  "do not mount over parts of a wedge");
+    if (errno != EINVAL && errno != ENOSYS) base::throw_errno(name, errno);
+    // No exchange on this file system: two renames. What a crash between them leaves is made anew by the next
+    // sync.
+    if (there && ::renameat(parent, name.c_str(), work, "old") != 0) base::throw_errno(name, errno);
+    if (::renameat(work, "new", parent, name.c_str()) != 0) base::throw_errno(name, errno);
+  }
+
+  /// Puts the previous state under old/, in place of the one before.
+  void retire(const std::string& path, int work, bool there) const {
+    const auto name = record_name(path);
+    base::remove_tree(old_.get(), name);
+    if (!there) return;
+    if (::renameat(work, "new", old_.get(), name.c_str()) != 0 && errno == ENOENT)
+      if (::renameat(work, "old", old_.get(), name.c_str()) != 0) base::throw_errno(path, errno);
+  }
+
+  void write_record(const std::string& path, const std::string& owner, const std::string& key,
+                    vat::BlobSource& source, const EntryRoot& root, int parent,
+                    const std::string& name) const {
+    base::AtomicFile file(records_.get(), 0600);
+    file.write(
+        base::as_bytes(to_text({path, owner, key, find_stat(parent, name)->st_ino, source.object_format()})));
+    if (is_tree(root)) {
+      auto reader = read_manifest(source, *root.manifest);
+      for (Row row; reader.next(row);) file.write(base::as_bytes(formats::to_line(row) + "\n"));
+    } else {
+      file.write(base::as_bytes(formats::to_line(file_row(parent, name, root)) + "\n"));
+    }
+    (void)file.publish(records_.get(), record_name(path) + ".state", base::AtomicFile::Existing::replace);
+  }
+
+  base::UniqueFd top_, state_, lock_, tmp_, old_, records_;
+};
+
+namespace {
+
+std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& path, const EntryRoot& root,
+                           const CompareOptions& options,
+                           const std::function<void(const Difference&)>& on_difference) {
+  const auto report = [&](Difference::Kind kind) {
+    on_difference({kind, ".", {}});
+    return std::uint64_t{1};
+  };
+  const auto [parent_path, name] = split(path);
+  std::optional<struct stat> info;
+  base::UniqueFd parent;
+  try {
+    parent = base::open_beneath(top, parent_path, O_RDONLY | O_DIRECTORY);
+    info = find_stat(parent.get(), name);
+  } catch (const Error& error) {
+    if (error.category() != Category::not_found) throw;
+  }
+  if (!info) return report(Difference::Kind::missing);
+  if (root.type == EntryRoot::Type::tree) {
+    if (!S_ISDIR(info->st_mode)) return report(Difference::Kind::type);
+    const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
+    auto reader = read_manifest(source, *root.manifest);
+    return compare_tree(
+        dir.get(), source.object_format(), [&](Row& row) { return reader.next(row); }, options,
+        on_difference);
+  }
+  if (!S_ISREG(info->st_mode)) return report(Difference::Kind::type);
+  if (static_cast<std::uint64_t>(info->st_size) != root.size) return report(Difference::Kind::content);
+  if (!options.read_content || !root.blob) return 0;
+  const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
+  base::ObjectHasher hasher(source.object_format());
+  hasher.reset(root.size);
+  base::Buffer buffer(std::size_t{1} << 20);
+  while (const std::size_t count = base::read_some(fd.get(), buffer))
+    hasher.update(base::Bytes(buffer).subspan(0, count));
+  return hasher.finish() == *root.blob ? 0 : report(Difference::Kind::content);
+}
+
+}  // namespace
+
+std::uint64_t Wedge::Impl::verify(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
+                                  const CompareOptions& options,
+                                  const std::function<void(const Difference&)>& on_difference) const {
+  return verify_below(source, top_.get(), path, root, options, on_difference);
+}
+
+Wedge::Wedge(const std::string& path) : impl_(std::make_unique<Impl>(path)) {}
+Wedge::~Wedge() = default;
+
+SyncResult Wedge::sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
+                       const std::string& owner, const SyncOptions& options) {
+  return base::named(path, [&] { return impl_->sync(source, path, root, owner, options); });
+}
+
+SyncResult Wedge::remove(const std::string& path, const SyncOptions& options) {
+  return base::named(path, [&] { return impl_->remove(path, options); });
+}
+
+std::vector<std::string> Wedge::entries(const std::string& owner) const {
+  return impl_->entries(owner);
+}
+
+std::uint64_t verify_entry(vat::BlobSource& source, const std::string& wedge, const std::string& path,
+                           const EntryRoot& root, const CompareOptions& options,
+                           const std::function<void(const Difference&)>& on_difference) {
+  const auto top = base::open_directory(AT_FDCWD, wedge);
+  return base::named(path,
+                     [&] { return verify_below(source, top.get(), path, root, options, on_difference); });
+}
+
+}  // namespace wedge

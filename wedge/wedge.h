@@ -1,0 +1,82 @@
+// A wedge: the place where the roots of a shrub lie as trees and files, one entry each, changed atomically.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/base/object_id.h"
+#include "vat/blob_source.h"
+#include "wedge/comparison.h"
+#include "wedge/tree_writer.h"
+
+namespace wedge {
+
+/// What an entry is to hold.
+struct EntryRoot {
+  enum class Type : std::uint8_t { tree, file, image };
+  Type type = Type::tree;
+  std::optional<base::ObjectId> manifest, layout;  ///< tree
+  std::optional<base::ObjectId> blob, recipe;      ///< file, image
+  std::uint64_t size = 0;
+  std::string unpack;  ///< file: unpack it as this kind of archive, or empty
+  friend bool operator==(const EntryRoot&, const EntryRoot&) = default;
+};
+
+struct SyncOptions {
+  unsigned threads = 0;
+  Fidelity fidelity;
+  bool keep_extra = false;  ///< paths that sync did not make move over into the new entry
+  bool overwrite = false;   ///< … or are left behind in the old one, as changed files are
+  bool dry_run = false;
+  std::function<void(std::uint64_t)> progress;
+};
+
+struct SyncResult {
+  enum class Outcome : std::uint8_t { unchanged, created, updated, adopted, removed, blocked };
+  Outcome outcome = Outcome::unchanged;
+  std::vector<Difference> in_the_way;  ///< blocked: paths that sync did not make, or that were changed since
+  WriteSummary summary;
+};
+
+[[nodiscard]] std::string_view to_string(SyncResult::Outcome outcome) noexcept;
+
+/// An open wedge. Everything sync needs to know lies in `.shrub/` inside it: `entries/` (what was made),
+/// `tmp/` (what is being made), `old/` (the previous state of each entry, until its next change), `lock`.
+///
+/// A new entry is built in tmp/, made durable, then exchanged with the old one by one rename. A crash at any
+/// moment leaves the old or the new state; the next Wedge finishes or forgets what was under way.
+///
+/// One thread at a time. Errors: busy if another process syncs the wedge; local; those of the blob source.
+class Wedge {
+ public:
+  /// Opens for syncing; creates the directory if it is not there.
+  explicit Wedge(const std::string& path);
+  ~Wedge();
+  Wedge(const Wedge&) = delete;
+  Wedge& operator=(const Wedge&) = delete;
+
+  /// Makes entry `path` (relative, `a/b`) hold `root`. `owner` names the shrub it belongs to.
+  SyncResult sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
+                  const std::string& owner, const SyncOptions& options);
+  /// Moves an entry away, if nothing in it would be lost.
+  SyncResult remove(const std::string& path, const SyncOptions& options);
+
+  /// Paths of the entries that were made for `owner`, in order.
+  [[nodiscard]] std::vector<std::string> entries(const std::string& owner) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Compares entry `path` of the wedge at `wedge` with `root`, reading everything unless options.read_content
+/// is false.
+std::uint64_t verify_entry(vat::BlobSource& source, const std::string& wedge, const std::string& path,
+                           const EntryRoot& root, const CompareOptions& options,
+                           const std::function<void(const Difference&)>& on_difference);
+
+}  // namespace wedge
