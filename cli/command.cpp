@@ -13,6 +13,15 @@ namespace {
 using base::Category;
 using base::Error;
 
+/// CLI11 takes an argument in brackets apart at its commas; a byte in front of it, removed again afterwards, keeps it whole.
+constexpr char kShield = '\x01';
+std::vector<std::string> shielded(int argc, char** argv) {
+  std::vector<std::string> arguments;  // in reverse, as CLI11 wants them
+  for (int i = argc - 1; i > 0; --i)
+    arguments.push_back(argv[i][0] == '[' || argv[i][0] == kShield ? kShield + std::string(argv[i]) : std::string(argv[i]));
+  return arguments;
+}
+
 std::string key_of(const Option& option) {
   return option.names.substr(option.names.rfind(',') + 1);
 }
@@ -33,7 +42,7 @@ void add_option(CLI::App& app, const Option& option, Slots& slots) {
   if (option.repeated)
     added->expected(1)->allow_extra_args(false)->take_all();
   else
-    added->expected(1)->take_last();
+    added->expected(1)->allow_extra_args(false)->take_last();
 }
 
 void add_argument(CLI::App& app, const Argument& argument, Slots& slots) {
@@ -77,7 +86,7 @@ int run_checked(const Program& program, int argc, char** argv) {
   hidden->add_option("DIR", directory)->required();
 
   try {
-    app.parse(argc, argv);
+    app.parse(shielded(argc, argv));
   } catch (const CLI::Success& wanted) {  // --help, --version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
@@ -93,8 +102,11 @@ int run_checked(const Program& program, int argc, char** argv) {
     if (!verbs[&command]->parsed()) continue;
     Call call;
     for (const Slots* filled : {&global, &slots[&command]}) {
-      for (const auto& [key, values] : filled->values)
+      for (auto [key, values] : filled->values) {
+        for (auto& value : values)
+          if (value.starts_with(kShield)) value.erase(0, 1);
         if (!values.empty()) call.set(key, values);
+      }
       for (const auto& [key, given] : filled->flags)
         if (given) call.set(key, {});
     }

@@ -22,6 +22,7 @@ struct Option {
   std::string help;
   Completion completion = Completion::none;
   bool repeated = false;
+  bool required = false;
 };
 
 struct Argument {

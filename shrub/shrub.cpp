@@ -47,6 +47,10 @@ std::vector<std::string> trusted_paths(const UserSettings& user) {
     const auto document = formats::json::parse(base::read_file(AT_FDCWD, file, kMaxVatList));
     const auto* object = document.find_object();
     const auto* list = object != nullptr ? formats::json::find(*object, "vats") : nullptr;
+    std::uint64_t version = 0;
+    const auto* number = object != nullptr ? formats::json::find(*object, "trust") : nullptr;
+    if (number == nullptr || !number->find_unsigned(version) || version != 1)
+      throw Error(Category::no_store, "of a version this program does not know");
     if (list != nullptr && list->find_array() != nullptr)
       for (const auto& value : *list->find_array())
         if (value.find_string() != nullptr) paths.push_back(*value.find_string());
@@ -212,7 +216,7 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead, cons
         open(path, entry.write);
       } catch (const Error& error) {
         // A set of vats works with what is left of it; the first failure is told if nothing is.
-        if (entry.write) throw;
+        if (entry.write && !vats.write_failure) vats.write_failure.emplace(error);
         if (user.on_note) user.on_note(error.what());
         if (!failure) failure.emplace(error);
       }

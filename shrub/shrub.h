@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/base/error.h"
 #include "formats/vat_json/vat_list.h"
 #include "formats/vref/vref.h"
 #include "vat/blob_source.h"
@@ -63,6 +64,7 @@ class Shrub {
 struct Vats {
   std::shared_ptr<vat::BlobSource> source;  ///< all of them as one; shared with `writable`
   std::shared_ptr<vat::Vat> writable;       ///< where adds go; nullptr if there is none
+  std::optional<base::Error> write_failure;  ///< why a vat marked "write" could not be opened
 };
 
 /// Opens the vats of the list, or of `instead` (what --vat named) if that is not empty. A local path outside

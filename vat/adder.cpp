@@ -27,7 +27,11 @@ constexpr std::array<std::size_t, 4> kGroupGoal = {std::size_t{1} << 20, std::si
                                                    std::size_t{256} << 10, 0};
 
 base::UniqueFd ensure_directory(int dir, const char* name, unsigned mode) {
-  if (::mkdirat(dir, name, mode) != 0 && errno != EEXIST) base::throw_errno(name, errno);
+  if (::mkdirat(dir, name, mode) == 0) {
+    base::sync_directory(dir);
+  } else if (errno != EEXIST) {
+    base::throw_errno(name, errno);
+  }
   return base::open_directory(dir, name);
 }
 
@@ -69,7 +73,7 @@ class Adder::Impl {
   }
 
   void claim(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
-    claims_.push_back({content, recipe, size, true});
+    claims_.push_back({content, recipe, size, false});
   }
 
   AddSummary finish() {
@@ -80,6 +84,10 @@ class Adder::Impl {
     vat_.with_index([&](internal::Index& index) {
       for (const auto& claim : claims_) index.put_claim(claim);
     });
+    for (auto& claim : claims_) {
+      claim.proven = true;  // the content was hashed when it was added
+      vat_.note_proven(claim);
+    }
     claims_.clear();
     return summary_;
   }

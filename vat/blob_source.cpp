@@ -16,8 +16,9 @@ auto first_good(const std::vector<std::shared_ptr<BlobSource>>& sources, Ask ask
     try {
       return ask(*source);
     } catch (const Error& error) {
+      // Damaged, unreadable or too large here: another may do better. Only what no other source can change ends it.
       const bool absent = error.category() == Category::not_found;
-      if (!absent && error.category() != Category::corrupt) throw;
+      if (error.category() == Category::internal || error.category() == Category::busy) throw;
       if (!failure || !absent) failure.emplace(error);
     }
   }
@@ -48,10 +49,21 @@ base::Buffer SourceSet::read(const base::ObjectId& id) {
 }
 
 void SourceSet::stream(const base::ObjectId& id, const base::ByteSink& sink) {
+  bool begun = false;
+  std::optional<Error> broken;  // after bytes were handed out there is no starting over
   first_good(sources_, [&](BlobSource& source) {
-    source.stream(id, sink);
+    try {
+      source.stream(id, [&](base::Bytes bytes) {
+        begun = true;
+        sink(bytes);
+      });
+    } catch (const Error& error) {
+      if (!begun) throw;
+      broken.emplace(error);
+    }
     return true;
   });
+  if (broken) throw Error(*broken);
 }
 
 std::vector<RecipeClaim> SourceSet::find_recipes(const base::ObjectId& id) {

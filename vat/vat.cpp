@@ -121,6 +121,42 @@ std::shared_ptr<internal::Index> Vat::Impl::open_index() {
   return std::make_shared<internal::Index>(":memory:", format);
 }
 
+/// What was proven is kept with the user, not with the vat: a vat may come from somebody else, index and all.
+std::shared_ptr<internal::Index> Vat::Impl::proofs() {
+  const std::lock_guard lock(mutex_);
+  if (proofs_ != nullptr) return proofs_;
+  const auto file = options_.cache_dir + "/proofs-" + std::string(base::to_string(format)) + ".db";
+  for (int attempt = 0; attempt < 2 && !options_.cache_dir.empty() && proofs_ == nullptr; ++attempt) {
+    try {
+      base::make_directories(options_.cache_dir);
+      proofs_ = std::make_shared<internal::Index>(file, format);
+    } catch (const Error& error) {
+      if (error.category() != Category::corrupt) break;
+      for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((file + suffix).c_str());
+    }
+  }
+  if (proofs_ == nullptr) proofs_ = std::make_shared<internal::Index>(":memory:", format);
+  return proofs_;
+}
+
+bool Vat::Impl::is_proven(const ObjectId& content, const ObjectId& recipe) {
+  try {
+    for (const auto& claim : proofs()->find_claims(content))
+      if (claim.proven && claim.recipe == recipe) return true;
+  } catch (const Error& error) {
+    note(error.what());  // proving again is all it costs
+  }
+  return false;
+}
+
+void Vat::Impl::note_proven(const internal::Claim& claim) {
+  try {
+    proofs()->put_claim(claim);
+  } catch (const Error& error) {
+    note(error.what());
+  }
+}
+
 void Vat::Impl::discard_index() {
   {
     const std::lock_guard lock(mutex_);
@@ -152,7 +188,14 @@ void Vat::Impl::refresh(bool again) {
       const auto before = known.find(name);
       const bool same =
           before != known.end() && before->second.size == found.size && before->second.mtime == found.mtime;
-      if (!same || again) index_pack(found);
+      if (!same || again) {
+        try {
+          index_pack(found);
+        } catch (const Error& error) {
+          if (error.category() != Category::local && error.category() != Category::not_found) throw;
+          note("pack " + name + ": " + error.what());  // as good as absent; others may have what is in it
+        }
+      }
       if (before != known.end()) known.erase(before);
     }
   }
@@ -350,12 +393,17 @@ bool Vat::Impl::read_loose(const LooseFile& file, const base::ByteSink& sink) co
     base::ObjectHasher hasher(format);
     hasher.reset(size);
     pass([&](base::Bytes bytes) {
+      if (bytes.size() > size) throw Error(Category::corrupt, "grew while it was read");
+      size -= bytes.size();
       hasher.update(bytes);
       if (sink) sink(bytes);
     });
     return hasher.finish() == file.id;
   } catch (const Error& error) {
-    if (error.category() == Category::corrupt || error.category() == Category::internal) return false;
+    // Damaged, changing, or not to be decompressed in bounded memory: in no case a copy to rely on.
+    if (error.category() == Category::corrupt || error.category() == Category::internal ||
+        error.category() == Category::refused)
+      return false;
     throw;
   }
 }
@@ -397,7 +445,7 @@ void Vat::create(const std::string& path, base::ObjectFormat format, const chunk
   }
   for (const auto& name : base::list_directory(dir.get()))
     if (name != "primary" && name != "cache" && name != "local" && name != "tmp" &&
-        !name.starts_with(".tmp-"))
+        !name.starts_with(".vat-tmp-"))
       throw Error(Category::refused, path + ": not empty and not a vat", "name a new directory");
   base::make_directories(path + "/" + Impl::kPackDir);
   for (const auto* name : {"cache", "local", "tmp"})
@@ -468,13 +516,16 @@ void Vat::stream(const ObjectId& id, const base::ByteSink& sink) {
 
 std::vector<RecipeClaim> Vat::find_recipes(const ObjectId& id) {
   std::vector<RecipeClaim> found;
-  for (const auto& claim : impl_->with_index([&](internal::Index& index) { return index.find_claims(id); }))
-    found.push_back({claim.recipe, claim.size, claim.proven});
+  for (const auto& claim : impl_->with_index([&](internal::Index& index) { return index.find_claims(id); })) {
+    if (!impl_->find(claim.recipe)) continue;  // its pack is gone or damaged
+    const bool proven = impl_->is_proven(id, claim.recipe);
+    found.insert(proven ? found.begin() : found.end(), {claim.recipe, claim.size, proven});
+  }
   return found;
 }
 
 void Vat::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
-  impl_->with_index([&](internal::Index& index) { index.put_claim({content, recipe, size, true}); });
+  impl_->note_proven({content, recipe, size, true});
 }
 
 void Vat::list(const std::function<void(const ObjectId&, const StoredBlob&)>& visit,

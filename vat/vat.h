@@ -22,7 +22,7 @@ namespace vat {
 using NoteSink = std::function<void(const std::string&)>;
 
 struct OpenOptions {
-  std::string cache_dir;  ///< where the index goes if the vat cannot be written; empty: memory
+  std::string cache_dir;  ///< for what was proven, and for the index if the vat cannot be written; empty: memory
   NoteSink on_note;       ///< called from any thread, one call at a time
 };
 

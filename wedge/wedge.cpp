@@ -540,7 +540,7 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
     parent = base::open_beneath(top, parent_path, O_RDONLY | O_DIRECTORY);
     info = find_stat(parent.get(), name);
   } catch (const Error& error) {
-    if (error.category() != Category::not_found) throw;
+    if (error.category() != Category::not_found && error.category() != Category::refused) throw;
   }
   if (!info) return report(Difference::Kind::missing);
   if (root.type == EntryRoot::Type::tree) {

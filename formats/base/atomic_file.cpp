@@ -16,7 +16,8 @@
 namespace base {
 namespace {
 
-constexpr const char* kPrefix = ".tmp-";
+constexpr std::string_view kPrefix = ".vat-tmp-";
+constexpr std::size_t kNameSize = kPrefix.size() + 32;  // and a random_name()
 
 bool rename_unless_there(int from_dir, const char* from, int to_dir, const char* to) {
   if (::renameat2(from_dir, from, to_dir, to, RENAME_NOREPLACE) == 0) return true;
@@ -31,7 +32,7 @@ bool rename_unless_there(int from_dir, const char* from, int to_dir, const char*
 
 AtomicFile::AtomicFile(int tmp_dir, unsigned mode) : tmp_dir_(tmp_dir) {
   while (true) {
-    tmp_name_ = kPrefix + random_name();
+    tmp_name_ = std::string(kPrefix) + random_name();
     fd_ = open_at(tmp_dir, tmp_name_, O_RDWR | O_CREAT | O_EXCL, mode);
     if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) continue;  // a cleaner was quicker
     struct stat info;
@@ -68,7 +69,7 @@ void write_file_atomically(int directory, const std::string& name, Bytes content
 
 void remove_leftovers(int tmp_dir) noexcept try {
   for (const auto& name : list_directory(tmp_dir)) {
-    if (!name.starts_with(kPrefix)) continue;
+    if (name.size() != kNameSize || !name.starts_with(kPrefix)) continue;
     const auto file = find_open_at(tmp_dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
     if (file && ::flock(file->get(), LOCK_EX | LOCK_NB) == 0) (void)::unlinkat(tmp_dir, name.c_str(), 0);
   }

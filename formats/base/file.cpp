@@ -80,6 +80,7 @@ UniqueFd open_beneath(int dir, std::string_view path, int flags) {
     if (fd >= 0) return UniqueFd(fd);
     if (errno == ELOOP || errno == EXDEV)
       throw Error(Category::refused, std::string(path) + ": a symbolic link or '..' leads out of the way");
+    if (errno == ENOTDIR) throw Error(Category::refused, std::string(path) + ": a component is not a directory");
     if (errno != ENOSYS && errno != EPERM && errno != ENAMETOOLONG) throw_errno(std::string(path), errno);
   }
   return named(path.substr(0, 200), [&] { return open_stepwise(dir, path, flags); });
@@ -92,7 +93,10 @@ UniqueFd open_directory(int dir, const std::string& path) {
 void make_directories(const std::string& path) {
   for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
     const auto prefix = path.substr(0, end);
-    if (::mkdir(prefix.c_str(), 0777) != 0 && errno != EEXIST) {
+    if (::mkdir(prefix.c_str(), 0777) == 0) {
+      const auto slash = prefix.rfind('/');  // the new name lies in its parent
+      sync_directory(open_directory(AT_FDCWD, slash == std::string::npos ? "." : prefix.substr(0, slash + 1)).get());
+    } else if (errno != EEXIST) {
       const int failure = errno;
       struct stat info;
       if (::stat(prefix.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) throw_errno(prefix, failure);

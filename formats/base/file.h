@@ -22,13 +22,13 @@ namespace base {
 
 /// Opens a path of any length that came from outside, below `dir`: no component may be a symlink or `..`, and the
 /// result is never outside `dir` (openat2 RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS; component by component with
-/// O_NOFOLLOW where the kernel lacks it). `.` is `dir` itself. Throws refused if a component is a symlink.
+/// O_NOFOLLOW where the kernel lacks it). `.` is `dir` itself. Throws refused if a component is a symlink or no directory, not_found, local.
 [[nodiscard]] UniqueFd open_beneath(int dir, std::string_view path, int flags);
 
 /// A directory for *at calls.
 [[nodiscard]] UniqueFd open_directory(int dir, const std::string& path);
 
-/// Creates `path` and what is missing above it.
+/// Creates `path` and what is missing above it, durably.
 void make_directories(const std::string& path);
 
 /// Reads exactly buffer.size() bytes at `offset`; false if the file ends before.

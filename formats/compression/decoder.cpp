@@ -4,6 +4,7 @@
 #include <lzma.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <array>
 #include <string>
@@ -201,6 +202,8 @@ class Zstd final : public BufferedDecoder {
     ZSTD_inBuffer in{rest_.data(), rest_.size(), 0};
     ZSTD_outBuffer out{to.data(), to.size(), 0};
     const std::size_t code = ZSTD_decompressStream(stream_.get(), &out, &in);
+    if (ZSTD_isError(code) && ZSTD_getErrorCode(code) == ZSTD_error_frameParameter_windowTooLarge)
+      throw Error(Category::refused, "zstd: needs a window of more than 128 MiB to decompress");
     if (ZSTD_isError(code)) damaged("zstd", ZSTD_getErrorName(code));
     if (rest_.empty() && at_end_ && out.pos == 0) damaged("zstd", "unexpected end");
     rest_ = rest_.subspan(in.pos);
@@ -209,7 +212,7 @@ class Zstd final : public BufferedDecoder {
   }
 
   base::CPtr<ZSTD_DStream, ZSTD_freeDStream> stream_;
-  std::size_t in_frame_ = 0;  ///< 0 between frames
+  std::size_t in_frame_ = 1;  ///< 0 between frames; there is at least one
 };
 
 }  // namespace

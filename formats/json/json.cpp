@@ -1,7 +1,9 @@
 #include "formats/json/json.h"
 
+#include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "formats/base/error.h"
 
@@ -34,8 +36,7 @@ class Builder final : public nlohmann::json::json_sax_t {
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(string_t& name) override {
-    for (const auto& [known, value] : *stack_.back().value.find_object())
-      if (known == name) return fail("key '" + name + "' is there twice");
+    if (!stack_.back().keys.insert(name).second) return fail("key '" + name + "' is there twice");
     stack_.back().key = std::move(name);
     return true;
   }
@@ -49,7 +50,8 @@ class Builder final : public nlohmann::json::json_sax_t {
  private:
   struct Open {
     Value value;
-    std::string key;  ///< of the member being read, when value is an object
+    std::string key;                       ///< of the member being read, when value is an object
+    std::unordered_set<std::string> keys;  ///< read so far: a scan for each key would be quadratic
   };
   bool fail(std::string why) {
     if (failure.empty()) failure = std::move(why);
@@ -57,7 +59,7 @@ class Builder final : public nlohmann::json::json_sax_t {
   }
   bool open(Value value) {
     if (stack_.size() == kMaxNesting) return fail("nested too deeply");
-    stack_.push_back({std::move(value), {}});
+    stack_.push_back({std::move(value), {}, {}});
     return true;
   }
   bool close() {
@@ -117,8 +119,11 @@ struct Writer {
   void operator()(std::uint64_t value) const { to += std::to_string(value); }
   void operator()(double value) const {
     char text[40];
-    (void)std::snprintf(text, sizeof text, "%.17g", value);
-    to += text;
+    const auto* end =
+        std::to_chars(text, text + sizeof text, value).ptr;  // the shortest that reads back the same
+    const std::string_view digits(text, static_cast<std::size_t>(end - text));
+    to += digits;
+    if (digits.find_first_not_of("-0123456789") == std::string_view::npos) to += ".0";  // else an integer
   }
   void operator()(const std::string& value) const { write_string(to, value); }
   void operator()(const Array& array) const {
@@ -177,6 +182,8 @@ void set(Object& object, std::string_view key, Value value) {
 }
 
 Value parse(std::string_view text) {
+  // The library takes a NUL for the end of the text.
+  if (text.find('\0') != std::string_view::npos) throw Error(Category::refused, "json: a NUL byte");
   Builder builder;
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder))
     throw Error(Category::refused, "json: " + (builder.failure.empty() ? "bad syntax" : builder.failure));

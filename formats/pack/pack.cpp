@@ -267,4 +267,11 @@ std::uint64_t walk_pack(const ReadAt& read, std::uint64_t size, const GroupVisit
   return at;
 }
 
+bool is_trailer_at(const ReadAt& read, std::uint64_t offset, std::uint64_t size) {
+  std::array<std::byte, kFrameHeaderSize> head;
+  return offset + kFrameHeaderSize <= size && read(offset, head) &&
+         base::load_le<std::uint32_t>(head.data()) == kTrailerMagic &&
+         base::load_le<std::uint32_t>(head.data() + 4) == size - offset - kFrameHeaderSize;
+}
+
 }  // namespace formats

@@ -111,4 +111,7 @@ void read_trailer(base::ObjectFormat format, const ReadAt& read, std::uint64_t s
 /// place that is not a group and returns its offset: the start of the trailer, or of damage.
 std::uint64_t walk_pack(const ReadAt& read, std::uint64_t size, const GroupVisitor& visit);
 
+/// Whether a trailer's frame begins at `offset` and runs to the end of the pack, whatever it holds.
+[[nodiscard]] bool is_trailer_at(const ReadAt& read, std::uint64_t offset, std::uint64_t size);
+
 }  // namespace formats

@@ -52,17 +52,36 @@ std::optional<std::uint32_t> parse_mode(std::string_view text) {
   return mode && *mode <= 07777 ? mode : std::nullopt;
 }
 
+/// A time is the decimal number of seconds that stock tools print and take, with nine digits after the point.
+/// Before the epoch that number is negative, while nanoseconds of a Timestamp always count upwards.
+std::string time_text(const Timestamp& time) {
+  const bool negative = time.seconds < 0;
+  const bool borrow = negative && time.nanoseconds > 0;
+  const std::uint64_t whole = negative ? static_cast<std::uint64_t>(-(time.seconds + (borrow ? 1 : 0)))
+                                       : static_cast<std::uint64_t>(time.seconds);
+  char text[40];
+  (void)std::snprintf(text, sizeof text, "%s%llu.%09u", negative ? "-" : "",
+                      static_cast<unsigned long long>(whole),
+                      borrow ? 1'000'000'000 - time.nanoseconds : time.nanoseconds);
+  return text;
+}
+
 std::optional<Timestamp> parse_time(std::string_view text) {
+  const bool negative = text.starts_with('-');
+  if (negative) text.remove_prefix(1);
   const auto dot = text.find('.');
   if (dot == std::string_view::npos || text.size() != dot + 10) return std::nullopt;
-  const auto seconds = base::parse_signed(text.substr(0, dot));
-  std::uint32_t nanoseconds = 0;
+  const auto whole = base::parse_decimal(text.substr(0, dot));
+  std::uint32_t fraction = 0;
   for (const char c : text.substr(dot + 1)) {
     if (c < '0' || c > '9') return std::nullopt;
-    nanoseconds = nanoseconds * 10 + static_cast<std::uint32_t>(c - '0');
+    fraction = fraction * 10 + static_cast<std::uint32_t>(c - '0');
   }
-  if (!seconds) return std::nullopt;
-  return Timestamp{*seconds, nanoseconds};
+  constexpr std::uint64_t kMaxSeconds = std::uint64_t{1} << 62;
+  if (!whole || *whole > kMaxSeconds || (negative && *whole == 0 && fraction == 0)) return std::nullopt;
+  const auto seconds = static_cast<std::int64_t>(*whole);
+  if (!negative) return Timestamp{seconds, fraction};
+  return fraction == 0 ? Timestamp{-seconds, 0} : Timestamp{-seconds - 1, 1'000'000'000 - fraction};
 }
 
 bool is_device_number(std::string_view text) {
@@ -145,11 +164,9 @@ std::string to_line(const Row& row) {
     (void)std::snprintf(columns, sizeof columns, format, values...);
     line += columns;
   };
-  has_mode(row.type) ? add(" %o", row.mode) : add(" -");
-  inode ? add(" %u %u %lld.%09u", row.uid, row.gid, static_cast<long long>(row.mtime.seconds),
-              row.mtime.nanoseconds)
-        : add(" - - -");
-  row.type == Type::file ? add(" %llu ", static_cast<unsigned long long>(row.size)) : add(" - ");
+  has_mode(row.type) ? add(" %o", row.mode) : add("%s", " -");
+  inode ? add(" %u %u %s", row.uid, row.gid, time_text(row.mtime).c_str()) : add("%s", " - - -");
+  row.type == Type::file ? add(" %llu ", static_cast<unsigned long long>(row.size)) : add("%s", " - ");
   if (row.type == Type::file)
     line += row.blob.hex();
   else if (row.target.empty())
@@ -170,6 +187,7 @@ std::string to_line(const Row& row) {
 }
 
 Row parse_row(std::string_view line, base::ObjectFormat format) {
+  if (line.ends_with(' ')) refuse("a blank at the end of a row");  // take_field() would not show it
   Row row;
   const auto type = base::take_field(line, ' ');
   if (type.size() != 1 || kTypes.find(type) == std::string_view::npos) refuse("unknown row type");

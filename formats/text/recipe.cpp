@@ -1,5 +1,7 @@
 #include "formats/text/recipe.h"
 
+#include <algorithm>
+
 #include "formats/base/error.h"
 #include "formats/base/numbers.h"
 
@@ -17,7 +19,8 @@ RecipeHeader parse_header(std::string_view parameters, base::ObjectFormat format
   RecipeHeader header;
   const auto size = base::parse_decimal(base::take_field(parameters, ' '));
   header.chunker = base::take_field(parameters, ' ');
-  if (!size || header.chunker.empty() || parameters.empty()) refuse("bad first line");
+  if (!size || header.chunker.empty() || parameters.empty() || parameters.find(' ') != std::string_view::npos)
+    refuse("bad first line");
   header.size = *size;
   if (parameters != "-") {
     header.blob = base::ObjectId::parse(format, parameters);
@@ -57,25 +60,39 @@ base::ObjectId RecipeWriter::finish(const RecipeHeader& header) {
 RecipeReader::RecipeReader(base::Buffer root, base::ObjectFormat format, GetText get)
     : format_(format),
       text_("recipe", std::move(root), format, std::move(get)),
-      header_(parse_header(text_.parameters(), format)) {}
+      header_(parse_header(text_.parameters(), format)) {
+  text_.wanted = [this](const TextReader::Listed& listed) { return enter(listed); };
+}
 
-void RecipeReader::seek(std::uint64_t offset) {
-  text_.wanted = [this, offset](const TextReader::Listed& listed) {
-    const auto size = base::parse_decimal(listed.summary);
-    if (!size || *size > header_.size - offset_) refuse("bad size in a list line");
-    if (offset_ + *size > offset) return true;
-    offset_ += *size;
-    after_hole_ = false;  // what was passed over is not known to end in a hole
-    return false;
-  };
+void RecipeReader::seek(std::uint64_t offset) { seek_ = offset; }
+
+/// Called for each line of a list. What a list says of a piece is held against what the piece then holds: else a range
+/// could be read from a place where the whole has other bytes.
+bool RecipeReader::enter(const TextReader::Listed& listed) {
+  const auto size = base::parse_decimal(listed.summary);
+  const auto level = static_cast<std::size_t>(listed.level);
+  if (!size || *size == 0 || *size > header_.size - offset_) refuse("bad size in a list line");
+  if (ends_[level - 1] != offset_) refuse("a piece is not of the size listed");
+  const std::uint64_t end = offset_ + *size;
+  if (listed.level < text_.level() && end > ends_[level]) refuse("a piece is larger than the one around it");
+  for (std::size_t below = 0; below + 1 < level; ++below) ends_[below] = offset_;
+  ends_[level - 1] = end;
+  if (end > seek_) return true;
+  for (std::size_t below = 0; below < level; ++below) ends_[below] = end;
+  offset_ = end;
+  after_hole_ = false;  // what was passed over is not known to end in a hole
+  return false;
 }
 
 bool RecipeReader::next(RecipeItem& item) {
   std::string_view line;
   if (!text_.next(line)) {
-    if (offset_ != header_.size) refuse("its lines do not sum up to its size");
+    const bool pieces_full = text_.level() == 1 || std::all_of(ends_.begin() + 1, ends_.begin() + text_.level(),
+                                                               [this](std::uint64_t end) { return end == offset_; });
+    if (offset_ != header_.size || !pieces_full) refuse("its lines do not sum up to its size");
     return false;
   }
+  if (line.ends_with(' ')) refuse("a blank at the end of a line");
   const auto first = base::take_field(line, ' ');
   const auto size = base::parse_decimal(base::take_field(line, ' '));
   if (!size || *size == 0 || *size > header_.size - offset_)
@@ -100,6 +117,7 @@ bool RecipeReader::next(RecipeItem& item) {
   }
   after_hole_ = item.type == RecipeItem::Type::hole;
   offset_ += *size;
+  if (text_.level() > 1 && offset_ > ends_[1]) refuse("a piece is not of the size listed");
   return true;
 }
 

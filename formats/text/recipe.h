@@ -1,6 +1,7 @@
 // Recipes: the chunks, holes and slices one larger blob is made of. docs/formats/text-objects.md, "Recipe"
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -53,6 +54,8 @@ class RecipeWriter {
 class RecipeReader {
  public:
   RecipeReader(base::Buffer root, base::ObjectFormat format, GetText get);
+  RecipeReader(const RecipeReader&) = delete;
+  RecipeReader& operator=(const RecipeReader&) = delete;
   [[nodiscard]] const RecipeHeader& header() const noexcept { return header_; }
   /// Content offset of the item that next() returns next.
   [[nodiscard]] std::uint64_t offset() const noexcept { return offset_; }
@@ -64,10 +67,14 @@ class RecipeReader {
   void on_piece(std::function<void(const base::ObjectId&)> visit) { text_.on_piece = std::move(visit); }
 
  private:
+  bool enter(const TextReader::Listed& listed);
   base::ObjectFormat format_;
   TextReader text_;
   RecipeHeader header_;
   std::uint64_t offset_ = 0;
+  std::uint64_t seek_ = 0;
+  /// By level: where the piece that was entered (or passed over) last ends, as its list says; level 0 is unused.
+  std::array<std::uint64_t, kMaxLevels + 1> ends_{};
   bool after_hole_ = false;
 };
 

@@ -122,9 +122,8 @@ TextReader::TextReader(std::string_view kind, base::Buffer root, base::ObjectFor
   if (newline == std::string_view::npos || newline > 1000) refuse("no first line");
   std::string_view header = text.substr(0, newline);
   const std::string start = std::string(kind) + " 1 " + std::string(base::to_string(format));
-  if (!header.starts_with(start) || (header.size() > start.size() && header[start.size()] != ' ')) {
+  if (!header.starts_with(start) || (header.size() > start.size() && header[start.size()] != ' '))
     refuse("does not begin with '" + start + "'");
-  }
   header.remove_prefix(start.size());
   if (const auto at = header.rfind(" level "); at != std::string_view::npos) {
     const auto level = base::parse_decimal(header.substr(at + 7));
@@ -132,6 +131,7 @@ TextReader::TextReader(std::string_view kind, base::Buffer root, base::ObjectFor
     level_ = static_cast<int>(*level);
     header = header.substr(0, at);
   }
+  if (header.ends_with(' ')) refuse("a blank at the end of the first line");
   parameters_ = header.substr(header.empty() ? 0 : 1);
   open_.push_back({std::move(root), newline + 1, level_, UINT64_MAX});
 }
@@ -151,12 +151,12 @@ bool TextReader::next_of_top(std::string_view& line) {
 void TextReader::descend(std::string_view list_line) {
   const auto id = base::ObjectId::parse(format_, base::take_field(list_line, ' '));
   const auto lines = base::parse_decimal(base::take_field(list_line, ' '));
-  if (!id || !lines || *lines == 0 || list_line.empty()) refuse("bad list line");
+  if (!id || !lines || *lines == 0 || *lines == UINT64_MAX || list_line.empty()) refuse("bad list line");
   Open& top = open_.back();
   if (*lines > top.lines_left) refuse("pieces hold more lines than listed");
   if (top.lines_left != UINT64_MAX) top.lines_left -= *lines;
   const int level = top.level;
-  if (wanted && !wanted({*lines, list_line})) return;
+  if (wanted && !wanted({top.level, *lines, list_line})) return;
   if (on_piece) on_piece(*id);
   auto piece = get_(*id);
   if (piece.empty() || piece.size() > kMaxTextBlob) refuse("piece of impossible size");

@@ -61,6 +61,7 @@ class TextReader {
  public:
   /// Of one line of a list: how many lines lie below and what the third column says.
   struct Listed {
+    int level;  ///< of the list the line stands in, 2 or more
     std::uint64_t lines;
     std::string_view summary;
   };

@@ -12,6 +12,14 @@ using base::Error;
   throw Error(Category::usage, what);
 }
 
+/// Whether a program given `url`, or the user or host in it, could take that for an option.
+bool begins_like_option(std::string_view url) {
+  const auto scheme = url.find("://");
+  auto authority = url.substr(scheme == std::string_view::npos ? 0 : scheme + 3);
+  authority = authority.substr(0, authority.find('/'));
+  return url.starts_with('-') || authority.starts_with('-') || authority.find("@-") != std::string_view::npos;
+}
+
 VatEntry parse_entry(const json::Value& value) {
   const auto* object = value.find_object();
   if (object == nullptr) refuse("an element of \"vats\" is not an object");
@@ -20,7 +28,7 @@ VatEntry parse_entry(const json::Value& value) {
     if (key == "url") {
       if (member.find_string() == nullptr || member.find_string()->empty()) refuse("\"url\" is not a text");
       entry.url = *member.find_string();
-      if (entry.url[0] == '-' || entry.url.find("://-") != std::string::npos)
+      if (begins_like_option(entry.url))
         throw Error(Category::refused, "url '" + entry.url + "' begins like an option");
     } else if (key == "write") {
       if (member.find_bool() == nullptr) refuse("\"write\" is not true or false");

@@ -24,6 +24,7 @@ shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Out
 
 shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {
   auto vats = open_vats(shrub, call, output);
+  if (vats.writable == nullptr && vats.write_failure) throw Error(*vats.write_failure);
   if (vats.writable == nullptr)
     throw Error(Category::usage, shrub.root() + "/VAT.json: no vat is marked \"write\": true",
                 "name one: --vat DIR");

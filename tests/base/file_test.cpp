@@ -65,13 +65,15 @@ TEST_CASE("a published file is complete and its temporary is gone", "[base]") {
 TEST_CASE("leftovers of dead writers are removed and files at work are not", "[base]") {
   const tests::TempDir dir;
   const auto at = base::open_directory(AT_FDCWD, dir.path());
-  tests::write_file(dir / ".tmp-dead", as_bytes("x"));
+  const std::string dead = ".vat-tmp-" + base::random_name();
+  tests::write_file(dir / dead, as_bytes("x"));
+  tests::write_file(dir / ".vat-tmp-notes", as_bytes("of a user"));
   tests::write_file(dir / "other", as_bytes("x"));
   base::AtomicFile alive(at.get());
   base::remove_leftovers(at.get());
   const auto names = base::list_directory(at.get());
-  CHECK(names.size() == 2);
-  CHECK(std::find(names.begin(), names.end(), ".tmp-dead") == names.end());
+  CHECK(names.size() == 3);
+  CHECK(std::find(names.begin(), names.end(), dead) == names.end());
   CHECK(alive.publish(at.get(), "alive", base::AtomicFile::Existing::keep));
 }
 

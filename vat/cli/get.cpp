@@ -52,7 +52,7 @@ cli::Command get_command() {
           "Writes the content of ID to a file. The file appears complete and proven, or not at all; holes "
           "stay holes.",
           {{"ID", cli::Argument::Count::one, "the id of a blob"}},
-          {{"-o,--output", "FILE", "where to; replaced if there", cli::Completion::file}},
+          {{"-o,--output", "FILE", "where to; replaced if there", cli::Completion::file, false, true}},
           {{"vat --vat deps.vat get 2cf8d83d… -o gcc.tar.xz", "fetch one file"}},
           {4, 5, 8, 10, 11},
           run};

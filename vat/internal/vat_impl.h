@@ -54,6 +54,9 @@ class Vat::Impl {
   void refresh(bool again);
   void discard_index();
 
+  [[nodiscard]] bool is_proven(const base::ObjectId& content, const base::ObjectId& recipe);
+  void note_proven(const internal::Claim& claim);
+
   [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size);
   [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
   [[nodiscard]] base::Buffer read_place(const base::ObjectId& id, const internal::Place& place);
@@ -80,11 +83,13 @@ class Vat::Impl {
  private:
   [[nodiscard]] std::shared_ptr<internal::Index> index();
   [[nodiscard]] std::shared_ptr<internal::Index> open_index();
+  [[nodiscard]] std::shared_ptr<internal::Index> proofs();
 
   OpenOptions options_;
   std::mutex mutex_;                        ///< guards what follows; never held while reading or hashing
   std::shared_ptr<internal::Index> index_;  // shared: a rebuild may replace it under a reader
   std::string index_path_;
+  std::shared_ptr<internal::Index> proofs_;  // shared: as index_
   std::map<std::int64_t, std::shared_ptr<base::UniqueFd>> pack_fds_;
   bool rescanned_ = false;
   std::mutex note_mutex_;

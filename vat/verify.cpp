@@ -1,0 +1,335 @@
+#include "vat/verify.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <deque>
+#include <unordered_set>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/worker_pool.h"
+#include "formats/text/layout.h"
+#include "formats/text/manifest.h"
+#include "formats/text/recipe.h"
+#include "vat/adder.h"
+#include "vat/content.h"
+#include "vat/internal/vat_impl.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::BlobKind;
+using formats::GroupPlace;
+using formats::PackedBlob;
+using internal::Place;
+
+struct Group {
+  GroupPlace place;
+  std::vector<PackedBlob> blobs;
+};
+
+/// A damage and whether it hides ids that nothing names any more.
+struct PackDamage : Damage {
+  bool place_lost = false;
+};
+
+/// What a group turned out to hold: one entry a blob, empty if it is sound.
+struct Checked {
+  std::vector<std::string> faults;
+};
+
+bool is_bad_bytes(const Error& error) {
+  return error.category() == Category::corrupt || error.category() == Category::refused;
+}
+
+class PackCheck {
+ public:
+  PackCheck(Vat& vat, const VerifyOptions& options, base::WorkerPool& pool, std::string name)
+      : vat_(vat), impl_(vat.impl()), options_(options), pool_(pool), name_(std::move(name)), file_("primary/pack/" + name_) {}
+
+  /// Fills `damages`; the file counts as sound if it stays empty.
+  void run(std::vector<PackDamage>& damages, VerifySummary& summary, const std::function<void(std::uint64_t)>& progress) {
+    fd_ = base::open_at(impl_.dir.get(), file_, O_RDONLY);
+    size_ = base::file_size(fd_.get());
+    list_groups(damages);
+    if (options_.quick) return;
+    auto whole = pool_.submit([this] { return hash_file(); });
+    std::deque<std::pair<const Group*, std::future<Checked>>> running;
+    const auto finish_oldest = [&] {
+      const Group* const group = running.front().first;
+      const auto checked = running.front().second.get();
+      running.pop_front();
+      report(*group, checked, damages);
+      summary.read_size += group->place.size;
+      summary.blobs += group->blobs.size();
+      ++summary.groups;
+      if (progress) progress(summary.read_size);
+    };
+    std::size_t number = 0;
+    for (const auto& group : groups_) {
+      // An even spread; the same groups each time, so that a sample can be compared with itself.
+      if (options_.sample < 100 && number++ % 100 >= options_.sample) continue;
+      if (running.size() >= 16) finish_oldest();
+      running.emplace_back(&group, pool_.submit([this, &group] { return check(group); }));
+    }
+    while (!running.empty()) finish_oldest();
+    if (!whole.get() && damages.empty())
+      damages.push_back({{file_, std::nullopt, "its SHA-256 is not its name", false}, false});
+  }
+
+  /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id would be lost.
+  bool repair(const std::vector<PackDamage>& damages) {
+    for (const auto& damage : damages)
+      if (damage.id ? !has_other_copy(*damage.id) : damage.place_lost) return false;
+    impl_.with_index([&](internal::Index& index) { index.forget_pack(name_); });
+    Adder adder(vat_, {options_.threads, formats::kDefaultLevel});
+    base::ObjectHasher hasher(impl_.format);
+    for (const auto& group : groups_) rescue(group, hasher, adder);
+    (void)adder.finish();
+    const auto local = ensure(impl_.dir.get(), "local");
+    const auto quarantine = ensure(local.get(), "quarantine");
+    if (::renameat(impl_.dir.get(), file_.c_str(), quarantine.get(), name_.c_str()) != 0) base::throw_errno(file_, errno);
+    base::sync_directory(quarantine.get());
+    base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
+    return true;
+  }
+
+  static base::UniqueFd ensure(int dir, const char* name) {
+    if (::mkdirat(dir, name, 0700) != 0 && errno != EEXIST) base::throw_errno(name, errno);
+    return base::open_directory(dir, name);
+  }
+
+ private:
+  void list_groups(std::vector<PackDamage>& damages) {
+    const auto read = [this](std::uint64_t offset, base::MutableBytes buffer) { return base::read_exact_at(fd_.get(), offset, buffer); };
+    const auto keep = [this](const GroupPlace& place, const std::vector<PackedBlob>& blobs) { groups_.push_back({place, blobs}); };
+    try {
+      formats::read_trailer(impl_.format, read, size_, keep);
+    } catch (const Error& error) {
+      if (!is_bad_bytes(error)) throw;
+      groups_.clear();
+      const auto end = formats::walk_pack(read, size_, keep);
+      // Whether the walk stopped at the trailer or at damage between groups cannot be told unless its frame begins there.
+      damages.push_back({{file_, std::nullopt, error.what(), false}, !formats::is_trailer_at(read, end, size_)});
+      trailer_lost_ = true;
+    }
+  }
+
+  bool hash_file() const {
+    base::Sha256 hash;
+    base::Buffer buffer(std::size_t{1} << 20);
+    for (std::uint64_t at = 0; at < size_;) {
+      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), size_ - at));
+      if (!base::read_exact_at(fd_.get(), at, {buffer.data(), count})) return false;
+      hash.update(base::Bytes(buffer).subspan(0, count));
+      at += count;
+    }
+    return base::to_hex(hash.finish()) + ".zst" == name_;
+  }
+
+  Checked check(const Group& group) const {
+    Checked checked{std::vector<std::string>(group.blobs.size())};
+    try {
+      const auto decoded = impl_.decode(fd_.get(), group.place);
+      base::ObjectHasher hasher(impl_.format);
+      for (std::size_t i = 0; i < group.blobs.size(); ++i) {
+        if (i >= decoded.blobs.size()) checked.faults[i] = "group holds fewer blobs than its trailer says";
+        else if (decoded.blobs[i].size != group.blobs[i].size || decoded.blobs[i].kind != group.blobs[i].kind)
+          checked.faults[i] = "group and trailer disagree";
+        else if (!trailer_lost_ && hasher.hash(decoded.blob(i)) != group.blobs[i].id)
+          checked.faults[i] = "bytes do not match the id";
+      }
+    } catch (const Error& error) {
+      if (!is_bad_bytes(error)) throw;
+      for (auto& fault : checked.faults) fault = error.what();
+    }
+    return checked;
+  }
+
+  void report(const Group& group, const Checked& checked, std::vector<PackDamage>& damages) {
+    for (std::size_t i = 0; i < group.blobs.size(); ++i) {
+      if (checked.faults[i].empty()) continue;
+      const auto where = "group at " + std::to_string(group.place.offset) + ": " + checked.faults[i];
+      std::optional<ObjectId> id;
+      if (!trailer_lost_) id = group.blobs[i].id;
+      damages.push_back({{file_, id, where, false}, !id.has_value()});
+      if (id)
+        impl_.with_index([&](internal::Index& index) {
+          for (const auto& place : index.find(*id))
+            if (index.find_pack_name(place.pack) == name_) index.mark_damaged(*id, place);
+        });
+    }
+  }
+
+  /// Whether a good copy of `id` lies in another file.
+  bool has_other_copy(const ObjectId& id) const {
+    const bool packed = impl_.with_index([&](internal::Index& index) {
+      for (const auto& place : index.find(id))
+        if (!place.damaged && index.find_pack_name(place.pack) != name_) return true;
+      return false;
+    });
+    if (packed) return true;
+    for (const auto& file : impl_.loose_files(id)) {
+      const auto record = impl_.check_loose(file);
+      if (record && record->good) return true;
+    }
+    return false;
+  }
+
+  /// Puts every sound blob of the group that is nowhere else.
+  void rescue(const Group& group, base::ObjectHasher& hasher, Adder& adder) const {
+    std::optional<formats::DecodedGroup> decoded;
+    try {
+      decoded = impl_.decode(fd_.get(), group.place);
+    } catch (const Error& error) {
+      if (!is_bad_bytes(error)) throw;
+      return;
+    }
+    for (std::size_t i = 0; i < decoded->blobs.size(); ++i) {
+      const auto bytes = decoded->blob(i);
+      const auto id = hasher.hash(bytes);
+      if (!trailer_lost_ && (i >= group.blobs.size() || id != group.blobs[i].id)) continue;
+      const auto kind = decoded->blobs[i].kind;
+      (void)adder.put(id, kind, kind == BlobKind::data ? Grouping::chunk : Grouping::text, bytes);
+    }
+  }
+
+  Vat& vat_;
+  Vat::Impl& impl_;
+  const VerifyOptions& options_;
+  base::WorkerPool& pool_;
+  const std::string name_, file_;
+  base::UniqueFd fd_;
+  std::uint64_t size_ = 0;
+  std::vector<Group> groups_;
+  bool trailer_lost_ = false;
+};
+
+/// Whether everything that texts name can be found.
+class References {
+ public:
+  References(Vat& vat, std::unordered_set<ObjectId> told, const std::function<void(const Damage&)>& report)
+      : vat_(vat), told_(std::move(told)), report_(report) {}
+
+  void check_all() {
+    std::vector<std::pair<ObjectId, BlobKind>> roots;
+    vat_.list(
+        [&](const ObjectId& id, const StoredBlob& blob) {
+          if (blob.kind == BlobKind::recipe || blob.kind == BlobKind::manifest || blob.kind == BlobKind::layout)
+            roots.emplace_back(id, blob.kind);
+        },
+        [](const ObjectId&, const RecipeClaim&) {});
+    for (const auto& [id, kind] : roots) {
+      try {
+        check(id, kind);
+      } catch (const Error& error) {
+        const bool told = error.category() == Category::corrupt;  // its own pack was reported
+        if (!told && error.category() != Category::refused && error.category() != Category::not_found) throw;
+        if (!told) report_({"", id, std::string(formats::to_string(kind)) + ": " + error.what(), false});
+      }
+    }
+  }
+
+ private:
+  void check(const ObjectId& root, BlobKind kind) {
+    const auto get = [this](const ObjectId& id) { return vat_.read(id); };
+    if (kind == BlobKind::recipe) {
+      formats::RecipeReader reader(vat_.read(root), vat_.object_format(), get);
+      for (formats::RecipeItem item; reader.next(item);)
+        if (item.type != formats::RecipeItem::Type::hole) need(item.id, root, kind, false);
+    } else if (kind == BlobKind::manifest) {
+      formats::ManifestReader reader(vat_.read(root), vat_.object_format(), get);
+      for (formats::Row row; reader.next(row);)
+        if (row.type == formats::Row::Type::file) need(row.blob, root, kind, true);
+    } else {
+      formats::LayoutReader reader(vat_.read(root), vat_.object_format(), get);
+      for (ObjectId blob, recipe; reader.next(blob, recipe);) need(recipe, root, kind, false);
+    }
+  }
+
+  void need(const ObjectId& id, const ObjectId& root, BlobKind kind, bool recipe_will_do) {
+    if (told_.contains(id) || vat_.find(id) || (recipe_will_do && !vat_.find_recipes(id).empty())) return;
+    told_.insert(id);
+    report_({"", id, "missing, needed by " + std::string(formats::to_string(kind)) + " " + root.hex(), false});
+  }
+
+  Vat& vat_;
+  std::unordered_set<ObjectId> told_;  ///< reported already
+  const std::function<void(const Damage&)>& report_;
+};
+
+void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& summary,
+                       const std::function<void(const Damage&)>& report) {
+  auto& impl = vat.impl();
+  for (const auto& file : impl.all_loose_files()) {
+    ++summary.loose_files;
+    if (options.quick || impl.read_loose(file, {})) continue;
+    Damage damage{file.path(), file.id, "does not match its name", false};
+    impl.with_index([&](internal::Index& index) {
+      index.put_loose(file.id, {std::string(formats::suffix_of(file.codec)), 0, 0, 0, false});
+    });
+    if (options.repair && impl.find(file.id)) {
+      const auto local = PackCheck::ensure(impl.dir.get(), "local");
+      const auto quarantine = PackCheck::ensure(local.get(), "quarantine");
+      const auto name = file.id.hex() + ".blob" + std::string(formats::suffix_of(file.codec));
+      if (::renameat(impl.dir.get(), file.path().c_str(), quarantine.get(), name.c_str()) != 0) base::throw_errno(damage.file, errno);
+      base::sync_directory(quarantine.get());
+      damage.repaired = true;
+    }
+    report(damage);
+  }
+}
+
+}  // namespace
+
+VerifySummary verify(Vat& vat, const VerifyOptions& options, const std::function<void(const Damage&)>& on_damage) {
+  VerifySummary summary;
+  std::unordered_set<ObjectId> told;
+  const std::function<void(const Damage&)> report = [&](const Damage& damage) {
+    if (damage.id) told.insert(*damage.id);
+    ++summary.damaged;
+    if (damage.repaired) ++summary.repaired;
+    on_damage(damage);
+  };
+  auto& impl = vat.impl();
+  base::WorkerPool pool(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency()));
+  check_loose_files(vat, options, summary, report);
+  const auto packs = base::find_open_at(impl.dir.get(), Vat::Impl::kPackDir, O_RDONLY | O_DIRECTORY);
+  if (packs) {
+    for (const auto& name : base::list_directory(packs->get())) {
+      if (!Vat::Impl::is_pack_name(name)) continue;
+      ++summary.packs;
+      std::vector<PackDamage> damages;
+      PackCheck check(vat, options, pool, name);
+      check.run(damages, summary, options.progress);
+      if (damages.empty()) continue;
+      const bool repaired = options.repair && check.repair(damages);
+      for (auto& damage : damages) {
+        damage.repaired = repaired;
+        report(damage);
+      }
+    }
+  }
+  if (!options.quick) References(vat, told, report).check_all();
+  return summary;
+}
+
+void verify_content(Vat& vat, const ObjectId& id) {
+  const auto content = find_content(vat, id);
+  std::uint64_t size = 0;
+  base::ObjectHasher hasher(vat.object_format());
+  hasher.reset(content.size);
+  stream_content(vat, id, {}, [&](base::Bytes bytes) {
+    size += bytes.size();
+    hasher.update(bytes);
+  });
+  if (size != content.size || hasher.finish() != id) throw Error(Category::corrupt, "content " + id.hex() + ": other bytes");
+}
+
+}  // namespace vat
