@@ -1,5 +1,7 @@
 #include "wedge/comparison.h"
 
+#include <unordered_set>
+
 #include "wedge/internal/place_file.h"
 #include "wedge/scanner.h"
 
@@ -63,9 +65,14 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
   };
   Row wanted;
   bool have = false;
+  std::unordered_set<std::string> left_out;
   const auto advance = [&] {
-    do have = expected(wanted);
-    while (have && is_special(wanted) && !options.fidelity.special);
+    while ((have = expected(wanted))) {
+      if (options.fidelity.special) return;
+      const bool linked = wanted.type == Row::Type::hard_link && left_out.contains(wanted.target);
+      if (!is_special(wanted) && !linked) return;
+      left_out.insert(wanted.path);  // neither restored nor compared
+    }
   };
   const auto compare = [&](const Row& found) {
     if (wanted.type != found.type) return report(Kind::type, found.path, {});
@@ -86,18 +93,22 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
   scan.read_content = options.read_content;
   scan.progress = options.progress;
   scan.keep_going = true;
-  scan.on_problem = [&](const std::string&) {};
+  // Sockets and what cannot be read: nothing a tree holds.
+  std::vector<std::string> odd;
+  scan.on_problem = [&](const std::string& path, const std::string&) { odd.push_back(path); };
   (void)scan_tree(top, format, nullptr, scan, [&](const ScannedRow& scanned) {
     const Row& found = scanned.row;
     while (have && formats::compare_paths(wanted.path, found.path) < 0) {
       report(Kind::missing, wanted.path, {});
       advance();
     }
+    if (left_out.contains(found.path) && (is_special(found) || found.type == Row::Type::hard_link)) return;
     if (!have || wanted.path != found.path) return report(Kind::extra, found.path, {});
     compare(found);
     advance();
   });
   for (; have; advance()) report(Kind::missing, wanted.path, {});
+  for (const auto& path : odd) report(Kind::extra, path, "cannot be read as part of a tree");
   return count;
 }
 

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <map>
+#include <mutex>
 
 #include "formats/base/file.h"
 #include "formats/text/layout.h"
@@ -228,7 +229,8 @@ class Scan {
       const auto category = error.category() == Category::not_found ? Category::local : error.category();
       if (!options_.keep_going) throw Error(category, named_error.what(), error.hint());
       partial_ = true;
-      if (options_.on_problem) options_.on_problem(named_error.what());
+      const std::lock_guard lock(problem_mutex_);
+      if (options_.on_problem) options_.on_problem(path, named_error.what());
     }
   }
 
@@ -239,6 +241,7 @@ class Scan {
   std::vector<std::pair<dev_t, ino_t>> skipped_;
   std::map<std::pair<dev_t, ino_t>, std::string> first_path_;
   std::string lost_;  ///< prefix of the paths below the last one passed over
+  std::mutex problem_mutex_;
   std::atomic<bool> partial_ = false;
   internal::Walk walk_;
 };

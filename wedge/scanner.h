@@ -31,7 +31,8 @@ struct ScanOptions {
   std::optional<Normalize> normalize;
   std::vector<std::string>
       skip_directories;  ///< absolute paths of directories left out wherever they are met
-  std::function<void(const std::string&)> on_problem;
+  std::function<void(const std::string& path, const std::string& message)>
+      on_problem;                               ///< one call at a time
   std::function<void(std::uint64_t)> progress;  ///< bytes read so far
 };
 

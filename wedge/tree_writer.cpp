@@ -13,6 +13,8 @@
 #include <cerrno>
 #include <deque>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -98,6 +100,7 @@ class TreeWriter {
     hand_over();
     while (!running_.empty()) wait_for_oldest();
     for (const auto& link : links_) base::named(formats::escape(link.path), [&] { make_link(link); });
+    directories_.erase(directories_.begin());  // the top: see tree_writer.h
     for (auto directory = directories_.rbegin(); directory != directories_.rend(); ++directory) {
       base::named(formats::escape(directory->path), [&] {
         const auto fd = base::open_beneath(top_.get(), directory->path, O_RDONLY | O_DIRECTORY);
@@ -225,6 +228,11 @@ class TreeWriter {
     fd.reset();
     if (::unlinkat(parent, name.c_str(), 0) != 0) base::throw_errno("remove", errno);
     if (!same_metadata(old.get(), info, row)) return false;
+    {
+      // Two paths that were one file may be two now; the manifest says which are linked.
+      const std::lock_guard lock(linked_mutex_);
+      if (info.st_nlink > 1 && !linked_.emplace(info.st_dev, info.st_ino).second) return false;
+    }
     const std::string self = "/proc/self/fd/" + std::to_string(old.get());
     return ::linkat(AT_FDCWD, self.c_str(), parent, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
   }
@@ -294,7 +302,9 @@ class TreeWriter {
   std::uint64_t done_ = 0;
   WriteSummary summary_;
   std::atomic<std::uint64_t> reused_ = 0, fetched_ = 0, skipped_xattrs_ = 0;
-  base::WorkerPool pool_;  // last: its threads use the rest
+  std::mutex linked_mutex_;
+  std::set<std::pair<dev_t, ino_t>> linked_;  ///< files of the earlier tree that were linked from it
+  base::WorkerPool pool_;                     // last: its threads use the rest
 };
 
 }  // namespace

@@ -35,13 +35,13 @@ struct WriteSummary {
   std::uint64_t skipped_xattrs = 0;  ///< the file system or the user's rights do not allow them
 };
 
-/// Writes the tree of `manifest` and `layout` as a new directory `name` in `parent`. Nothing is synced; the
-/// caller does. Throws refused for malformed objects, not_found or corrupt for blobs, local for the file
-/// system.
+/// Writes the tree of `manifest` and `layout` as a new directory `name` in `parent`. Nothing is synced, and
+/// the directory itself keeps mode 0700 so that it can be moved into place; the caller does both. Throws
+/// refused for malformed objects, not_found or corrupt for blobs, local for the file system.
 WriteSummary write_tree(vat::BlobSource& source, const base::ObjectId& manifest, const base::ObjectId& layout,
                         int parent, const std::string& name, const WriteOptions& options);
 
-/// Writes content as a new file `name` in `parent`, mode 0644 less the umask. `sparse`: zero blocks become
+/// Writes content as a new file `name` in `parent`, mode 0666 less the umask. `sparse`: zero blocks become
 /// holes.
 void write_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
                    const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse, int parent,

@@ -18,6 +18,9 @@
 #include "formats/base/hash.h"
 #include "formats/base/numbers.h"
 #include "formats/json/json.h"
+#include "formats/text/recipe.h"
+#include "wedge/internal/place_file.h"
+#include "wedge/internal/record.h"
 #include "wedge/scanner.h"
 
 namespace wedge {
@@ -27,88 +30,10 @@ using base::Category;
 using base::Error;
 using base::ObjectId;
 using formats::Row;
+using internal::Record;
+using internal::RecordReader;
+using internal::RecordWriter;
 using Outcome = SyncResult::Outcome;
-
-constexpr std::size_t kMaxRecordHead = std::size_t{1} << 20;
-
-/// What is known of an entry that was made: one line of JSON, then its rows.
-struct Record {
-  std::string path;
-  std::string owner;
-  std::string key;          ///< root and fidelity in one line
-  std::uint64_t inode = 0;  ///< of the entry's top
-  base::ObjectFormat format = base::ObjectFormat::sha256;
-};
-
-std::string to_text(const Record& record) {
-  return formats::json::to_line(formats::json::Object{{"entry", 1},
-                                                      {"object-format", base::to_string(record.format)},
-                                                      {"key", record.key},
-                                                      {"inode", record.inode},
-                                                      {"owner", formats::escape(record.owner)},
-                                                      {"path", formats::escape(record.path)}}) +
-         "\n";
-}
-
-/// Reads a record line by line; what does not parse is as if it were not there.
-class RecordReader {
- public:
-  explicit RecordReader(base::UniqueFd fd) : fd_(std::move(fd)), buffer_(std::size_t{64} << 10, '\0') {}
-
-  std::optional<Record> head() {
-    std::string line;
-    if (!next_line(line) || line.size() > kMaxRecordHead) return std::nullopt;
-    try {
-      const auto document = formats::json::parse(line);
-      const auto* object = document.find_object();
-      if (object == nullptr) return std::nullopt;
-      Record record;
-      const auto text = [&](const char* key, std::string& to) {
-        const auto* value = formats::json::find(*object, key);
-        if (value != nullptr && value->find_string() != nullptr) to = *value->find_string();
-      };
-      std::string format;
-      text("path", record.path);
-      text("owner", record.owner);
-      text("key", record.key);
-      text("object-format", format);
-      const auto* inode = formats::json::find(*object, "inode");
-      const auto known = base::find_object_format(format);
-      if (inode == nullptr || !inode->find_unsigned(record.inode) || !known) return std::nullopt;
-      record.format = format_ = *known;
-      record.path = formats::unescape(record.path);
-      record.owner = formats::unescape(record.owner);
-      return record;
-    } catch (const Error&) {
-      return std::nullopt;
-    }
-  }
-  bool next(Row& row) {
-    std::string line;
-    if (!next_line(line)) return false;
-    row = formats::parse_row(line, format_);
-    return true;
-  }
-
- private:
-  bool next_line(std::string& line) {
-    while (true) {
-      const auto newline = rest_.find('\n');
-      line.append(rest_.substr(0, newline));
-      if (newline != std::string_view::npos) {
-        rest_.remove_prefix(newline + 1);
-        return true;
-      }
-      rest_ = {buffer_.data(),
-               base::read_some(fd_.get(), {reinterpret_cast<std::byte*>(buffer_.data()), buffer_.size()})};
-      if (rest_.empty()) return false;
-    }
-  }
-  base::UniqueFd fd_;
-  std::string buffer_;
-  std::string_view rest_;
-  base::ObjectFormat format_ = base::ObjectFormat::sha256;
-};
 
 std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
   static constexpr const char* kNames[] = {"tree", "file", "image"};
@@ -149,6 +74,29 @@ Row file_row(int dir, const std::string& name, const EntryRoot& root) {
   return row;
 }
 
+/// Lets the owner write a directory for as long as it is being moved; then its mode is as before.
+class WritableTop {
+ public:
+  WritableTop(int parent, std::string name) : parent_(parent), name_(std::move(name)) {
+    const auto info = find_stat(parent_, name_);
+    if (!info || !S_ISDIR(info->st_mode) || (info->st_mode & S_IWUSR) != 0) return;
+    mode_ = info->st_mode & 07777;
+    (void)::fchmodat(parent_, name_.c_str(), *mode_ | S_IWUSR, 0);  // the move will say if it was not enough
+    fd_ = base::open_at(parent_, name_, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  }
+  ~WritableTop() {
+    if (mode_) (void)::fchmod(fd_.get(), *mode_);
+  }
+  WritableTop(const WritableTop&) = delete;
+  WritableTop& operator=(const WritableTop&) = delete;
+
+ private:
+  int parent_;
+  std::string name_;
+  std::optional<mode_t> mode_;
+  base::UniqueFd fd_;
+};
+
 bool is_tree(const EntryRoot& root) {
   return root.type == EntryRoot::Type::tree || !root.unpack.empty();
 }
@@ -175,7 +123,15 @@ std::string_view to_string(Outcome outcome) noexcept {
 
 class Wedge::Impl {
  public:
-  explicit Impl(const std::string& path) {
+  Impl(const std::string& path, bool read_only) : read_only_(read_only) {
+    if (read_only) {
+      auto top = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
+      if (!top) return;
+      top_ = std::move(*top);
+      if (auto records = base::find_open_at(top_.get(), ".shrub/entries", O_RDONLY | O_DIRECTORY))
+        records_ = std::move(*records);
+      return;
+    }
     base::make_directories(path);
     top_ = base::open_directory(AT_FDCWD, path);
     state_ = ensure(top_.get(), ".shrub");
@@ -219,25 +175,20 @@ class Wedge::Impl {
     if (options.dry_run) return result;
 
     if (!parent) parent = make_parent(parent_path);
-    const auto workspace = base::random_name();
-    auto work = ensure(tmp_.get(), workspace.c_str());
-    base::AtomicFile next(records_.get(), 0600);
-    Record made{path, owner, key, 0, source.object_format()};
-    std::string rows;
-    build(source, path, root, options, there && S_ISDIR(there->st_mode), work.get(), rows, result.summary);
-    for (const auto& extra : carried) carry(path, extra, work.get());
-    made.inode = find_stat(work.get(), "new")->st_ino;
-    // Everything below is durable before the entry changes, and the record of what it will be before that.
-    if (::syncfs(work.get()) != 0) base::throw_errno("sync", errno);
-    next.write(base::as_bytes(to_text(made)));
-    next.write(base::as_bytes(rows));
-    (void)next.publish(records_.get(), record_name(path) + ".next", base::AtomicFile::Existing::replace);
+    Record made{path, owner, key, 0, base::random_name(), source.object_format()};
+    auto work = ensure(tmp_.get(), made.workspace.c_str());
+    {
+      RecordWriter next(records_.get(), made, work.get());
+      build(source, path, root, options, there && S_ISDIR(there->st_mode), work.get(), next, result.summary);
+      for (const auto& extra : carried) carry(path, extra, work.get());
+      // Everything below is durable before the entry changes, and the record of what it will be before that.
+      if (::syncfs(work.get()) != 0) base::throw_errno("sync", errno);
+      next.publish(record_name(path) + ".next");
+    }
     swap_in(work.get(), parent->get(), name, there.has_value());
     base::sync_directory(parent->get());
-    promote(path);
-    retire(path, work.get(), there.has_value());
     work.reset();
-    base::remove_tree(tmp_.get(), workspace);
+    settle(made);
     return result;
   }
 
@@ -245,7 +196,7 @@ class Wedge::Impl {
     SyncResult result;
     const auto record = find_record(path);
     const auto [parent_path, name] = split(path);
-    const auto parent = find_parent(parent_path);
+    const auto parent = look_for_parent(parent_path);
     result.outcome = Outcome::removed;
     if (parent && find_stat(parent->get(), name)) {
       std::vector<std::string> carried;
@@ -256,6 +207,7 @@ class Wedge::Impl {
       }
       if (options.dry_run) return result;
       base::remove_tree(old_.get(), record_name(path));
+      const WritableTop writable(parent->get(), name);
       if (::renameat(parent->get(), name.c_str(), old_.get(), record_name(path).c_str()) != 0)
         base::throw_errno(path, errno);
       base::sync_directory(parent->get());
@@ -267,6 +219,7 @@ class Wedge::Impl {
 
   std::vector<std::string> entries(const std::string& owner) const {
     std::vector<std::string> paths;
+    if (!records_) return paths;
     for (const auto& name : base::list_directory(records_.get())) {
       if (!name.ends_with(".state")) continue;
       const auto record = read_record(name);
@@ -287,12 +240,23 @@ class Wedge::Impl {
     return base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(path)).hex().substr(0, 40);
   }
 
+  /// nullopt if it does not exist; refused if something else stands there.
   std::optional<base::UniqueFd> find_parent(const std::string& path) const {
+    if (!top_) return std::nullopt;
     try {
       return base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
     } catch (const Error& error) {
       if (error.category() == Category::not_found) return std::nullopt;
       throw;
+    }
+  }
+  /// nullopt also if something else stands there.
+  std::optional<base::UniqueFd> look_for_parent(const std::string& path) const {
+    try {
+      return find_parent(path);
+    } catch (const Error& error) {
+      if (error.category() != Category::refused) throw;
+      return std::nullopt;
     }
   }
 
@@ -309,6 +273,7 @@ class Wedge::Impl {
   }
 
   std::optional<Record> read_record(const std::string& name) const {
+    if (!records_) return std::nullopt;
     auto fd = base::find_open_at(records_.get(), name, O_RDONLY | O_NOFOLLOW);
     if (!fd) return std::nullopt;
     return RecordReader(std::move(*fd)).head();
@@ -317,31 +282,69 @@ class Wedge::Impl {
     return read_record(record_name(path) + ".state");
   }
 
-  void promote(const std::string& path) const {
-    const auto name = record_name(path);
+  /// After the exchange: finishes the top of the new entry, keeps the previous state under old/, makes the
+  /// record the current one. May be interrupted and run again at any point.
+  void settle(const Record& made) const {
+    const auto name = record_name(made.path);
+    finish_top(made);
+    if (const auto work =
+            base::find_open_at(tmp_.get(), made.workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)) {
+      for (const auto* previous : {"new", "old"}) {
+        if (!find_stat(work->get(), previous)) continue;
+        base::remove_tree(old_.get(), name);
+        const WritableTop writable(work->get(), previous);
+        if (::renameat(work->get(), previous, old_.get(), name.c_str()) != 0)
+          base::throw_errno("keep the old " + made.path, errno);
+      }
+    }
+    base::sync_directory(old_.get());
     if (::renameat(records_.get(), (name + ".next").c_str(), records_.get(), (name + ".state").c_str()) != 0)
-      base::throw_errno("record of " + path, errno);
+      base::throw_errno("record of " + made.path, errno);
     base::sync_directory(records_.get());
+    base::remove_tree(tmp_.get(), made.workspace);
   }
 
-  /// Finishes or forgets what a killed sync left: an entry whose top is the one announced was exchanged
-  /// already.
+  /// A directory can only be moved by who may write it; its own mode comes when it lies in place.
+  void finish_top(const Record& made) const {
+    auto file = base::find_open_at(records_.get(), record_name(made.path) + ".next", O_RDONLY | O_NOFOLLOW);
+    if (!file) return;
+    RecordReader reader(std::move(*file));
+    (void)reader.head();
+    Row top;
+    if (!reader.next(top) || top.type != Row::Type::directory) return;
+    const auto dir = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
+    const Fidelity fidelity{made.key.find(" owners") != std::string::npos, false};
+    (void)internal::set_metadata(dir.get(), top, fidelity);
+  }
+
+  /// Finishes or forgets what a killed sync left. An entry whose top is the one announced was exchanged
+  /// already; one that is gone while its old state lies in the workspace was caught between two renames and
+  /// is put back.
   void recover() {
     base::remove_leftovers(records_.get());
     for (const auto& name : base::list_directory(records_.get())) {
       if (!name.ends_with(".next")) continue;
       const auto record = read_record(name);
-      bool exchanged = false;
       if (record && formats::is_safe_path(record->path)) {
         const auto [parent_path, entry] = split(record->path);
-        const auto parent = find_parent(parent_path);
+        const auto parent = look_for_parent(parent_path);
         const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
-        exchanged = info && info->st_ino == record->inode;
+        if (info && info->st_ino == record->inode) {
+          settle(*record);
+          continue;
+        }
+        if (parent && !info) {
+          const auto work =
+              base::find_open_at(tmp_.get(), record->workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+          if (work && find_stat(work->get(), "old")) {
+            const WritableTop writable(work->get(), "old");
+            if (::renameat2(work->get(), "old", parent->get(), entry.c_str(), RENAME_NOREPLACE) != 0)
+              base::throw_errno("put back " + record->path, errno);
+            base::sync_directory(parent->get());
+          }
+        }
       }
-      if (exchanged)
-        promote(record->path);
-      else if (::unlinkat(records_.get(), name.c_str(), 0) != 0)
-        base::throw_errno(name, errno);
+      if (::unlinkat(records_.get(), name.c_str(), 0) != 0) base::throw_errno(name, errno);
     }
     for (const auto& name : base::list_directory(tmp_.get())) base::remove_tree(tmp_.get(), name);
   }
@@ -436,9 +439,9 @@ class Wedge::Impl {
 
  private:
   void build(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
-             const SyncOptions& options, bool old_is_directory, int work, std::string& rows,
+             const SyncOptions& options, bool old_is_directory, int work, RecordWriter& record,
              WriteSummary& summary) const {
-    const auto keep = [&](const Row& row) { rows += formats::to_line(row) + "\n"; };
+    const auto keep = [&](const Row& row) { record.add(row); };
     if (!is_tree(root)) {
       write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image, work,
                     "new", options.progress);
@@ -485,46 +488,75 @@ class Wedge::Impl {
   }
 
   void swap_in(int work, int parent, const std::string& name, bool there) const {
+    std::optional<WritableTop> writable;
+    if (there) writable.emplace(parent, name);
     const unsigned flags = there ? RENAME_EXCHANGE : RENAME_NOREPLACE;
     if (::renameat2(work, "new", parent, name.c_str(), flags) == 0) return;
     if (errno == EXDEV)
       throw Error(Category::local, name + ": is on another file system than the wedge",
                   "do not mount over parts of a wedge");
     if (errno != EINVAL && errno != ENOSYS) base::throw_errno(name, errno);
-    // No exchange on this file system: two renames. What a crash between them leaves is made anew by the next
-    // sync.
+    // No exchange on this file system: two renames. recover() puts the old state back if they are not both
+    // done.
     if (there && ::renameat(parent, name.c_str(), work, "old") != 0) base::throw_errno(name, errno);
     if (::renameat(work, "new", parent, name.c_str()) != 0) base::throw_errno(name, errno);
-  }
-
-  /// Puts the previous state under old/, in place of the one before.
-  void retire(const std::string& path, int work, bool there) const {
-    const auto name = record_name(path);
-    base::remove_tree(old_.get(), name);
-    if (!there) return;
-    if (::renameat(work, "new", old_.get(), name.c_str()) != 0 && errno == ENOENT)
-      if (::renameat(work, "old", old_.get(), name.c_str()) != 0) base::throw_errno(path, errno);
   }
 
   void write_record(const std::string& path, const std::string& owner, const std::string& key,
                     vat::BlobSource& source, const EntryRoot& root, int parent,
                     const std::string& name) const {
-    base::AtomicFile file(records_.get(), 0600);
-    file.write(
-        base::as_bytes(to_text({path, owner, key, find_stat(parent, name)->st_ino, source.object_format()})));
+    RecordWriter record(records_.get(),
+                        {path, owner, key, find_stat(parent, name)->st_ino, {}, source.object_format()}, -1);
     if (is_tree(root)) {
       auto reader = read_manifest(source, *root.manifest);
-      for (Row row; reader.next(row);) file.write(base::as_bytes(formats::to_line(row) + "\n"));
+      for (Row row; reader.next(row);) record.add(row);
     } else {
-      file.write(base::as_bytes(formats::to_line(file_row(parent, name, root)) + "\n"));
+      record.add(file_row(parent, name, root));
     }
-    (void)file.publish(records_.get(), record_name(path) + ".state", base::AtomicFile::Existing::replace);
+    record.publish(record_name(path) + ".state");
   }
 
+  const bool read_only_;
   base::UniqueFd top_, state_, lock_, tmp_, old_, records_;
 };
 
 namespace {
+
+/// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
+bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, int fd) {
+  formats::RecipeReader reader(source.read(recipe), source.object_format(),
+                               [&](const ObjectId& id) { return source.read(id); });
+  base::ObjectHasher hasher(source.object_format());
+  base::Buffer buffer;
+  for (formats::RecipeItem item; reader.next(item);) {
+    std::uint64_t offset = reader.offset() - item.size;
+    if (item.type != formats::RecipeItem::Type::hole) {
+      buffer.resize(static_cast<std::size_t>(item.size));
+      if (!base::read_exact_at(fd, offset, buffer)) return false;
+      if (item.type == formats::RecipeItem::Type::chunk) {
+        if (hasher.hash(buffer) != item.id) return false;
+      } else {
+        const auto blob = source.read(item.id);
+        if (item.offset + item.size > blob.size() ||
+            !std::equal(buffer.begin(), buffer.end(),
+                        blob.begin() + static_cast<std::ptrdiff_t>(item.offset)))
+          return false;
+      }
+      continue;
+    }
+    buffer.resize(std::size_t{64} << 10);
+    for (std::uint64_t left = item.size; left > 0;) {
+      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer.size()));
+      if (!base::read_exact_at(fd, offset, {buffer.data(), count}) ||
+          std::any_of(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(count),
+                      [](std::byte b) { return b != std::byte{0}; }))
+        return false;
+      offset += count;
+      left -= count;
+    }
+  }
+  return true;
+}
 
 std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& path, const EntryRoot& root,
                            const CompareOptions& options,
@@ -553,8 +585,10 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
   }
   if (!S_ISREG(info->st_mode)) return report(Difference::Kind::type);
   if (static_cast<std::uint64_t>(info->st_size) != root.size) return report(Difference::Kind::content);
-  if (!options.read_content || !root.blob) return 0;
+  if (!options.read_content) return 0;
   const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
+  if (root.recipe)
+    return holds_recipe(source, *root.recipe, fd.get()) ? 0 : report(Difference::Kind::content);
   base::ObjectHasher hasher(source.object_format());
   hasher.reset(root.size);
   base::Buffer buffer(std::size_t{1} << 20);
@@ -571,7 +605,7 @@ std::uint64_t Wedge::Impl::verify(vat::BlobSource& source, const std::string& pa
   return verify_below(source, top_.get(), path, root, options, on_difference);
 }
 
-Wedge::Wedge(const std::string& path) : impl_(std::make_unique<Impl>(path)) {}
+Wedge::Wedge(const std::string& path, bool read_only) : impl_(std::make_unique<Impl>(path, read_only)) {}
 Wedge::~Wedge() = default;
 
 SyncResult Wedge::sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,

@@ -53,8 +53,9 @@ struct SyncResult {
 /// One thread at a time. Errors: busy if another process syncs the wedge; local; those of the blob source.
 class Wedge {
  public:
-  /// Opens for syncing; creates the directory if it is not there.
-  explicit Wedge(const std::string& path);
+  /// Opens for syncing; creates the directory if it is not there. Read only (for dry runs) it touches nothing
+  /// and needs no directory.
+  explicit Wedge(const std::string& path, bool read_only = false);
   ~Wedge();
   Wedge(const Wedge&) = delete;
   Wedge& operator=(const Wedge&) = delete;

@@ -66,7 +66,8 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.size = content.size;
   vref.unpack = unpack;
   if (before) vref.unknown = before->unknown;
-  if (before) vref.provenance = before->provenance;
+  // What was known of other content says nothing of this.
+  if (before && before->blob == vref.blob) vref.provenance = before->provenance;
   formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
   const bool changed = named.shrub.write(named.entry, vref);
   if (output.json()) {

@@ -44,7 +44,7 @@ int run(const cli::Call& call, cli::Output& output) {
     scan.normalize = wedge::Normalize{{cli::current_time(), 0}};
   }
   scan.skip_directories = {vats.writable->path()};
-  scan.on_problem = [&](const std::string& problem) { output.warning(problem); };
+  scan.on_problem = [&](const std::string&, const std::string& problem) { output.warning(problem); };
   scan.progress = [&](std::uint64_t done) { output.progress("added", done, 0); };
 
   vat::AddOptions add;
@@ -63,7 +63,8 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.size = ids.size;
   vref.entries = ids.entries;
   if (before) vref.unknown = before->unknown;
-  if (before) vref.provenance = before->provenance;
+  // What was known of other content says nothing of this.
+  if (before && before->manifest == vref.manifest) vref.provenance = before->provenance;
   formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
   const bool changed = named.shrub.write(named.entry, vref);
 

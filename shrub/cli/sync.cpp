@@ -55,22 +55,23 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   options.progress = [&](std::uint64_t done) { output.progress("synced", before + done, total); };
 
-  wedge::Wedge place(call.get("WEDGE"));
+  wedge::Wedge place(call.get("WEDGE"), options.dry_run);
   bool blocked = false;
   const auto tell = [&](const std::string& entry, const wedge::SyncResult& result) {
     print_outcome(output, entry, result);
     for (const auto& difference : result.in_the_way) print_difference(output, entry, difference);
     blocked = blocked || result.outcome == Outcome::blocked;
   };
-  for (const auto& [entry, vref] : vrefs) {
-    tell(entry, place.sync(*vats.source, entry, shrub::entry_root(vref), shrub.root(), options));
-    before += vref.size;
-  }
-  // What the shrub no longer has goes, if this sync covers it and made it.
+  // What the shrub no longer has goes, if this sync covers it and made it; first, so that a new entry can
+  // take its place.
   const std::set<std::string> present(entries.begin(), entries.end());
   for (const auto& entry : place.entries(shrub.root())) {
     const bool covered = below == "." || entry == below || entry.starts_with(below + "/");
     if (covered && !present.contains(entry)) tell(entry, place.remove(entry, options));
+  }
+  for (const auto& [entry, vref] : vrefs) {
+    tell(entry, place.sync(*vats.source, entry, shrub::entry_root(vref), shrub.root(), options));
+    before += vref.size;
   }
   if (blocked)
     output.warning(

@@ -17,7 +17,7 @@ class NamedFile final : public vat::IngestItem {
  public:
   explicit NamedFile(std::string path) : path_(std::move(path)) {}
   [[nodiscard]] std::optional<base::UniqueFd> open() override {
-    return base::open_at(AT_FDCWD, path_, O_RDONLY);
+    return base::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
   }
   [[nodiscard]] const std::string& path() const { return path_; }
 
@@ -41,6 +41,15 @@ bool is_stream(const std::string& path) {
   if (S_ISDIR(info.st_mode))
     throw Error(Category::usage, path + ": is a directory", "shrub add-dir adds directories");
   return !S_ISREG(info.st_mode);
+}
+
+/// … or something that cannot be asked: whoever looks at it next will say why.
+bool is_stream_or_absent(const std::string& path) {
+  try {
+    return is_stream(path);
+  } catch (const Error&) {
+    return true;
+  }
 }
 
 int run(const cli::Call& call, cli::Output& output) {
@@ -79,7 +88,7 @@ int run(const cli::Call& call, cli::Output& output) {
     vat::Adder adder(*opened, options);
     vat::ingest(opened->object_format(), &adder, opened->parameters(), options.threads,
                 {[&]() -> std::unique_ptr<vat::IngestItem> {
-                   if (i == files.size() || files[i] == "-") return nullptr;
+                   if (i == files.size() || is_stream_or_absent(files[i])) return nullptr;
                    return std::make_unique<NamedFile>(files[i++]);
                  },
                  [&](std::unique_ptr<vat::IngestItem> item) {

@@ -15,7 +15,7 @@ using base::Category;
 using base::Error;
 
 base::ObjectId hash_file(base::ObjectFormat format, const std::string& path) {
-  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
+  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);  // a fifo must not hang us
   struct stat info;
   if (::fstat(fd.get(), &info) != 0) base::throw_errno(path, errno);
   if (!S_ISREG(info.st_mode)) throw Error(Category::usage, path + ": not a regular file");

@@ -45,7 +45,7 @@ int run(const cli::Call& call, cli::Output& output) {
   if (dir)
     for (const auto& name : base::list_directory(dir->get())) {
       struct stat info;
-      if (::fstatat(dir->get(), name.c_str(), &info, 0) != 0) continue;
+      if (!name.ends_with(".zst") || ::fstatat(dir->get(), name.c_str(), &info, 0) != 0) continue;
       ++packs;
       pack_bytes += static_cast<std::uint64_t>(info.st_size);
     }

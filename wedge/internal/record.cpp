@@ -1,0 +1,120 @@
+#include "wedge/internal/record.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/json/json.h"
+
+namespace wedge::internal {
+namespace {
+
+using base::Error;
+using formats::Row;
+
+constexpr std::size_t kMaxHead = std::size_t{1} << 20;
+constexpr std::size_t kWriteBuffer = std::size_t{256} << 10;
+
+std::string to_text(const Record& record) {
+  return formats::json::to_line(formats::json::Object{{"entry", 1},
+                                                      {"object-format", base::to_string(record.format)},
+                                                      {"key", record.key},
+                                                      {"inode", record.inode},
+                                                      {"workspace", record.workspace},
+                                                      {"owner", formats::escape(record.owner)},
+                                                      {"path", formats::escape(record.path)}}) +
+         "\n";
+}
+
+/// Throws refused where the head is not one.
+Record parse_head(std::string_view line) {
+  const auto refuse = [] { throw Error(base::Category::refused, "bad record"); };
+  const auto document = formats::json::parse(line);
+  const auto* object = document.find_object();
+  if (object == nullptr) refuse();
+  const auto text = [&](const char* key) {
+    const auto* value = formats::json::find(*object, key);
+    if (value == nullptr || value->find_string() == nullptr) refuse();
+    return *value->find_string();
+  };
+  const auto number = [&](const char* key) {
+    std::uint64_t result = 0;
+    const auto* value = formats::json::find(*object, key);
+    if (value == nullptr || !value->find_unsigned(result)) refuse();
+    return result;
+  };
+  const auto format = base::find_object_format(text("object-format"));
+  if (number("entry") != 1 || !format) refuse();
+  return {formats::unescape(text("path")),
+          formats::unescape(text("owner")),
+          text("key"),
+          number("inode"),
+          text("workspace"),
+          *format};
+}
+
+}  // namespace
+
+std::optional<Record> RecordReader::head() {
+  std::string line;
+  if (!next_line(line) || line.size() > kMaxHead) return std::nullopt;
+  try {
+    auto record = parse_head(line);
+    format_ = record.format;
+    return record;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+bool RecordReader::next(Row& row) {
+  std::string line;
+  if (!next_line(line)) return false;
+  row = formats::parse_row(line, format_);
+  return true;
+}
+
+bool RecordReader::next_line(std::string& line) {
+  while (true) {
+    const auto newline = rest_.find('\n');
+    line.append(rest_.substr(0, newline));
+    if (newline != std::string_view::npos) {
+      rest_.remove_prefix(newline + 1);
+      return true;
+    }
+    rest_ = {buffer_.data(),
+             base::read_some(fd_.get(), {reinterpret_cast<std::byte*>(buffer_.data()), buffer_.size()})};
+    if (rest_.empty()) return false;
+  }
+}
+
+RecordWriter::RecordWriter(int records, Record record, int work)
+    : records_(records), file_(records, 0600), record_(std::move(record)), work_(work) {}
+
+void RecordWriter::add(const Row& row) {
+  if (!begun_) {
+    struct stat info;
+    if (work_ >= 0 && ::fstatat(work_, "new", &info, AT_SYMLINK_NOFOLLOW) != 0)
+      base::throw_errno("new entry", errno);
+    if (work_ >= 0) record_.inode = info.st_ino;
+    text_ = to_text(record_);
+    begun_ = true;
+  }
+  text_ += formats::to_line(row) + "\n";
+  if (text_.size() >= kWriteBuffer) flush();
+}
+
+void RecordWriter::flush() {
+  file_.write(base::as_bytes(std::exchange(text_, {})));
+}
+
+void RecordWriter::publish(const std::string& name) {
+  flush();
+  (void)file_.publish(records_, name, base::AtomicFile::Existing::replace);
+}
+
+}  // namespace wedge::internal

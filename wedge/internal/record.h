@@ -1,0 +1,63 @@
+// What a wedge remembers of an entry it made. docs/formats/wedge-state.md
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/object_id.h"
+#include "formats/base/unique_fd.h"
+#include "formats/text/manifest.h"
+
+namespace wedge::internal {
+
+/// The head of a record: one line of JSON. The rows of what was made follow it.
+struct Record {
+  std::string path;         ///< of the entry, below the wedge
+  std::string owner;        ///< the shrub it belongs to
+  std::string key;          ///< root and fidelity in one line
+  std::uint64_t inode = 0;  ///< of the entry's top
+  std::string workspace;    ///< directory in tmp/ where the entry was built
+  base::ObjectFormat format = base::ObjectFormat::sha256;
+};
+
+/// Reads a record line by line; what does not parse is as if it were not there.
+class RecordReader {
+ public:
+  explicit RecordReader(base::UniqueFd fd) : fd_(std::move(fd)), buffer_(std::size_t{64} << 10, '\0') {}
+  [[nodiscard]] std::optional<Record> head();
+  /// After head().
+  [[nodiscard]] bool next(formats::Row& row);
+
+ private:
+  bool next_line(std::string& line);
+  base::UniqueFd fd_;
+  std::string buffer_;
+  std::string_view rest_;
+  base::ObjectFormat format_ = base::ObjectFormat::sha256;
+};
+
+/// Writes a record as its rows come. The head needs the inode of the entry's top, which exists when the first
+/// row comes.
+class RecordWriter {
+ public:
+  /// `records`: directory it goes to. `work`: the directory in which the entry is being built as "new"; -1 if
+  /// `record` has its inode already.
+  RecordWriter(int records, Record record, int work);
+  void add(const formats::Row& row);
+  /// Durable when this returns.
+  void publish(const std::string& name);
+
+ private:
+  void flush();
+  int records_;
+  base::AtomicFile file_;
+  Record record_;
+  int work_;
+  std::string text_;
+  bool begun_ = false;
+};
+
+}  // namespace wedge::internal
