@@ -22,6 +22,7 @@
 #include "wedge/internal/place_file.h"
 #include "wedge/internal/record.h"
 #include "wedge/scanner.h"
+#include "wedge/unpack.h"
 
 namespace wedge {
 namespace {
@@ -96,6 +97,20 @@ class WritableTop {
   std::optional<mode_t> mode_;
   base::UniqueFd fd_;
 };
+
+/// The proven content of a root as an anonymous file in `dir`, read from its start. Archives are read forwards only, but what
+/// they lie in may have to be read twice to be proven.
+base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir) {
+  const auto name = base::random_name();
+  write_content(source, root.blob, root.recipe, root.size, true, dir, name, {});
+  auto fd = base::open_at(dir, name, O_RDONLY | O_NOFOLLOW);
+  if (::unlinkat(dir, name.c_str(), 0) != 0) base::throw_errno("spool", errno);
+  return fd;
+}
+
+formats::ByteSource reading(int fd) {
+  return [fd](base::MutableBytes buffer) { return base::read_some(fd, buffer); };
+}
 
 bool is_tree(const EntryRoot& root) {
   return root.type == EntryRoot::Type::tree || !root.unpack.empty();
@@ -409,10 +424,6 @@ class Wedge::Impl {
   /// Whether what lies at `path`, which no sync made, already is what `root` says.
   bool adopt(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
              const SyncOptions& options, std::vector<Difference>& in_the_way) const {
-    if (!root.unpack.empty()) {
-      in_the_way.push_back({Difference::Kind::extra, ".", {}});
-      return false;
-    }
     CompareOptions compare;
     compare.threads = options.threads;
     compare.fidelity = options.fidelity;
@@ -457,8 +468,11 @@ class Wedge::Impl {
     write.reuse_top = old ? old.get() : -1;
     write.progress = options.progress;
     write.on_row = keep;
-    if (!root.unpack.empty())
-      throw Error(Category::usage, path + ": unpacking archives is not supported yet");
+    if (!root.unpack.empty()) {
+      const auto archive = spool(source, root, tmp_.get());
+      summary = unpack_archive(reading(archive.get()), root.unpack, source.object_format(), work, "new", write);
+      return;
+    }
     summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
   }
 
@@ -507,7 +521,10 @@ class Wedge::Impl {
                     const std::string& name) const {
     RecordWriter record(records_.get(),
                         {path, owner, key, find_stat(parent, name)->st_ino, {}, source.object_format()}, -1);
-    if (is_tree(root)) {
+    if (!root.unpack.empty()) {
+      const auto archive = spool(source, root, tmp_.get());
+      list_archive(reading(archive.get()), root.unpack, source.object_format(), [&](const Row& row) { record.add(row); });
+    } else if (is_tree(root)) {
       auto reader = read_manifest(source, *root.manifest);
       for (Row row; reader.next(row);) record.add(row);
     } else {
@@ -575,6 +592,22 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
     if (error.category() != Category::not_found && error.category() != Category::refused) throw;
   }
   if (!info) return report(Difference::Kind::missing);
+  if (!root.unpack.empty()) {
+    if (!S_ISDIR(info->st_mode)) return report(Difference::Kind::type);
+    const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
+    const auto archive = spool(source, root, base::open_directory(AT_FDCWD, "/var/tmp").get());
+    std::vector<Row> rows;
+    list_archive(reading(archive.get()), root.unpack, source.object_format(), [&](const Row& row) { rows.push_back(row); });
+    auto next = rows.begin();
+    return compare_tree(
+        dir.get(), source.object_format(),
+        [&](Row& row) {
+          if (next == rows.end()) return false;
+          row = *next++;
+          return true;
+        },
+        options, on_difference);
+  }
   if (root.type == EntryRoot::Type::tree) {
     if (!S_ISDIR(info->st_mode)) return report(Difference::Kind::type);
     const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);

@@ -1,0 +1,269 @@
+#include "wedge/unpack.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <map>
+#include <vector>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/tar/tar_reader.h"
+#include "wedge/internal/place_file.h"
+
+namespace wedge {
+namespace {
+
+using base::Category;
+using base::Error;
+using formats::Row;
+using formats::TarMember;
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(Category::refused, what); }
+
+/// A member's name as a path of a tree: without `./` in front and `/` behind.
+std::string tree_path(std::string name) {
+  while (name.starts_with("./")) name.erase(0, 2);
+  while (name.size() > 1 && name.ends_with('/')) name.pop_back();
+  if (name.empty() || name == "/") name = ".";
+  if (!formats::is_safe_path(name)) refuse("tar: name '" + formats::escape(name).substr(0, 200) + "' may escape");
+  return name;
+}
+
+std::pair<std::string, std::string> split(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (slash == std::string::npos) return {".", path};
+  return {path.substr(0, slash), path.substr(slash + 1)};
+}
+
+struct InManifestOrder {
+  bool operator()(const std::string& a, const std::string& b) const { return formats::compare_paths(a, b) < 0; }
+};
+
+class Unpacker {
+ public:
+  /// `options` is nullptr if nothing is to be written.
+  Unpacker(base::ObjectFormat format, const WriteOptions* options) : hasher_(format), options_(options) {
+    make_implicit(".");
+  }
+
+  void make_top(int parent, const std::string& name) {
+    if (::mkdirat(parent, name.c_str(), 0700) != 0) base::throw_errno("make directory " + name, errno);
+    top_ = base::open_directory(parent, name);
+  }
+
+  void run(const formats::ByteSource& archive, const std::string& kind) {
+    const auto decoder = formats::make_decoder(archive_codec(kind), archive);
+    formats::TarReader reader([&](base::MutableBytes buffer) { return decoder->read(buffer); });
+    for (TarMember member; reader.next(member);) {
+      const auto path = tree_path(member.path);
+      base::named(formats::escape(path), [&] { take(path, member, reader); });
+    }
+  }
+
+  void finish(const std::function<void(const Row&)>& on_row) {
+    std::map<std::uint64_t, std::string> first_of;  // hard link group: its first path
+    for (auto& [path, node] : nodes_) {
+      node.row.path = path;
+      if (node.row.type != Row::Type::directory) {
+        const auto [first, fresh] = first_of.try_emplace(node.group, path);
+        if (!fresh) {
+          Row link;
+          link.type = Row::Type::hard_link;
+          link.target = first->second;
+          link.path = path;
+          on_row(link);
+          continue;
+        }
+      }
+      on_row(node.row);
+    }
+    if (!top_) return;
+    for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
+      if (node->second.row.type != Row::Type::directory || node->first == ".") continue;
+      const auto dir = base::open_beneath(top_.get(), node->first, O_RDONLY | O_DIRECTORY);
+      summary_.skipped_xattrs += internal::set_metadata(dir.get(), node->second.row, options_->fidelity);
+    }
+  }
+
+  [[nodiscard]] const WriteSummary& summary() const { return summary_; }
+
+ private:
+  struct Node {
+    Row row;
+    std::uint64_t group = 0;  ///< nodes of one group are one file
+  };
+
+  void take(const std::string& path, const TarMember& member, formats::TarReader& reader) {
+    if (member.type == TarMember::Type::socket) refuse("tar: a socket, or a type of member that is not known");
+    if (path == "." && member.type != TarMember::Type::directory) refuse("tar: the tree itself is no directory");
+    if (path != ".") make_parents(path);
+    const auto there = nodes_.find(path);
+    if (member.type == TarMember::Type::directory) {
+      if (there != nodes_.end() && there->second.row.type != Row::Type::directory) refuse("tar: a directory in place of a file");
+      if (there == nodes_.end()) make_implicit(path);
+      nodes_[path].row = row_of(member, Row::Type::directory);
+      return;
+    }
+    if (there != nodes_.end() && there->second.row.type == Row::Type::directory) refuse("tar: a file in place of a directory");
+    if (member.type == TarMember::Type::hard_link) return link(path, member);
+    if (there != nodes_.end()) forget(path);
+    place(path, member, reader);
+  }
+
+  void make_parents(const std::string& path) {
+    for (auto slash = path.find('/'); slash != std::string::npos; slash = path.find('/', slash + 1)) {
+      const auto parent = path.substr(0, slash);
+      const auto there = nodes_.find(parent);
+      if (there == nodes_.end()) make_implicit(parent);
+      else if (there->second.row.type != Row::Type::directory) refuse("tar: lies below what is no directory");
+    }
+  }
+
+  void make_implicit(const std::string& path) {
+    Row row;
+    row.type = Row::Type::directory;
+    row.mode = 0755;
+    nodes_[path] = {row, 0};
+    if (!top_ || path == ".") return;
+    const auto [parent, name] = split(path);
+    if (::mkdirat(directory(parent), name.c_str(), 0700) != 0) base::throw_errno("make directory", errno);
+  }
+
+  void forget(const std::string& path) {
+    nodes_.erase(path);
+    const auto [parent, name] = split(path);
+    if (top_ && ::unlinkat(directory(parent), name.c_str(), 0) != 0 && errno != ENOENT) base::throw_errno("replace", errno);
+  }
+
+  void link(const std::string& path, const TarMember& member) {
+    const auto target = tree_path(member.target);
+    const auto there = nodes_.find(target);
+    if (there == nodes_.end() || there->second.row.type == Row::Type::directory)
+      refuse("tar: hard link to what is no earlier file: " + formats::escape(target));
+    if (target == path) return;
+    const Node node = there->second;
+    if (nodes_.contains(path)) forget(path);
+    nodes_[path] = node;
+    if (!top_ || (is_special(node.row) && !options_->fidelity.special)) return;
+    const auto [from_parent, from] = split(target);
+    const auto [to_parent, to] = split(path);
+    const auto source = base::open_beneath(top_.get(), from_parent, O_RDONLY | O_DIRECTORY);
+    if (::linkat(source.get(), from.c_str(), directory(to_parent), to.c_str(), 0) != 0) base::throw_errno("link", errno);
+  }
+
+  void place(const std::string& path, const TarMember& member, formats::TarReader& reader) {
+    static constexpr std::pair<TarMember::Type, Row::Type> kTypes[] = {
+        {TarMember::Type::file, Row::Type::file},
+        {TarMember::Type::symlink, Row::Type::symlink},
+        {TarMember::Type::character_device, Row::Type::character_device},
+        {TarMember::Type::block_device, Row::Type::block_device},
+        {TarMember::Type::fifo, Row::Type::fifo}};
+    Row row;
+    for (const auto& [from, to] : kTypes)
+      if (from == member.type) row = row_of(member, to);
+    const auto [parent, name] = split(path);
+    if (row.type == Row::Type::file) {
+      write_file(row, member, reader, parent, name);
+    } else if (row.type == Row::Type::symlink) {
+      if (row.target.empty()) refuse("tar: a symlink to nowhere");
+      if (top_) internal::make_symlink(directory(parent), name, row, options_->fidelity);
+    } else if (top_ && options_->fidelity.special) {
+      internal::make_special(directory(parent), name, row, options_->fidelity);
+    } else {
+      ++summary_.skipped_special;
+    }
+    nodes_[path] = {std::move(row), ++groups_};
+  }
+
+  void write_file(Row& row, const TarMember& member, formats::TarReader& reader, const std::string& parent, const std::string& name) {
+    base::UniqueFd fd;
+    if (top_) fd = base::open_at(directory(parent), name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    internal::ContentWriter writer(fd.get(), false);
+    hasher_.reset(member.size);
+    std::uint64_t size = 0;
+    while (const std::size_t count = reader.read(buffer_)) {
+      const auto bytes = base::Bytes(buffer_).subspan(0, count);
+      size += count;
+      if (size > member.size) refuse("tar: a member is longer than it says");
+      hasher_.update(bytes);
+      if (top_) writer.write(bytes);
+    }
+    if (size != member.size) refuse("tar: a member is shorter than it says");
+    row.blob = hasher_.finish();
+    if (!top_) return;
+    summary_.skipped_xattrs += internal::set_metadata(fd.get(), row, options_->fidelity);
+    fd.close();
+    ++summary_.files;
+    summary_.fetched_size += size;
+    if (options_->progress) options_->progress(summary_.fetched_size);
+  }
+
+  static bool is_special(const Row& row) {
+    return row.type == Row::Type::character_device || row.type == Row::Type::block_device || row.type == Row::Type::fifo;
+  }
+
+  static Row row_of(const TarMember& member, Row::Type type) {
+    Row row;
+    row.type = type;
+    row.mode = type == Row::Type::symlink ? 0 : member.mode;
+    row.uid = member.uid;
+    row.gid = member.gid;
+    row.mtime = {member.mtime, member.mtime_nanoseconds};
+    row.size = member.size;
+    if (type == Row::Type::symlink) row.target = member.target;
+    if (type == Row::Type::character_device || type == Row::Type::block_device)
+      row.target = std::to_string(member.device_major) + ":" + std::to_string(member.device_minor);
+    if (type == Row::Type::file || type == Row::Type::directory)
+      for (const auto& [name, value] : member.xattrs)
+        if (name.starts_with("user.") || name == "security.capability") row.xattrs.emplace(name, value);
+    return row;
+  }
+
+  /// A handle on a directory of the tree; the last one stays open.
+  int directory(const std::string& path) {
+    if (path != open_path_ || !open_) {
+      open_ = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
+      open_path_ = path;
+    }
+    return open_.get();
+  }
+
+  base::ObjectHasher hasher_;
+  const WriteOptions* options_;
+  base::UniqueFd top_, open_;
+  std::string open_path_;
+  std::map<std::string, Node, InManifestOrder> nodes_;
+  std::uint64_t groups_ = 0;
+  base::Buffer buffer_ = base::Buffer(std::size_t{256} << 10);
+  WriteSummary summary_;
+};
+
+}  // namespace
+
+formats::Codec archive_codec(const std::string& kind) {
+  const auto codec = kind.starts_with("tar") ? formats::find_codec(std::string_view(kind).substr(3)) : std::nullopt;
+  if (!codec) refuse("unknown kind of archive '" + kind + "'");
+  return *codec;
+}
+
+void list_archive(const formats::ByteSource& archive, const std::string& kind, base::ObjectFormat format,
+                  const std::function<void(const Row&)>& on_row) {
+  Unpacker unpacker(format, nullptr);
+  unpacker.run(archive, kind);
+  unpacker.finish(on_row);
+}
+
+WriteSummary unpack_archive(const formats::ByteSource& archive, const std::string& kind, base::ObjectFormat format, int parent,
+                            const std::string& name, const WriteOptions& options) {
+  Unpacker unpacker(format, &options);
+  unpacker.make_top(parent, name);
+  unpacker.run(archive, kind);
+  unpacker.finish(options.on_row);
+  return unpacker.summary();
+}
+
+}  // namespace wedge
