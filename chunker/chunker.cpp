@@ -15,7 +15,9 @@ internal::FindCut fastest() noexcept {
 
 }  // namespace
 
-std::string Parameters::id() const { return std::string(kIdPrefix) + std::to_string(exponent); }
+std::string Parameters::id() const {
+  return std::string(kIdPrefix) + std::to_string(exponent);
+}
 
 Parameters make_parameters(int exponent) noexcept {
   const std::size_t average = std::size_t{1} << exponent;

@@ -13,12 +13,14 @@ namespace {
 using base::Category;
 using base::Error;
 
-/// CLI11 takes an argument in brackets apart at its commas; a byte in front of it, removed again afterwards, keeps it whole.
+/// CLI11 takes an argument in brackets apart at its commas; a byte in front of it, removed again afterwards,
+/// keeps it whole.
 constexpr char kShield = '\x01';
 std::vector<std::string> shielded(int argc, char** argv) {
   std::vector<std::string> arguments;  // in reverse, as CLI11 wants them
   for (int i = argc - 1; i > 0; --i)
-    arguments.push_back(argv[i][0] == '[' || argv[i][0] == kShield ? kShield + std::string(argv[i]) : std::string(argv[i]));
+    arguments.push_back(argv[i][0] == '[' || argv[i][0] == kShield ? kShield + std::string(argv[i])
+                                                                   : std::string(argv[i]));
   return arguments;
 }
 

@@ -14,7 +14,8 @@ namespace cli {
 
 class Call;
 
-/// Where a command writes. Thread-safety: message(), detail() and warning() from any thread, the rest from one.
+/// Where a command writes. Thread-safety: message(), detail() and warning() from any thread, the rest from
+/// one.
 class Output {
  public:
   explicit Output(const Call& call, std::string_view program);

@@ -62,8 +62,8 @@ class Shrub {
 
 /// The vats of a shrub, opened.
 struct Vats {
-  std::shared_ptr<vat::BlobSource> source;  ///< all of them as one; shared with `writable`
-  std::shared_ptr<vat::Vat> writable;       ///< where adds go; nullptr if there is none
+  std::shared_ptr<vat::BlobSource> source;   ///< all of them as one; shared with `writable`
+  std::shared_ptr<vat::Vat> writable;        ///< where adds go; nullptr if there is none
   std::optional<base::Error> write_failure;  ///< why a vat marked "write" could not be opened
 };
 

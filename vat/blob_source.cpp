@@ -16,7 +16,8 @@ auto first_good(const std::vector<std::shared_ptr<BlobSource>>& sources, Ask ask
     try {
       return ask(*source);
     } catch (const Error& error) {
-      // Damaged, unreadable or too large here: another may do better. Only what no other source can change ends it.
+      // Damaged, unreadable or too large here: another may do better. Only what no other source can change
+      // ends it.
       const bool absent = error.category() == Category::not_found;
       if (error.category() == Category::internal || error.category() == Category::busy) throw;
       if (!failure || !absent) failure.emplace(error);

@@ -22,8 +22,9 @@ namespace vat {
 using NoteSink = std::function<void(const std::string&)>;
 
 struct OpenOptions {
-  std::string cache_dir;  ///< for what was proven, and for the index if the vat cannot be written; empty: memory
-  NoteSink on_note;       ///< called from any thread, one call at a time
+  std::string
+      cache_dir;     ///< for what was proven, and for the index if the vat cannot be written; empty: memory
+  NoteSink on_note;  ///< called from any thread, one call at a time
 };
 
 /// One open vat. Packs and hand-filled blobs under primary/ are the truth; the index in local/ (or in the

@@ -51,10 +51,16 @@ bool is_bad_bytes(const Error& error) {
 class PackCheck {
  public:
   PackCheck(Vat& vat, const VerifyOptions& options, base::WorkerPool& pool, std::string name)
-      : vat_(vat), impl_(vat.impl()), options_(options), pool_(pool), name_(std::move(name)), file_("primary/pack/" + name_) {}
+      : vat_(vat),
+        impl_(vat.impl()),
+        options_(options),
+        pool_(pool),
+        name_(std::move(name)),
+        file_("primary/pack/" + name_) {}
 
   /// Fills `damages`; the file counts as sound if it stays empty.
-  void run(std::vector<PackDamage>& damages, VerifySummary& summary, const std::function<void(std::uint64_t)>& progress) {
+  void run(std::vector<PackDamage>& damages, VerifySummary& summary,
+           const std::function<void(std::uint64_t)>& progress) {
     fd_ = base::open_at(impl_.dir.get(), file_, O_RDONLY);
     size_ = base::file_size(fd_.get());
     list_groups(damages);
@@ -83,7 +89,8 @@ class PackCheck {
       damages.push_back({{file_, std::nullopt, "its SHA-256 is not its name", false}, false});
   }
 
-  /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id would be lost.
+  /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id
+  /// would be lost.
   bool repair(const std::vector<PackDamage>& damages) {
     for (const auto& damage : damages)
       if (damage.id ? !has_other_copy(*damage.id) : damage.place_lost) return false;
@@ -94,7 +101,8 @@ class PackCheck {
     (void)adder.finish();
     const auto local = ensure(impl_.dir.get(), "local");
     const auto quarantine = ensure(local.get(), "quarantine");
-    if (::renameat(impl_.dir.get(), file_.c_str(), quarantine.get(), name_.c_str()) != 0) base::throw_errno(file_, errno);
+    if (::renameat(impl_.dir.get(), file_.c_str(), quarantine.get(), name_.c_str()) != 0)
+      base::throw_errno(file_, errno);
     base::sync_directory(quarantine.get());
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
     return true;
@@ -107,16 +115,22 @@ class PackCheck {
 
  private:
   void list_groups(std::vector<PackDamage>& damages) {
-    const auto read = [this](std::uint64_t offset, base::MutableBytes buffer) { return base::read_exact_at(fd_.get(), offset, buffer); };
-    const auto keep = [this](const GroupPlace& place, const std::vector<PackedBlob>& blobs) { groups_.push_back({place, blobs}); };
+    const auto read = [this](std::uint64_t offset, base::MutableBytes buffer) {
+      return base::read_exact_at(fd_.get(), offset, buffer);
+    };
+    const auto keep = [this](const GroupPlace& place, const std::vector<PackedBlob>& blobs) {
+      groups_.push_back({place, blobs});
+    };
     try {
       formats::read_trailer(impl_.format, read, size_, keep);
     } catch (const Error& error) {
       if (!is_bad_bytes(error)) throw;
       groups_.clear();
       const auto end = formats::walk_pack(read, size_, keep);
-      // Whether the walk stopped at the trailer or at damage between groups cannot be told unless its frame begins there.
-      damages.push_back({{file_, std::nullopt, error.what(), false}, !formats::is_trailer_at(read, end, size_)});
+      // Whether the walk stopped at the trailer or at damage between groups cannot be told unless its frame
+      // begins there.
+      damages.push_back(
+          {{file_, std::nullopt, error.what(), false}, !formats::is_trailer_at(read, end, size_)});
       trailer_lost_ = true;
     }
   }
@@ -139,7 +153,8 @@ class PackCheck {
       const auto decoded = impl_.decode(fd_.get(), group.place);
       base::ObjectHasher hasher(impl_.format);
       for (std::size_t i = 0; i < group.blobs.size(); ++i) {
-        if (i >= decoded.blobs.size()) checked.faults[i] = "group holds fewer blobs than its trailer says";
+        if (i >= decoded.blobs.size())
+          checked.faults[i] = "group holds fewer blobs than its trailer says";
         else if (decoded.blobs[i].size != group.blobs[i].size || decoded.blobs[i].kind != group.blobs[i].kind)
           checked.faults[i] = "group and trailer disagree";
         else if (!trailer_lost_ && hasher.hash(decoded.blob(i)) != group.blobs[i].id)
@@ -221,7 +236,8 @@ class References {
     std::vector<std::pair<ObjectId, BlobKind>> roots;
     vat_.list(
         [&](const ObjectId& id, const StoredBlob& blob) {
-          if (blob.kind == BlobKind::recipe || blob.kind == BlobKind::manifest || blob.kind == BlobKind::layout)
+          if (blob.kind == BlobKind::recipe || blob.kind == BlobKind::manifest ||
+              blob.kind == BlobKind::layout)
             roots.emplace_back(id, blob.kind);
         },
         [](const ObjectId&, const RecipeClaim&) {});
@@ -256,7 +272,8 @@ class References {
   void need(const ObjectId& id, const ObjectId& root, BlobKind kind, bool recipe_will_do) {
     if (told_.contains(id) || vat_.find(id) || (recipe_will_do && !vat_.find_recipes(id).empty())) return;
     told_.insert(id);
-    report_({"", id, "missing, needed by " + std::string(formats::to_string(kind)) + " " + root.hex(), false});
+    report_(
+        {"", id, "missing, needed by " + std::string(formats::to_string(kind)) + " " + root.hex(), false});
   }
 
   Vat& vat_;
@@ -278,7 +295,8 @@ void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& su
       const auto local = PackCheck::ensure(impl.dir.get(), "local");
       const auto quarantine = PackCheck::ensure(local.get(), "quarantine");
       const auto name = file.id.hex() + ".blob" + std::string(formats::suffix_of(file.codec));
-      if (::renameat(impl.dir.get(), file.path().c_str(), quarantine.get(), name.c_str()) != 0) base::throw_errno(damage.file, errno);
+      if (::renameat(impl.dir.get(), file.path().c_str(), quarantine.get(), name.c_str()) != 0)
+        base::throw_errno(damage.file, errno);
       base::sync_directory(quarantine.get());
       damage.repaired = true;
     }
@@ -288,7 +306,8 @@ void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& su
 
 }  // namespace
 
-VerifySummary verify(Vat& vat, const VerifyOptions& options, const std::function<void(const Damage&)>& on_damage) {
+VerifySummary verify(Vat& vat, const VerifyOptions& options,
+                     const std::function<void(const Damage&)>& on_damage) {
   VerifySummary summary;
   std::unordered_set<ObjectId> told;
   const std::function<void(const Damage&)> report = [&](const Damage& damage) {
@@ -298,7 +317,8 @@ VerifySummary verify(Vat& vat, const VerifyOptions& options, const std::function
     on_damage(damage);
   };
   auto& impl = vat.impl();
-  base::WorkerPool pool(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency()));
+  base::WorkerPool pool(options.threads != 0 ? options.threads
+                                             : std::max(1U, std::thread::hardware_concurrency()));
   check_loose_files(vat, options, summary, report);
   const auto packs = base::find_open_at(impl.dir.get(), Vat::Impl::kPackDir, O_RDONLY | O_DIRECTORY);
   if (packs) {
@@ -329,7 +349,8 @@ void verify_content(Vat& vat, const ObjectId& id) {
     size += bytes.size();
     hasher.update(bytes);
   });
-  if (size != content.size || hasher.finish() != id) throw Error(Category::corrupt, "content " + id.hex() + ": other bytes");
+  if (size != content.size || hasher.finish() != id)
+    throw Error(Category::corrupt, "content " + id.hex() + ": other bytes");
 }
 
 }  // namespace vat

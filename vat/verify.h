@@ -14,8 +14,8 @@ namespace vat {
 
 struct VerifyOptions {
   unsigned threads = 0;
-  bool quick = false;      ///< sizes and trailers only
-  unsigned sample = 100;   ///< percent of the groups that are decoded and hashed
+  bool quick = false;     ///< sizes and trailers only
+  unsigned sample = 100;  ///< percent of the groups that are decoded and hashed
   bool repair = false;
   std::function<void(std::uint64_t)> progress;  ///< bytes read so far, on the calling thread
 };
@@ -25,7 +25,7 @@ struct Damage {
   std::string file;                  ///< below the vat; empty for content that lacks a part
   std::optional<base::ObjectId> id;  ///< the object; nullopt if the file as a whole is meant
   std::string what;
-  bool repaired = false;             ///< every id of the file can be read again and the file is in local/quarantine
+  bool repaired = false;  ///< every id of the file can be read again and the file is in local/quarantine
 };
 
 struct VerifySummary {
@@ -35,12 +35,14 @@ struct VerifySummary {
   std::uint64_t repaired = 0;  ///< … for something that is good now
 };
 
-/// Checks every file in primary/ against its name, every blob against its id, and that recipes, manifests and layouts find
-/// all they name. Reports exactly what is bad.
+/// Checks every file in primary/ against its name, every blob against its id, and that recipes, manifests and
+/// layouts find all they name. Reports exactly what is bad.
 ///
-/// With options.repair, a damaged file whose ids can all be read from elsewhere, or from its own sound parts, is replaced:
-/// what is only in it is stored again, and only then it moves to local/quarantine. Nothing else is changed.
-VerifySummary verify(Vat& vat, const VerifyOptions& options, const std::function<void(const Damage&)>& on_damage);
+/// With options.repair, a damaged file whose ids can all be read from elsewhere, or from its own sound parts,
+/// is replaced: what is only in it is stored again, and only then it moves to local/quarantine. Nothing else
+/// is changed.
+VerifySummary verify(Vat& vat, const VerifyOptions& options,
+                     const std::function<void(const Damage&)>& on_damage);
 
 /// Reads the content of one id and proves it. Throws as stream_content() does.
 void verify_content(Vat& vat, const base::ObjectId& id);

@@ -22,14 +22,17 @@ using base::Error;
 using formats::Row;
 using formats::TarMember;
 
-[[noreturn]] void refuse(const std::string& what) { throw Error(Category::refused, what); }
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(Category::refused, what);
+}
 
 /// A member's name as a path of a tree: without `./` in front and `/` behind.
 std::string tree_path(std::string name) {
   while (name.starts_with("./")) name.erase(0, 2);
   while (name.size() > 1 && name.ends_with('/')) name.pop_back();
   if (name.empty() || name == "/") name = ".";
-  if (!formats::is_safe_path(name)) refuse("tar: name '" + formats::escape(name).substr(0, 200) + "' may escape");
+  if (!formats::is_safe_path(name))
+    refuse("tar: name '" + formats::escape(name).substr(0, 200) + "' may escape");
   return name;
 }
 
@@ -40,7 +43,9 @@ std::pair<std::string, std::string> split(const std::string& path) {
 }
 
 struct InManifestOrder {
-  bool operator()(const std::string& a, const std::string& b) const { return formats::compare_paths(a, b) < 0; }
+  bool operator()(const std::string& a, const std::string& b) const {
+    return formats::compare_paths(a, b) < 0;
+  }
 };
 
 class Unpacker {
@@ -98,17 +103,21 @@ class Unpacker {
   };
 
   void take(const std::string& path, const TarMember& member, formats::TarReader& reader) {
-    if (member.type == TarMember::Type::socket) refuse("tar: a socket, or a type of member that is not known");
-    if (path == "." && member.type != TarMember::Type::directory) refuse("tar: the tree itself is no directory");
+    if (member.type == TarMember::Type::socket)
+      refuse("tar: a socket, or a type of member that is not known");
+    if (path == "." && member.type != TarMember::Type::directory)
+      refuse("tar: the tree itself is no directory");
     if (path != ".") make_parents(path);
     const auto there = nodes_.find(path);
     if (member.type == TarMember::Type::directory) {
-      if (there != nodes_.end() && there->second.row.type != Row::Type::directory) refuse("tar: a directory in place of a file");
+      if (there != nodes_.end() && there->second.row.type != Row::Type::directory)
+        refuse("tar: a directory in place of a file");
       if (there == nodes_.end()) make_implicit(path);
       nodes_[path].row = row_of(member, Row::Type::directory);
       return;
     }
-    if (there != nodes_.end() && there->second.row.type == Row::Type::directory) refuse("tar: a file in place of a directory");
+    if (there != nodes_.end() && there->second.row.type == Row::Type::directory)
+      refuse("tar: a file in place of a directory");
     if (member.type == TarMember::Type::hard_link) return link(path, member);
     if (there != nodes_.end()) forget(path);
     place(path, member, reader);
@@ -118,8 +127,10 @@ class Unpacker {
     for (auto slash = path.find('/'); slash != std::string::npos; slash = path.find('/', slash + 1)) {
       const auto parent = path.substr(0, slash);
       const auto there = nodes_.find(parent);
-      if (there == nodes_.end()) make_implicit(parent);
-      else if (there->second.row.type != Row::Type::directory) refuse("tar: lies below what is no directory");
+      if (there == nodes_.end())
+        make_implicit(parent);
+      else if (there->second.row.type != Row::Type::directory)
+        refuse("tar: lies below what is no directory");
     }
   }
 
@@ -136,7 +147,8 @@ class Unpacker {
   void forget(const std::string& path) {
     nodes_.erase(path);
     const auto [parent, name] = split(path);
-    if (top_ && ::unlinkat(directory(parent), name.c_str(), 0) != 0 && errno != ENOENT) base::throw_errno("replace", errno);
+    if (top_ && ::unlinkat(directory(parent), name.c_str(), 0) != 0 && errno != ENOENT)
+      base::throw_errno("replace", errno);
   }
 
   void link(const std::string& path, const TarMember& member) {
@@ -152,7 +164,8 @@ class Unpacker {
     const auto [from_parent, from] = split(target);
     const auto [to_parent, to] = split(path);
     const auto source = base::open_beneath(top_.get(), from_parent, O_RDONLY | O_DIRECTORY);
-    if (::linkat(source.get(), from.c_str(), directory(to_parent), to.c_str(), 0) != 0) base::throw_errno("link", errno);
+    if (::linkat(source.get(), from.c_str(), directory(to_parent), to.c_str(), 0) != 0)
+      base::throw_errno("link", errno);
   }
 
   void place(const std::string& path, const TarMember& member, formats::TarReader& reader) {
@@ -179,7 +192,8 @@ class Unpacker {
     nodes_[path] = {std::move(row), ++groups_};
   }
 
-  void write_file(Row& row, const TarMember& member, formats::TarReader& reader, const std::string& parent, const std::string& name) {
+  void write_file(Row& row, const TarMember& member, formats::TarReader& reader, const std::string& parent,
+                  const std::string& name) {
     base::UniqueFd fd;
     if (top_) fd = base::open_at(directory(parent), name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     internal::ContentWriter writer(fd.get(), false);
@@ -203,7 +217,8 @@ class Unpacker {
   }
 
   static bool is_special(const Row& row) {
-    return row.type == Row::Type::character_device || row.type == Row::Type::block_device || row.type == Row::Type::fifo;
+    return row.type == Row::Type::character_device || row.type == Row::Type::block_device ||
+           row.type == Row::Type::fifo;
   }
 
   static Row row_of(const TarMember& member, Row::Type type) {
@@ -245,7 +260,8 @@ class Unpacker {
 }  // namespace
 
 formats::Codec archive_codec(const std::string& kind) {
-  const auto codec = kind.starts_with("tar") ? formats::find_codec(std::string_view(kind).substr(3)) : std::nullopt;
+  const auto codec =
+      kind.starts_with("tar") ? formats::find_codec(std::string_view(kind).substr(3)) : std::nullopt;
   if (!codec) refuse("unknown kind of archive '" + kind + "'");
   return *codec;
 }
@@ -257,8 +273,9 @@ void list_archive(const formats::ByteSource& archive, const std::string& kind, b
   unpacker.finish(on_row);
 }
 
-WriteSummary unpack_archive(const formats::ByteSource& archive, const std::string& kind, base::ObjectFormat format, int parent,
-                            const std::string& name, const WriteOptions& options) {
+WriteSummary unpack_archive(const formats::ByteSource& archive, const std::string& kind,
+                            base::ObjectFormat format, int parent, const std::string& name,
+                            const WriteOptions& options) {
   Unpacker unpacker(format, &options);
   unpacker.make_top(parent, name);
   unpacker.run(archive, kind);

@@ -98,8 +98,8 @@ class WritableTop {
   base::UniqueFd fd_;
 };
 
-/// The proven content of a root as an anonymous file in `dir`, read from its start. Archives are read forwards only, but what
-/// they lie in may have to be read twice to be proven.
+/// The proven content of a root as an anonymous file in `dir`, read from its start. Archives are read
+/// forwards only, but what they lie in may have to be read twice to be proven.
 base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir) {
   const auto name = base::random_name();
   write_content(source, root.blob, root.recipe, root.size, true, dir, name, {});
@@ -196,6 +196,8 @@ class Wedge::Impl {
       RecordWriter next(records_.get(), made, work.get());
       build(source, path, root, options, there && S_ISDIR(there->st_mode), work.get(), next, result.summary);
       for (const auto& extra : carried) carry(path, extra, work.get());
+      if (next.top().type == Row::Type::directory && can_be_moved_with(next.top()))
+        set_top(work.get(), "new", next.top(), options.fidelity);
       // Everything below is durable before the entry changes, and the record of what it will be before that.
       if (::syncfs(work.get()) != 0) base::throw_errno("sync", errno);
       next.publish(record_name(path) + ".next");
@@ -319,17 +321,23 @@ class Wedge::Impl {
     base::remove_tree(tmp_.get(), made.workspace);
   }
 
-  /// A directory can only be moved by who may write it; its own mode comes when it lies in place.
+  /// A directory can only be moved by who may write it; one that says otherwise gets its mode when it lies in
+  /// place.
+  static bool can_be_moved_with(const Row& top) { return ::geteuid() == 0 || (top.mode & S_IWUSR) != 0; }
+
+  static void set_top(int parent, const std::string& path, const Row& top, const Fidelity& fidelity) {
+    const auto dir = base::open_beneath(parent, path, O_RDONLY | O_DIRECTORY);
+    (void)internal::set_metadata(dir.get(), top, fidelity);
+  }
+
   void finish_top(const Record& made) const {
     auto file = base::find_open_at(records_.get(), record_name(made.path) + ".next", O_RDONLY | O_NOFOLLOW);
     if (!file) return;
     RecordReader reader(std::move(*file));
     (void)reader.head();
     Row top;
-    if (!reader.next(top) || top.type != Row::Type::directory) return;
-    const auto dir = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
-    const Fidelity fidelity{made.key.find(" owners") != std::string::npos, false};
-    (void)internal::set_metadata(dir.get(), top, fidelity);
+    if (!reader.next(top) || top.type != Row::Type::directory || can_be_moved_with(top)) return;
+    set_top(top_.get(), made.path, top, {made.key.find(" owners") != std::string::npos, false});
   }
 
   /// Finishes or forgets what a killed sync left. An entry whose top is the one announced was exchanged
@@ -470,7 +478,8 @@ class Wedge::Impl {
     write.on_row = keep;
     if (!root.unpack.empty()) {
       const auto archive = spool(source, root, tmp_.get());
-      summary = unpack_archive(reading(archive.get()), root.unpack, source.object_format(), work, "new", write);
+      summary =
+          unpack_archive(reading(archive.get()), root.unpack, source.object_format(), work, "new", write);
       return;
     }
     summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
@@ -523,7 +532,8 @@ class Wedge::Impl {
                         {path, owner, key, find_stat(parent, name)->st_ino, {}, source.object_format()}, -1);
     if (!root.unpack.empty()) {
       const auto archive = spool(source, root, tmp_.get());
-      list_archive(reading(archive.get()), root.unpack, source.object_format(), [&](const Row& row) { record.add(row); });
+      list_archive(reading(archive.get()), root.unpack, source.object_format(),
+                   [&](const Row& row) { record.add(row); });
     } else if (is_tree(root)) {
       auto reader = read_manifest(source, *root.manifest);
       for (Row row; reader.next(row);) record.add(row);
@@ -597,7 +607,8 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
     const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
     const auto archive = spool(source, root, base::open_directory(AT_FDCWD, "/var/tmp").get());
     std::vector<Row> rows;
-    list_archive(reading(archive.get()), root.unpack, source.object_format(), [&](const Row& row) { rows.push_back(row); });
+    list_archive(reading(archive.get()), root.unpack, source.object_format(),
+                 [&](const Row& row) { rows.push_back(row); });
     auto next = rows.begin();
     return compare_tree(
         dir.get(), source.object_format(),

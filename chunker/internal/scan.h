@@ -21,7 +21,8 @@ inline constexpr std::uint8_t kCandidateMask = 3;
 /// A candidate looks at this many bytes: its own and those before it.
 inline constexpr std::size_t kWindowSize = 32;
 
-/// Where a chunk may end: the first position examined, the one from which cuts are frequent, and the last plus one.
+/// Where a chunk may end: the first position examined, the one from which cuts are frequent, and the last
+/// plus one.
 struct Range {
   std::size_t first, normal, end;
 };

@@ -1,5 +1,6 @@
 // 32 positions a step. The prefilter hash is linear, so it is built by doubling the window four times:
-//   h2(i) = b(i) ^ x·b(i-1), h4(i) = h2(i) ^ x²·h2(i-2), h8(i) = h4(i) ^ x⁴·h4(i-4), H(i) = h8(i) ^ x⁸·h8(i-8)
+//   h2(i) = b(i) ^ x·b(i-1), h4(i) = h2(i) ^ x²·h2(i-2), h8(i) = h4(i) ^ x⁴·h4(i-4), H(i) = h8(i) ^
+//   x⁸·h8(i-8)
 // and no step waits for the one before except through a byte shift of its last vector.
 #include "chunker/internal/scan.h"
 
@@ -21,8 +22,10 @@ struct Vectors {
 template <int Count>
 SHRUB_AVX2 inline __m256i shifted(__m256i previous, __m256i current) noexcept {
   const __m256i middle = _mm256_permute2x128_si256(previous, current, 0x21);
-  if constexpr (Count == 16) return middle;
-  else return _mm256_alignr_epi8(current, middle, 16 - Count);
+  if constexpr (Count == 16)
+    return middle;
+  else
+    return _mm256_alignr_epi8(current, middle, 16 - Count);
 }
 
 SHRUB_AVX2 inline __m256i times_2(__m256i v) noexcept {
@@ -69,14 +72,15 @@ SHRUB_AVX2 inline Vectors extend(const Vectors& before, const std::byte* at) noe
   v.h2 = _mm256_xor_si256(v.bytes, times_2(shifted<1>(before.bytes, v.bytes)));
   v.h4 = _mm256_xor_si256(v.h2, times(shifted<2>(before.h2, v.h2), load(kTimes4.low), load(kTimes4.high)));
   v.h8 = _mm256_xor_si256(v.h4, times(shifted<4>(before.h4, v.h4), load(kTimes16.low), load(kTimes16.high)));
-  v.hash = _mm256_xor_si256(v.h8, times(shifted<8>(before.h8, v.h8), load(kTimes1B.low), load(kTimes1B.high)));
+  v.hash =
+      _mm256_xor_si256(v.h8, times(shifted<8>(before.h8, v.h8), load(kTimes1B.low), load(kTimes1B.high)));
   return v;
 }
 
 SHRUB_AVX2 inline unsigned candidates(const Vectors& before, const Vectors& v) noexcept {
   const __m256i hit = _mm256_cmpeq_epi8(v.hash, _mm256_set1_epi8(static_cast<char>(kCandidateHash)));
-  const __m256i low_bits = _mm256_and_si256(shifted<16>(before.hash, v.hash),
-                                            _mm256_set1_epi8(static_cast<char>(kCandidateMask)));
+  const __m256i low_bits =
+      _mm256_and_si256(shifted<16>(before.hash, v.hash), _mm256_set1_epi8(static_cast<char>(kCandidateMask)));
   const __m256i both = _mm256_and_si256(hit, _mm256_cmpeq_epi8(low_bits, _mm256_setzero_si256()));
   return static_cast<unsigned>(_mm256_movemask_epi8(both));
 }
@@ -105,12 +109,16 @@ SHRUB_AVX2 std::size_t find_cut_avx2(const Parameters& parameters, base::Bytes r
 
 }  // namespace
 
-FindCut find_avx2() noexcept { return __builtin_cpu_supports("avx2") ? find_cut_avx2 : nullptr; }
+FindCut find_avx2() noexcept {
+  return __builtin_cpu_supports("avx2") ? find_cut_avx2 : nullptr;
+}
 
 }  // namespace chunker::internal
 
 #else
 namespace chunker::internal {
-FindCut find_avx2() noexcept { return nullptr; }
+FindCut find_avx2() noexcept {
+  return nullptr;
+}
 }  // namespace chunker::internal
 #endif

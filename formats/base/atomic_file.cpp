@@ -34,7 +34,8 @@ AtomicFile::AtomicFile(int tmp_dir, unsigned mode) : tmp_dir_(tmp_dir) {
   while (true) {
     tmp_name_ = std::string(kPrefix) + random_name();
     fd_ = open_at(tmp_dir, tmp_name_, O_RDWR | O_CREAT | O_EXCL, mode);
-    if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) continue;  // a cleaner was quicker
+    if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+      continue;  // a cleaner was quicker
     struct stat info;
     if (::fstat(fd_.get(), &info) != 0) throw_errno("stat", errno);
     if (info.st_nlink > 0) return;
@@ -45,7 +46,9 @@ AtomicFile::~AtomicFile() {
   if (!tmp_name_.empty()) (void)::unlinkat(tmp_dir_, tmp_name_.c_str(), 0);
 }
 
-void AtomicFile::write(Bytes bytes) { write_all(fd_.get(), bytes); }
+void AtomicFile::write(Bytes bytes) {
+  write_all(fd_.get(), bytes);
+}
 
 bool AtomicFile::publish(int directory, const std::string& name, Existing existing) {
   sync_file(fd_.get());

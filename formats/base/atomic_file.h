@@ -12,8 +12,8 @@ namespace base {
 ///
 ///   open → write… → publish: fsync, rename to the final name, fsync of the directory
 ///
-/// The temporary is locked (flock) while its writer lives, so remove_leftovers() can tell a dead writer's file from
-/// one at work. Destroying an unpublished file removes it. One thread at a time.
+/// The temporary is locked (flock) while its writer lives, so remove_leftovers() can tell a dead writer's
+/// file from one at work. Destroying an unpublished file removes it. One thread at a time.
 class AtomicFile {
  public:
   enum class Existing { keep, replace };
@@ -27,8 +27,8 @@ class AtomicFile {
   void write(Bytes bytes);
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
-  /// Makes the file durable as `name` in `directory`. With Existing::keep a file already there stays and this one is
-  /// dropped (false is returned); with Existing::replace it takes its place. A failed fsync is final.
+  /// Makes the file durable as `name` in `directory`. With Existing::keep a file already there stays and this
+  /// one is dropped (false is returned); with Existing::replace it takes its place. A failed fsync is final.
   bool publish(int directory, const std::string& name, Existing existing);
 
  private:

@@ -22,6 +22,8 @@ using ByteSink = std::function<void(Bytes)>;
 [[nodiscard]] inline std::string_view as_chars(Bytes bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
-inline void append(Buffer& to, Bytes bytes) { to.insert(to.end(), bytes.begin(), bytes.end()); }
+inline void append(Buffer& to, Bytes bytes) {
+  to.insert(to.end(), bytes.begin(), bytes.end());
+}
 
 }  // namespace base

@@ -12,17 +12,17 @@ namespace base {
 /// What went wrong, as the caller sees it: the only thing code may branch on.
 /// The value is also the process exit code (docs/design.md, "Exit codes"); never renumbered.
 enum class Category : std::uint8_t {
-  usage = 2,           ///< bad flag, parameter or configuration
-  corrupt = 4,         ///< bytes do not match their id, and no good copy was found
-  not_found = 5,       ///< an id, vref or ref the user named is absent everywhere
-  network = 6,         ///< a peer is unreachable or timed out; may be retried
-  wrong_bytes = 7,     ///< peers answered, none with bytes that match the id
-  refused = 8,         ///< unsafe or malformed input; nothing was done
-  local = 9,           ///< the local system refused: disk full, permission; errno text in the message
-  no_store = 10,       ///< no vat or shrub here, or of a version this program does not know
-  busy = 11,           ///< lock or lease held by a live process; may be retried
+  usage = 2,        ///< bad flag, parameter or configuration
+  corrupt = 4,      ///< bytes do not match their id, and no good copy was found
+  not_found = 5,    ///< an id, vref or ref the user named is absent everywhere
+  network = 6,      ///< a peer is unreachable or timed out; may be retried
+  wrong_bytes = 7,  ///< peers answered, none with bytes that match the id
+  refused = 8,      ///< unsafe or malformed input; nothing was done
+  local = 9,        ///< the local system refused: disk full, permission; errno text in the message
+  no_store = 10,    ///< no vat or shrub here, or of a version this program does not know
+  busy = 11,        ///< lock or lease held by a live process; may be retried
   authentication = 12,
-  internal = 70,       ///< a bug in this program
+  internal = 70,  ///< a bug in this program
 };
 
 /// The only exception type this project throws. 0 (done), 1 (the answer is no), 3 (partly done) and

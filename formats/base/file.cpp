@@ -46,7 +46,8 @@ UniqueFd open_stepwise(int dir, std::string_view path, int flags) {
   while (true) {
     const std::string name(take_field(path, '/'));
     const bool last = path.empty();
-    if (name.empty() || name == "..") throw Error(Category::refused, "path component '" + name + "' may escape");
+    if (name.empty() || name == "..")
+      throw Error(Category::refused, "path component '" + name + "' may escape");
     const int fd = retrying_open(at, name.c_str(), (last ? flags : O_PATH | O_DIRECTORY) | O_NOFOLLOW, 0);
     if (fd < 0) {
       if (errno == ELOOP || (errno == ENOTDIR && !last))
@@ -80,7 +81,8 @@ UniqueFd open_beneath(int dir, std::string_view path, int flags) {
     if (fd >= 0) return UniqueFd(fd);
     if (errno == ELOOP || errno == EXDEV)
       throw Error(Category::refused, std::string(path) + ": a symbolic link or '..' leads out of the way");
-    if (errno == ENOTDIR) throw Error(Category::refused, std::string(path) + ": a component is not a directory");
+    if (errno == ENOTDIR)
+      throw Error(Category::refused, std::string(path) + ": a component is not a directory");
     if (errno != ENOSYS && errno != EPERM && errno != ENAMETOOLONG) throw_errno(std::string(path), errno);
   }
   return named(path.substr(0, 200), [&] { return open_stepwise(dir, path, flags); });
@@ -95,7 +97,8 @@ void make_directories(const std::string& path) {
     const auto prefix = path.substr(0, end);
     if (::mkdir(prefix.c_str(), 0777) == 0) {
       const auto slash = prefix.rfind('/');  // the new name lies in its parent
-      sync_directory(open_directory(AT_FDCWD, slash == std::string::npos ? "." : prefix.substr(0, slash + 1)).get());
+      sync_directory(
+          open_directory(AT_FDCWD, slash == std::string::npos ? "." : prefix.substr(0, slash + 1)).get());
     } else if (errno != EEXIST) {
       const int failure = errno;
       struct stat info;
@@ -151,8 +154,7 @@ std::string read_file(int dir, const std::string& path, std::size_t limit) {
   if (!S_ISREG(info.st_mode)) throw Error(Category::refused, path + ": not a regular file");
   std::string text(limit + 1, '\0');
   text.resize(read_some(fd.get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
-  if (text.size() > limit)
-    throw Error(Category::refused, path + ": larger than " + human_size(limit));
+  if (text.size() > limit) throw Error(Category::refused, path + ": larger than " + human_size(limit));
   return text;
 }
 
@@ -204,7 +206,8 @@ void remove_tree(int dir, const std::string& name) {
   named(name, [&] {
     for (const auto& child : list_directory(fd)) remove_tree(fd, child);
   });
-  if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) throw_errno("remove " + name, errno);
+  if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
+    throw_errno("remove " + name, errno);
 }
 
 std::string random_name() {

@@ -15,14 +15,16 @@
 
 namespace base {
 
-/// Opens `path` relative to `dir` (AT_FDCWD for the current directory) with O_CLOEXEC. Throws not_found or local.
+/// Opens `path` relative to `dir` (AT_FDCWD for the current directory) with O_CLOEXEC. Throws not_found or
+/// local.
 [[nodiscard]] UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode = 0666);
 /// As open_at, but an absent file is an answer: nullopt.
 [[nodiscard]] std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags);
 
-/// Opens a path of any length that came from outside, below `dir`: no component may be a symlink or `..`, and the
-/// result is never outside `dir` (openat2 RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS; component by component with
-/// O_NOFOLLOW where the kernel lacks it). `.` is `dir` itself. Throws refused if a component is a symlink or no directory, not_found, local.
+/// Opens a path of any length that came from outside, below `dir`: no component may be a symlink or `..`, and
+/// the result is never outside `dir` (openat2 RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS; component by component
+/// with O_NOFOLLOW where the kernel lacks it). `.` is `dir` itself. Throws refused if a component is a
+/// symlink or no directory, not_found, local.
 [[nodiscard]] UniqueFd open_beneath(int dir, std::string_view path, int flags);
 
 /// A directory for *at calls.
@@ -49,8 +51,8 @@ void sync_file(int fd);
 /// fsync of a directory, so that names in it survive power loss.
 void sync_directory(int dir);
 
-/// Removes `name` in `dir` and all below it, never following a symlink. An absent name is fine. Directories that
-/// deny access are opened up first, as far as their owner may.
+/// Removes `name` in `dir` and all below it, never following a symlink. An absent name is fine. Directories
+/// that deny access are opened up first, as far as their owner may.
 void remove_tree(int dir, const std::string& name);
 
 /// 128 random bits in hex, for names in tmp/.

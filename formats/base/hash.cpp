@@ -14,7 +14,8 @@ namespace {
 using EvpContext = CPtr<EVP_MD_CTX, EVP_MD_CTX_free>;
 
 const EVP_MD* sha256_algorithm() {
-  static const EVP_MD* const algorithm = EVP_MD_fetch(nullptr, "SHA256", nullptr);  // fetching is the slow part
+  static const EVP_MD* const algorithm =
+      EVP_MD_fetch(nullptr, "SHA256", nullptr);  // fetching is the slow part
   if (algorithm == nullptr) throw Error(Category::internal, "OpenSSL has no SHA-256");
   return algorithm;
 }
@@ -100,16 +101,24 @@ ObjectId ObjectHasher::hash(Bytes content, std::string_view type) {
   return finish();
 }
 
-ObjectId hash_blob(ObjectFormat format, Bytes content) { return ObjectHasher(format).hash(content); }
+ObjectId hash_blob(ObjectFormat format, Bytes content) {
+  return ObjectHasher(format).hash(content);
+}
 
 struct Sha256::State {
   EvpSha256 hash;
 };
-Sha256::Sha256() : state_(std::make_unique<State>()) { state_->hash.reset(); }
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  state_->hash.reset();
+}
 Sha256::~Sha256() = default;
 Sha256::Sha256(Sha256&&) noexcept = default;
 Sha256& Sha256::operator=(Sha256&&) noexcept = default;
-void Sha256::update(Bytes content) { state_->hash.update(content); }
-Sha256::Digest Sha256::finish() { return state_->hash.finish(); }
+void Sha256::update(Bytes content) {
+  state_->hash.update(content);
+}
+Sha256::Digest Sha256::finish() {
+  return state_->hash.finish();
+}
 
 }  // namespace base

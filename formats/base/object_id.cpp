@@ -62,7 +62,9 @@ ObjectId ObjectId::require(ObjectFormat format, std::string_view hex) {
                                      std::to_string(2 * id_size(format)) + " lower-case hex digits");
 }
 
-std::string ObjectId::hex() const { return to_hex(raw()); }
+std::string ObjectId::hex() const {
+  return to_hex(raw());
+}
 
 std::string to_hex(Bytes bytes) {
   static constexpr char kDigits[] = "0123456789abcdef";

@@ -34,8 +34,8 @@ class ObjectId {
   /// Lower-case hex of exactly the right length, or nullopt.
   [[nodiscard]] static std::optional<ObjectId> parse(ObjectFormat format, std::string_view hex) noexcept;
 
-  /// The id a user typed or a file holds: as parse(), but an id of the other format, upper case and bad length
-  /// are refused (Category::refused) with a message that says which.
+  /// The id a user typed or a file holds: as parse(), but an id of the other format, upper case and bad
+  /// length are refused (Category::refused) with a message that says which.
   [[nodiscard]] static ObjectId require(ObjectFormat format, std::string_view hex);
 
   [[nodiscard]] ObjectFormat format() const noexcept { return format_; }

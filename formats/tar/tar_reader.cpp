@@ -21,17 +21,26 @@ constexpr std::size_t kReadSize = std::size_t{64} << 10;
 Type type_of(archive_entry* entry) {
   if (archive_entry_hardlink(entry) != nullptr) return Type::hard_link;
   switch (archive_entry_filetype(entry)) {
-    case AE_IFDIR: return Type::directory;
-    case AE_IFREG: return Type::file;
-    case AE_IFLNK: return Type::symlink;
-    case AE_IFCHR: return Type::character_device;
-    case AE_IFBLK: return Type::block_device;
-    case AE_IFIFO: return Type::fifo;
-    default: return Type::socket;
+    case AE_IFDIR:
+      return Type::directory;
+    case AE_IFREG:
+      return Type::file;
+    case AE_IFLNK:
+      return Type::symlink;
+    case AE_IFCHR:
+      return Type::character_device;
+    case AE_IFBLK:
+      return Type::block_device;
+    case AE_IFIFO:
+      return Type::fifo;
+    default:
+      return Type::socket;
   }
 }
 
-std::string text(const char* value) { return value != nullptr ? value : ""; }
+std::string text(const char* value) {
+  return value != nullptr ? value : "";
+}
 
 }  // namespace
 
@@ -80,7 +89,8 @@ bool TarReader::next(TarMember& member) {
   member = {};
   member.type = type_of(entry);
   member.path = text(archive_entry_pathname(entry));
-  member.target = member.type == Type::hard_link ? text(archive_entry_hardlink(entry)) : text(archive_entry_symlink(entry));
+  member.target = member.type == Type::hard_link ? text(archive_entry_hardlink(entry))
+                                                 : text(archive_entry_symlink(entry));
   member.mode = archive_entry_perm(entry) & 07777;
   member.uid = static_cast<std::uint32_t>(archive_entry_uid(entry));
   member.gid = static_cast<std::uint32_t>(archive_entry_gid(entry));

@@ -13,7 +13,16 @@ namespace formats {
 
 /// One member as the archive describes it. Nothing in it may be trusted.
 struct TarMember {
-  enum class Type : std::uint8_t { directory, file, symlink, hard_link, character_device, block_device, fifo, socket };
+  enum class Type : std::uint8_t {
+    directory,
+    file,
+    symlink,
+    hard_link,
+    character_device,
+    block_device,
+    fifo,
+    socket
+  };
   Type type = Type::file;
   std::string path;    ///< as it stands in the archive, any bytes
   std::string target;  ///< of a symlink or hard link

@@ -16,7 +16,8 @@ inline constexpr std::size_t kMaxName = 255;    ///< bytes of one path component
 inline constexpr std::size_t kMaxDepth = 4096;  ///< components of a path
 inline constexpr std::size_t kMaxPath = std::size_t{64} << 10;
 
-/// Seconds since the epoch and nanoseconds after them, 0 ≤ nanoseconds < 10^9. In a row: the decimal number of seconds.
+/// Seconds since the epoch and nanoseconds after them, 0 ≤ nanoseconds < 10^9. In a row: the decimal number
+/// of seconds.
 struct Timestamp {
   std::int64_t seconds = 0;
   std::uint32_t nanoseconds = 0;

@@ -64,10 +64,12 @@ RecipeReader::RecipeReader(base::Buffer root, base::ObjectFormat format, GetText
   text_.wanted = [this](const TextReader::Listed& listed) { return enter(listed); };
 }
 
-void RecipeReader::seek(std::uint64_t offset) { seek_ = offset; }
+void RecipeReader::seek(std::uint64_t offset) {
+  seek_ = offset;
+}
 
-/// Called for each line of a list. What a list says of a piece is held against what the piece then holds: else a range
-/// could be read from a place where the whole has other bytes.
+/// Called for each line of a list. What a list says of a piece is held against what the piece then holds:
+/// else a range could be read from a place where the whole has other bytes.
 bool RecipeReader::enter(const TextReader::Listed& listed) {
   const auto size = base::parse_decimal(listed.summary);
   const auto level = static_cast<std::size_t>(listed.level);
@@ -87,8 +89,9 @@ bool RecipeReader::enter(const TextReader::Listed& listed) {
 bool RecipeReader::next(RecipeItem& item) {
   std::string_view line;
   if (!text_.next(line)) {
-    const bool pieces_full = text_.level() == 1 || std::all_of(ends_.begin() + 1, ends_.begin() + text_.level(),
-                                                               [this](std::uint64_t end) { return end == offset_; });
+    const bool pieces_full =
+        text_.level() == 1 || std::all_of(ends_.begin() + 1, ends_.begin() + text_.level(),
+                                          [this](std::uint64_t end) { return end == offset_; });
     if (offset_ != header_.size || !pieces_full) refuse("its lines do not sum up to its size");
     return false;
   }

@@ -73,7 +73,8 @@ class RecipeReader {
   RecipeHeader header_;
   std::uint64_t offset_ = 0;
   std::uint64_t seek_ = 0;
-  /// By level: where the piece that was entered (or passed over) last ends, as its list says; level 0 is unused.
+  /// By level: where the piece that was entered (or passed over) last ends, as its list says; level 0 is
+  /// unused.
   std::array<std::uint64_t, kMaxLevels + 1> ends_{};
   bool after_hole_ = false;
 };

@@ -106,6 +106,6 @@ TEST_CASE("message conditions rule out nearly every vector of ordinary data", "[
     }
     flagged += base::internal::Sha1::suspects(w) != 0;
   }
-  CHECK(flagged > 0);             // a test that cannot fail would show as 0
+  CHECK(flagged > 0);  // a test that cannot fail would show as 0
   CHECK(flagged < 20000 * 6 / 100);
 }

@@ -28,8 +28,10 @@ std::uint64_t fold(const std::vector<std::size_t>& sizes) {
 std::vector<std::pair<const char*, chunker::internal::FindCut>> implementations() {
   std::vector<std::pair<const char*, chunker::internal::FindCut>> all{{"scalar", find_cut_scalar},
                                                                       {"chosen", chunker::find_cut}};
-  if (const auto avx2 = chunker::internal::find_avx2()) all.emplace_back("avx2", avx2);
-  else WARN("SKIPPED: this machine has no AVX2");
+  if (const auto avx2 = chunker::internal::find_avx2())
+    all.emplace_back("avx2", avx2);
+  else
+    WARN("SKIPPED: this machine has no AVX2");
   return all;
 }
 
@@ -77,7 +79,8 @@ TEST_CASE("vector code cuts as the scalar code does", "[chunker]") {
     inputs.push_back(std::move(data));
   }
   base::Buffer text;
-  for (int i = 0; text.size() < 200000; ++i) base::append(text, base::as_bytes("line " + std::to_string(i * i) + "\n"));
+  for (int i = 0; text.size() < 200000; ++i)
+    base::append(text, base::as_bytes("line " + std::to_string(i * i) + "\n"));
   inputs.push_back(std::move(text));
   for (const auto& [name, find] : implementations())
     for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -91,7 +94,8 @@ TEST_CASE("every length cuts alike, whatever the buffer is followed by", "[chunk
   const auto data = tests::random_bytes(3 * parameters.min_size, 3);
   for (const auto& [name, find] : implementations())
     for (std::size_t size = 1; size <= data.size(); size += size < 2 * parameters.min_size ? 7 : 1) {
-      const base::Buffer exact(data.begin(), data.begin() + static_cast<std::ptrdiff_t>(size));  // over-reads show under asan
+      const base::Buffer exact(
+          data.begin(), data.begin() + static_cast<std::ptrdiff_t>(size));  // over-reads show under asan
       if (find(parameters, exact) != find_cut_scalar(parameters, base::Bytes(data).subspan(0, size)))
         FAIL(name << " differs at size " << size);
     }

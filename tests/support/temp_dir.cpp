@@ -46,6 +46,8 @@ base::Buffer random_bytes(std::size_t size, std::uint64_t seed) {
   return bytes;
 }
 
-std::string golden(const std::string& name) { return std::string(SHRUB_GOLDEN) + "/" + name; }
+std::string golden(const std::string& name) {
+  return std::string(SHRUB_GOLDEN) + "/" + name;
+}
 
 }  // namespace tests

@@ -21,15 +21,18 @@ int verify_ids(const cli::Call& call, cli::Output& output, vat::Vat& vat) {
       worst = worst == 0 || error.category() == Category::corrupt ? error.exit_code() : worst;
       fault = error.what();
     }
-    if (output.json()) output.record("verified", {{"blob", id.hex()}, {"good", fault.empty()}, {"fault", fault}});
-    else if (!fault.empty()) output.line(fault);
+    if (output.json())
+      output.record("verified", {{"blob", id.hex()}, {"good", fault.empty()}, {"fault", fault}});
+    else if (!fault.empty())
+      output.line(fault);
   }
   return worst;
 }
 
 void print(cli::Output& output, const vat::Damage& damage) {
   if (output.json()) {
-    formats::json::Object record{{"file", damage.file}, {"fault", damage.what}, {"repaired", damage.repaired}};
+    formats::json::Object record{
+        {"file", damage.file}, {"fault", damage.what}, {"repaired", damage.repaired}};
     if (damage.id) record.emplace_back("blob", damage.id->hex());
     output.record("damage", std::move(record));
     return;
@@ -54,7 +57,8 @@ int run(const cli::Call& call, cli::Output& output) {
     options.sample = static_cast<unsigned>(number.number("--sample", 100, 1, 100));
   }
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
-  const auto summary = vat::verify(*opened, options, [&](const vat::Damage& damage) { print(output, damage); });
+  const auto summary =
+      vat::verify(*opened, options, [&](const vat::Damage& damage) { print(output, damage); });
   if (output.json())
     output.record("verify", {{"packs", summary.packs},
                              {"loose-files", summary.loose_files},
@@ -63,28 +67,32 @@ int run(const cli::Call& call, cli::Output& output) {
                              {"damaged", summary.damaged},
                              {"repaired", summary.repaired}});
   else
-    output.message(std::to_string(summary.packs) + " packs, " + std::to_string(summary.loose_files) + " hand-filled files, " +
-                   std::to_string(summary.blobs) + " blobs read, " + std::to_string(summary.damaged) + " damaged, " +
-                   std::to_string(summary.repaired) + " repaired");
+    output.message(std::to_string(summary.packs) + " packs, " + std::to_string(summary.loose_files) +
+                   " hand-filled files, " + std::to_string(summary.blobs) + " blobs read, " +
+                   std::to_string(summary.damaged) + " damaged, " + std::to_string(summary.repaired) +
+                   " repaired");
   return summary.damaged == summary.repaired ? 0 : static_cast<int>(Category::corrupt);
 }
 
 }  // namespace
 
 cli::Command verify_command() {
-  return {"verify",
-          "Check that everything in the vat is what it should be",
-          "Checks every file against its name, every blob against its id, and that recipes, manifests and layouts find all they "
-          "name; prints exactly what is bad. With IDs, checks their content only.\n\n"
-          "--repair makes every id readable again where another copy is known, and moves the damaged file to local/quarantine "
-          "only then.",
-          {{"ID", cli::Argument::Count::any, "ids of blobs to check"}},
-          {{"--quick", "", "sizes and trailers only"},
-           {"--sample", "N%", "decode and hash only that share of the groups"},
-           {"--repair", "", "make good what can be made good"}},
-          {{"vat --vat deps.vat verify", "everything"}, {"vat --vat deps.vat verify --repair", "and heal it"}},
-          {4, 5, 8, 10, 11},
-          run};
+  return {
+      "verify",
+      "Check that everything in the vat is what it should be",
+      "Checks every file against its name, every blob against its id, and that recipes, manifests and "
+      "layouts find all they "
+      "name; prints exactly what is bad. With IDs, checks their content only.\n\n"
+      "--repair makes every id readable again where another copy is known, and moves the damaged file to "
+      "local/quarantine "
+      "only then.",
+      {{"ID", cli::Argument::Count::any, "ids of blobs to check"}},
+      {{"--quick", "", "sizes and trailers only"},
+       {"--sample", "N%", "decode and hash only that share of the groups"},
+       {"--repair", "", "make good what can be made good"}},
+      {{"vat --vat deps.vat verify", "everything"}, {"vat --vat deps.vat verify --repair", "and heal it"}},
+      {4, 5, 8, 10, 11},
+      run};
 }
 
 }  // namespace vat_cli

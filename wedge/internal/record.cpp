@@ -102,6 +102,7 @@ void RecordWriter::add(const Row& row) {
       base::throw_errno("new entry", errno);
     if (work_ >= 0) record_.inode = info.st_ino;
     text_ = to_text(record_);
+    top_ = row;
     begun_ = true;
   }
   text_ += formats::to_line(row) + "\n";

@@ -47,6 +47,8 @@ class RecordWriter {
   /// `record` has its inode already.
   RecordWriter(int records, Record record, int work);
   void add(const formats::Row& row);
+  /// The first row added.
+  [[nodiscard]] const formats::Row& top() const noexcept { return top_; }
   /// Durable when this returns.
   void publish(const std::string& name);
 
@@ -56,6 +58,7 @@ class RecordWriter {
   base::AtomicFile file_;
   Record record_;
   int work_;
+  formats::Row top_;
   std::string text_;
   bool begun_ = false;
 };

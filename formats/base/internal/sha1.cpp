@@ -26,24 +26,31 @@ constexpr State kInitial{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e
 
 template <int Step>
 constexpr std::uint32_t round_value(std::uint32_t b, std::uint32_t c, std::uint32_t d) noexcept {
-  if constexpr (Step < 20) return ((c ^ d) & b) ^ d;
-  else if constexpr (Step < 40 || Step >= 60) return b ^ c ^ d;
-  else return (b & c) | ((b | c) & d);
+  if constexpr (Step < 20)
+    return ((c ^ d) & b) ^ d;
+  else if constexpr (Step < 40 || Step >= 60)
+    return b ^ c ^ d;
+  else
+    return (b & c) | ((b | c) & d);
 }
 template <int Step>
-constexpr std::uint32_t kRoundConstant =
-    Step < 20 ? 0x5a827999 : Step < 40 ? 0x6ed9eba1 : Step < 60 ? 0x8f1bbcdc : 0xca62c1d6;
+constexpr std::uint32_t kRoundConstant = Step < 20   ? 0x5a827999
+                                         : Step < 40 ? 0x6ed9eba1
+                                         : Step < 60 ? 0x8f1bbcdc
+                                                     : 0xca62c1d6;
 
 /// One step without moving words: position (i - Step) mod 5 plays the role of word i.
 template <int Step>
 inline void forward(State& s, const std::uint32_t* w) noexcept {
-  constexpr int a = (80 - Step) % 5, b = (81 - Step) % 5, c = (82 - Step) % 5, d = (83 - Step) % 5, e = (84 - Step) % 5;
+  constexpr int a = (80 - Step) % 5, b = (81 - Step) % 5, c = (82 - Step) % 5, d = (83 - Step) % 5,
+                e = (84 - Step) % 5;
   s[e] += std::rotl(s[a], 5) + round_value<Step>(s[b], s[c], s[d]) + kRoundConstant<Step> + w[Step];
   s[b] = std::rotl(s[b], 30);
 }
 template <int Step>
 inline void backward(State& s, const std::uint32_t* w) noexcept {
-  constexpr int a = (80 - Step) % 5, b = (81 - Step) % 5, c = (82 - Step) % 5, d = (83 - Step) % 5, e = (84 - Step) % 5;
+  constexpr int a = (80 - Step) % 5, b = (81 - Step) % 5, c = (82 - Step) % 5, d = (83 - Step) % 5,
+                e = (84 - Step) % 5;
   s[b] = std::rotr(s[b], 30);
   s[e] -= std::rotl(s[a], 5) + round_value<Step>(s[b], s[c], s[d]) + kRoundConstant<Step> + w[Step];
 }
@@ -62,7 +69,8 @@ inline void run_forward(State& s, const std::uint32_t* w) noexcept {
 
 /// Whether the partner of a block along `vector` reaches `result` too: the block completes a collision.
 template <int Step>
-bool collides(const Vector& vector, const State& middle, const std::uint32_t* w, const State& result) noexcept {
+bool collides(const Vector& vector, const State& middle, const std::uint32_t* w,
+              const State& result) noexcept {
   std::uint32_t partner[80];
   for (int t = 0; t < 80; ++t) partner[t] = w[t] ^ vector.difference[t];
   State start = middle;
@@ -77,7 +85,8 @@ bool collides(const Vector& vector, const State& middle, const std::uint32_t* w,
 template <std::size_t I>
 inline std::uint32_t survivors(const std::uint32_t* w) noexcept {
   constexpr const Condition& c = kConditions[I];
-  const std::uint32_t broken = ((w[c.first_word] >> c.first_bit) ^ (w[c.second_word] >> c.second_bit) ^ c.value) & 1;
+  const std::uint32_t broken =
+      ((w[c.first_word] >> c.first_bit) ^ (w[c.second_word] >> c.second_bit) ^ c.value) & 1;
   return (broken - 1) | ~c.mask;
 }
 template <std::size_t... I>
@@ -116,10 +125,12 @@ Sha1::Digest Sha1::finish() noexcept {
   std::array<std::byte, 72> padding{};
   padding[0] = std::byte{0x80};
   const std::size_t zeros = (119 - size_ % 64) % 64;  // so that 0x80, the zeros and the length end a block
-  for (std::size_t i = 0; i < 8; ++i) padding[1 + zeros + i] = static_cast<std::byte>(bit_size >> (56 - 8 * i));
+  for (std::size_t i = 0; i < 8; ++i)
+    padding[1 + zeros + i] = static_cast<std::byte>(bit_size >> (56 - 8 * i));
   update({padding.data(), zeros + 9});
   Digest digest;
-  for (std::size_t i = 0; i < 20; ++i) digest[i] = static_cast<std::byte>(state_[i / 4] >> (24 - 8 * (i % 4)));
+  for (std::size_t i = 0; i < 20; ++i)
+    digest[i] = static_cast<std::byte>(state_[i / 4] >> (24 - 8 * (i % 4)));
   return digest;
 }
 
@@ -141,8 +152,8 @@ void Sha1::compress(const std::byte* block) noexcept {
 
   for (std::uint32_t left = suspects(w); left != 0; left &= left - 1) {
     const Vector& vector = kVectors[std::countr_zero(left)];
-    collision_found_ |= vector.step == 58 ? collides<58>(vector, at_58, w, state_)
-                                          : collides<65>(vector, at_65, w, state_);
+    collision_found_ |=
+        vector.step == 58 ? collides<58>(vector, at_58, w, state_) : collides<65>(vector, at_65, w, state_);
   }
 }
 

@@ -10,11 +10,12 @@ namespace base::internal {
 
 /// Streaming SHA-1 with collision detection.
 ///
-/// Each block is tested against the 32 disturbance vectors that known attacks use (Stevens, "Counter-cryptanalysis",
-/// CRYPTO 2013): if the block were one half of a colliding pair along such a vector, its partner is known, and
-/// running that partner backwards and forwards from a middle step shows whether both end in the same state. Cheap
-/// conditions on message bits (scripts/derive-sha1-conditions) rule nearly all vectors out first.
-/// Ordinary content is never reported; the digest is plain SHA-1 whether or not something was found.
+/// Each block is tested against the 32 disturbance vectors that known attacks use (Stevens,
+/// "Counter-cryptanalysis", CRYPTO 2013): if the block were one half of a colliding pair along such a vector,
+/// its partner is known, and running that partner backwards and forwards from a middle step shows whether
+/// both end in the same state. Cheap conditions on message bits (scripts/derive-sha1-conditions) rule nearly
+/// all vectors out first. Ordinary content is never reported; the digest is plain SHA-1 whether or not
+/// something was found.
 class Sha1 {
  public:
   using Digest = std::array<std::byte, 20>;
