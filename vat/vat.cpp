@@ -566,8 +566,4 @@ void Vat::list(const std::function<void(const ObjectId&, const StoredBlob&)>& vi
   }
 }
 
-void Vat::rebuild() {
-  impl_->discard_index();
-}
-
 }  // namespace vat

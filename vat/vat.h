@@ -62,9 +62,6 @@ class Vat final : public BlobSource {
   void list(const std::function<void(const base::ObjectId&, const StoredBlob&)>& visit,
             const std::function<void(const base::ObjectId&, const RecipeClaim&)>& content);
 
-  /// Rebuilds index and cache/ from primary/.
-  void rebuild();
-
   class Impl;
   /// For the other parts of this library.
   [[nodiscard]] Impl& impl() noexcept { return *impl_; }

@@ -17,6 +17,7 @@
 #include "vat/adder.h"
 #include "vat/content.h"
 #include "vat/internal/vat_impl.h"
+#include "vat/maps.h"
 
 namespace vat {
 namespace {
@@ -336,6 +337,10 @@ VerifySummary verify(Vat& vat, const VerifyOptions& options,
       }
     }
   }
+  if (!options.quick)
+    check_cache(vat, options.repair, [&](const std::string& file, const std::string& why, bool repaired) {
+      report({file, std::nullopt, why, repaired});
+    });
   if (!options.quick) References(vat, told, report).check_all();
   return summary;
 }

@@ -5,6 +5,7 @@
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
 #include "vat/ingest.h"
+#include "vat/maps.h"
 
 namespace shrub_cli {
 namespace {
@@ -69,6 +70,7 @@ int run(const cli::Call& call, cli::Output& output) {
   // What was known of other content says nothing of this.
   if (before && before->blob == vref.blob) vref.provenance = before->provenance;
   formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
+  vat::write_map(*vats.writable, {std::nullopt, std::nullopt, content.blob, content.recipe});
   const bool changed = named.shrub.write(named.entry, vref);
   if (output.json()) {
     formats::json::Object record{{"blob", content.blob.hex()}};

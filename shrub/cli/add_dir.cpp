@@ -6,6 +6,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
+#include "vat/maps.h"
 #include "wedge/scanner.h"
 
 namespace shrub_cli {
@@ -66,6 +67,7 @@ int run(const cli::Call& call, cli::Output& output) {
   // What was known of other content says nothing of this.
   if (before && before->manifest == vref.manifest) vref.provenance = before->provenance;
   formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
+  vat::write_map(*vats.writable, {ids.manifest, ids.layout, std::nullopt, std::nullopt});
   const bool changed = named.shrub.write(named.entry, vref);
 
   if (output.json()) {

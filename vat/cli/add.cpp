@@ -6,6 +6,7 @@
 #include "formats/base/file.h"
 #include "vat/cli/verbs.h"
 #include "vat/ingest.h"
+#include "vat/maps.h"
 
 namespace vat_cli {
 namespace {
@@ -107,6 +108,9 @@ int run(const cli::Call& call, cli::Output& output) {
     summary.new_size += part.new_size;
     summary.stored_size += part.stored_size;
   }
+  for (const auto& [path, content] : stored)
+    if (content.recipe) vat::write_map(*opened, {std::nullopt, std::nullopt, content.blob, content.recipe});
+  if (!stored.empty()) vat::write_pack_list(*opened);
   for (const auto& [path, content] : stored) print(output, path, content);
   output.detail(base::human_size(summary.new_size) + " new, " + base::human_size(summary.stored_size) +
                 " stored");

@@ -1,0 +1,51 @@
+// Maps: where in which packs the blobs of one root lie, in the order a reader wants them. docs/formats/map.md
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/base/bytes.h"
+#include "formats/base/object_id.h"
+#include "formats/pack/pack.h"
+
+namespace formats {
+
+inline constexpr std::size_t kMaxMapText = std::size_t{1} << 30;  ///< bytes, decompressed
+
+/// Neighbouring blobs of one group. A map holds no ids: what it leads to is proven by hashing, as everything
+/// is.
+struct MapRun {
+  std::string pack;  ///< SHA-256 in hex
+  GroupPlace group{};
+  std::uint32_t first = 0;  ///< position of the first blob in the group
+  std::uint32_t count = 0;
+  friend bool operator==(const MapRun& a, const MapRun& b) {
+    return a.pack == b.pack && a.group.offset == b.group.offset && a.group.size == b.group.size &&
+           a.first == b.first && a.count == b.count;
+  }
+};
+
+/// Builds a map from places in the reader's order; places that continue the run before make it longer.
+class MapWriter {
+ public:
+  MapWriter(base::ObjectFormat format, const base::ObjectId& root);
+  void add(const std::string& pack, const GroupPlace& group, std::uint32_t position);
+  /// The file: one zstd frame.
+  [[nodiscard]] base::Buffer finish();
+
+ private:
+  void flush();
+  std::string text_;
+  std::vector<std::string> packs_;
+  std::optional<MapRun> run_;
+};
+
+/// Reads a map. Throws corrupt for a damaged frame, refused for what breaks the format.
+void read_map(base::Bytes file, base::ObjectFormat format, const base::ObjectId& root,
+              const std::function<void(const MapRun&)>& visit);
+
+}  // namespace formats

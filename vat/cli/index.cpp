@@ -1,0 +1,35 @@
+#include "vat/cli/verbs.h"
+#include "vat/maps.h"
+
+namespace vat_cli {
+namespace {
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto opened = open_vat(call, output);
+  const auto summary = vat::rebuild(*opened);
+  if (output.json())
+    output.record("index", {{"packs", summary.packs}, {"blobs", summary.blobs}, {"maps", summary.maps}});
+  else
+    output.message(std::to_string(summary.packs) + " packs, " + std::to_string(summary.blobs) + " blobs, " +
+                   std::to_string(summary.maps) + " maps");
+  return 0;
+}
+
+}  // namespace
+
+cli::Command index_command() {
+  return {"index",
+          "Make the index and cache/ anew",
+          "Reads what lies in primary/ and makes everything that can be made from it: the local index, the "
+          "list of packs and "
+          "the maps under cache/. Needed after packs were copied into a vat that is published; everything "
+          "else finds new packs "
+          "by itself.",
+          {},
+          {},
+          {{"vat --vat deps.vat index", "after rsync brought new packs"}},
+          {4, 8, 10, 11},
+          run};
+}
+
+}  // namespace vat_cli

@@ -1,0 +1,44 @@
+// The published, re-creatable part of a vat: cache/.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "formats/base/object_id.h"
+#include "vat/vat.h"
+
+namespace vat {
+
+/// What a map is made for. Its blobs come in this order: manifest, layout, then all content in manifest
+/// order.
+struct MapRoot {
+  std::optional<base::ObjectId> manifest, layout;  ///< a tree
+  std::optional<base::ObjectId> blob, recipe;      ///< a file or image
+  /// The id that names the map: manifest, else blob, else recipe.
+  [[nodiscard]] const base::ObjectId& id() const;
+};
+
+/// Writes cache/map/xx/….zst for the root, unless it is there, and brings cache/packs up to date. Blobs that
+/// are not in a pack are left out: maps are hints. A vat whose cache/ cannot be written is left alone.
+void write_map(Vat& vat, const MapRoot& root);
+
+/// Brings cache/packs up to date: the names of all packs, one a line, in order.
+void write_pack_list(Vat& vat);
+
+/// Checks what lies in cache/. With `repair` what is damaged is removed, or made anew where that is cheap: it
+/// is only a cache.
+void check_cache(
+    Vat& vat, bool repair,
+    const std::function<void(const std::string& file, const std::string& why, bool repaired)>& on_damage);
+
+struct RebuildSummary {
+  std::uint64_t packs = 0, blobs = 0, maps = 0;
+};
+
+/// Makes index and cache/ anew from primary/: the pack list, and a map for every manifest and every recipe of
+/// a file. A map made here lacks the layout, which only a vref connects with its manifest.
+RebuildSummary rebuild(Vat& vat);
+
+}  // namespace vat
