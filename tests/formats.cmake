@@ -3,6 +3,7 @@ shrub_test(compression SOURCES formats/compression_test.cpp LIBRARIES shrub::com
 shrub_test(text SOURCES formats/text_object_test.cpp formats/recipe_test.cpp formats/manifest_test.cpp formats/layout_test.cpp
            LIBRARIES shrub::text)
 shrub_test(pack SOURCES formats/pack_test.cpp LIBRARIES shrub::pack)
+shrub_test(map SOURCES formats/map_test.cpp LIBRARIES shrub::map shrub::compression)
 shrub_test(json SOURCES formats/json_test.cpp LIBRARIES shrub::json)
 shrub_test(vref SOURCES formats/vref_test.cpp LIBRARIES shrub::vref)
 shrub_test(vat_json SOURCES formats/vat_json_test.cpp LIBRARIES shrub::vat_json)
@@ -36,3 +37,5 @@ shrub_fuzz(text LIBRARIES shrub::text)
 shrub_fuzz(pack LIBRARIES shrub::pack)
 shrub_fuzz(vref LIBRARIES shrub::vref)
 shrub_fuzz(vat_json LIBRARIES shrub::vat_json)
+shrub_fuzz(map LIBRARIES shrub::map shrub::compression)
+shrub_fuzz(tar LIBRARIES shrub::wedge)
