@@ -36,11 +36,13 @@ struct Slots {
 
 void add_option(CLI::App& app, const Option& option, Slots& slots) {
   const auto key = key_of(option);
+  const auto help = wrapped(option.help, kHelpWidth - kHelpColumn, 0);  // CLI11 indents
   if (option.value.empty()) {
-    app.add_flag(option.names, slots.flags[key], option.help);
+    app.add_flag(option.names, slots.flags[key], help);
     return;
   }
-  auto* added = app.add_option(option.names, slots.values[key], option.help)->type_name(option.value);
+  auto* added = app.add_option(option.names, slots.values[key], help)->type_name(option.value);
+  added->required(option.required);
   if (option.repeated)
     added->expected(1)->allow_extra_args(false)->take_all();
   else
@@ -48,7 +50,8 @@ void add_option(CLI::App& app, const Option& option, Slots& slots) {
 }
 
 void add_argument(CLI::App& app, const Argument& argument, Slots& slots) {
-  auto* added = app.add_option(argument.name, slots.values[argument.name], argument.help)->type_name("");
+  const auto help = wrapped(argument.help, kHelpWidth - kHelpColumn, 0);
+  auto* added = app.add_option(argument.name, slots.values[argument.name], help)->type_name("");
   switch (argument.count) {
     case Argument::Count::one:
       added->required()->expected(1)->allow_extra_args(false);
@@ -67,17 +70,19 @@ void add_argument(CLI::App& app, const Argument& argument, Slots& slots) {
 
 int run_checked(const Program& program, int argc, char** argv) {
   CLI::App app(program.summary, program.name);
-  app.set_version_flag("--version", program.name + " " + program.version);
+  app.set_help_flag(help_option().names, help_option().help);
+  app.set_version_flag("--version", program.name + " " + program.version, "print the version and exit");
   app.require_subcommand(1);
   app.fallthrough();
-  app.get_formatter()->column_width(28);
+  app.get_formatter()->column_width(kHelpColumn);
+  app.footer("\n" + wrapped(program.description, kHelpWidth, 0));
   Slots global;
   for (const auto& option : program.options) add_option(app, option, global);
   std::map<const Command*, Slots> slots;
   std::map<const Command*, CLI::App*> verbs;
   for (const auto& command : program.commands) {
     auto* verb = app.add_subcommand(command.name, command.summary);
-    verb->footer(help_footer(command));
+    verb->footer(help_footer(program, command));
     for (const auto& option : command.options) add_option(*verb, option, slots[&command]);
     for (const auto& argument : command.arguments) add_argument(*verb, argument, slots[&command]);
     verbs[&command] = verb;
@@ -195,7 +200,10 @@ std::string meaning_of_exit_code(int code) {
 std::vector<Option> common_options() {
   return {
       {"--json", "", "print JSON records (docs/json.md) instead of text"},
-      {"--progress", "MODE", "auto, tty, json or none", Completion::none},
+      {.names = "--progress",
+       .value = "MODE",
+       .help = "auto, tty, json or none",
+       .choices = {"auto", "tty", "json", "none"}},
       {"-q,--quiet", "", "no messages, only errors and data"},
       {"-v,--verbose", "", "more messages"},
       {"-j,--jobs", "N", "threads to use (default: one per core)"},

@@ -23,6 +23,7 @@ struct Option {
   Completion completion = Completion::none;
   bool repeated = false;
   bool required = false;
+  std::vector<std::string> choices = {};  ///< all values there are, for completion
 };
 
 struct Argument {

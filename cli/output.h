@@ -54,7 +54,7 @@ class Output {
   std::chrono::steady_clock::time_point started_, last_progress_;
 };
 
-/// A path in a JSON record: as `key` if it is UTF-8, else under `key`-base64.
+/// A path, or a text that may name one, in a JSON record: as `key` if it is UTF-8, else under `key`-base64.
 void add_path(formats::json::Object& object, std::string_view key, std::string_view path);
 
 }  // namespace cli

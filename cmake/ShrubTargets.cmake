@@ -40,4 +40,29 @@ function(shrub_program name)
   target_compile_definitions(${name}_program PRIVATE SHRUB_VERSION="${PROJECT_VERSION}")
   target_link_libraries(${name}_program PRIVATE ${ARG_PRIVATE})
   install(TARGETS ${name}_program RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+  shrub_documents(${name})
+endfunction()
+
+# Man pages and completions, written by the program itself from its table of commands.
+function(shrub_documents name)
+  if(CMAKE_CROSSCOMPILING AND NOT CMAKE_CROSSCOMPILING_EMULATOR)
+    message(STATUS "cross-compiling without an emulator: no man pages and completions of ${name}")
+    return()
+  endif()
+  set(dir "${PROJECT_BINARY_DIR}/documents/${name}")
+  set(commands)
+  foreach(kind man bash zsh fish)
+    list(APPEND commands COMMAND ${name}_program documents ${kind} "${dir}/${kind}")
+  endforeach()
+  add_custom_command(OUTPUT "${dir}.stamp"
+    COMMAND "${CMAKE_COMMAND}" -E rm -rf "${dir}"
+    ${commands}
+    COMMAND "${CMAKE_COMMAND}" -E touch "${dir}.stamp"
+    DEPENDS ${name}_program
+    COMMENT "Writing man pages and completions of ${name}" VERBATIM)
+  add_custom_target(${name}_documents ALL DEPENDS "${dir}.stamp")
+  install(DIRECTORY "${dir}/man/" DESTINATION "${CMAKE_INSTALL_MANDIR}/man1")
+  install(DIRECTORY "${dir}/bash/" DESTINATION "${CMAKE_INSTALL_DATADIR}/bash-completion/completions")
+  install(DIRECTORY "${dir}/zsh/" DESTINATION "${CMAKE_INSTALL_DATADIR}/zsh/site-functions")
+  install(DIRECTORY "${dir}/fish/" DESTINATION "${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d")
 endfunction()

@@ -21,9 +21,11 @@ int verify_ids(const cli::Call& call, cli::Output& output, vat::Vat& vat) {
       worst = worst == 0 || error.category() == Category::corrupt ? error.exit_code() : worst;
       fault = error.what();
     }
-    if (output.json())
-      output.record("verified", {{"blob", id.hex()}, {"good", fault.empty()}, {"fault", fault}});
-    else if (!fault.empty())
+    if (output.json()) {
+      formats::json::Object record{{"blob", id.hex()}, {"good", fault.empty()}};
+      if (!fault.empty()) cli::add_path(record, "fault", fault);
+      output.record("verified", std::move(record));
+    } else if (!fault.empty())
       output.line(fault);
   }
   return worst;
@@ -31,8 +33,9 @@ int verify_ids(const cli::Call& call, cli::Output& output, vat::Vat& vat) {
 
 void print(cli::Output& output, const vat::Damage& damage) {
   if (output.json()) {
-    formats::json::Object record{
-        {"file", damage.file}, {"fault", damage.what}, {"repaired", damage.repaired}};
+    formats::json::Object record{{"repaired", damage.repaired}};
+    if (!damage.file.empty()) cli::add_path(record, "file", damage.file);
+    cli::add_path(record, "fault", damage.what);
     if (damage.id) record.emplace_back("blob", damage.id->hex());
     output.record("damage", std::move(record));
     return;
