@@ -11,13 +11,9 @@ namespace {
 using formats::Row;
 using Kind = Difference::Kind;
 
-bool is_special(const Row& row) {
-  return row.type == Row::Type::character_device || row.type == Row::Type::block_device ||
-         row.type == Row::Type::fifo;
-}
-
 std::string metadata_difference(const Row& expected, const Row& found, const Fidelity& fidelity) {
-  if (expected.type == Row::Type::symlink || expected.type == Row::Type::hard_link || is_special(expected))
+  if (expected.type == Row::Type::symlink || expected.type == Row::Type::hard_link ||
+      formats::is_special(expected))
     if (expected.target != found.target) return "leads to " + found.target + ", not " + expected.target;
   if (expected.type == Row::Type::hard_link) return {};
   if (expected.type != Row::Type::symlink &&
@@ -70,7 +66,7 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
     while ((have = expected(wanted))) {
       if (options.fidelity.special) return;
       const bool linked = wanted.type == Row::Type::hard_link && left_out.contains(wanted.target);
-      if (!is_special(wanted) && !linked) return;
+      if (!formats::is_special(wanted) && !linked) return;
       left_out.insert(wanted.path);  // neither restored nor compared
     }
   };
@@ -102,7 +98,8 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
       report(Kind::missing, wanted.path, {});
       advance();
     }
-    if (left_out.contains(found.path) && (is_special(found) || found.type == Row::Type::hard_link)) return;
+    if (left_out.contains(found.path) && (formats::is_special(found) || found.type == Row::Type::hard_link))
+      return;
     if (!have || wanted.path != found.path) return report(Kind::extra, found.path, {});
     compare(found);
     advance();

@@ -57,12 +57,6 @@ Layout read_layout(vat::BlobSource& source, const ObjectId& id) {
   return layout;
 }
 
-std::pair<std::string, std::string> split(const std::string& path) {
-  const auto slash = path.rfind('/');
-  if (slash == std::string::npos) return {".", path};
-  return {path.substr(0, slash), path.substr(slash + 1)};
-}
-
 /// Content of one file into an open descriptor.
 void fill(vat::BlobSource& source, const std::optional<ObjectId>& blob, const std::optional<ObjectId>& recipe,
           std::uint64_t size, ContentWriter& writer) {
@@ -125,7 +119,7 @@ class TreeWriter {
       directories_.push_back(row);
       return true;
     }
-    const auto [parent_path, name] = split(row.path);
+    const auto [parent_path, name] = formats::split_path(row.path);
     switch (row.type) {
       case Row::Type::directory: {
         const auto parent = directory(parent_path);
@@ -191,7 +185,7 @@ class TreeWriter {
   // ---------------------------------------------------------------------------------------------------
 
   void place_file(int parent, const Row& row) {
-    const auto name = split(row.path).second;
+    const auto name = formats::split_path(row.path).second;
     if (options_.reuse_top >= 0 && reuse(parent, name, row)) {
       ++reused_;
       return;
@@ -278,8 +272,8 @@ class TreeWriter {
   // -------------------------------------------------------------------------------------
 
   void make_link(const Row& row) {
-    const auto [target_parent, target_name] = split(row.target);
-    const auto [parent, name] = split(row.path);
+    const auto [target_parent, target_name] = formats::split_path(row.target);
+    const auto [parent, name] = formats::split_path(row.path);
     const auto from = directory(target_parent);
     const auto to = directory(parent);
     struct stat info;

@@ -36,12 +36,6 @@ std::string tree_path(std::string name) {
   return name;
 }
 
-std::pair<std::string, std::string> split(const std::string& path) {
-  const auto slash = path.rfind('/');
-  if (slash == std::string::npos) return {".", path};
-  return {path.substr(0, slash), path.substr(slash + 1)};
-}
-
 struct InManifestOrder {
   bool operator()(const std::string& a, const std::string& b) const {
     return formats::compare_paths(a, b) < 0;
@@ -69,6 +63,7 @@ class Unpacker {
     }
   }
 
+  /// `on_row` may be empty.
   void finish(const std::function<void(const Row&)>& on_row) {
     std::map<std::uint64_t, std::string> first_of;  // hard link group: its first path
     for (auto& [path, node] : nodes_) {
@@ -80,11 +75,11 @@ class Unpacker {
           link.type = Row::Type::hard_link;
           link.target = first->second;
           link.path = path;
-          on_row(link);
+          if (on_row) on_row(link);
           continue;
         }
       }
-      on_row(node.row);
+      if (on_row) on_row(node.row);
     }
     if (!top_) return;
     for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
@@ -140,13 +135,13 @@ class Unpacker {
     row.mode = 0755;
     nodes_[path] = {row, 0};
     if (!top_ || path == ".") return;
-    const auto [parent, name] = split(path);
+    const auto [parent, name] = formats::split_path(path);
     if (::mkdirat(directory(parent), name.c_str(), 0700) != 0) base::throw_errno("make directory", errno);
   }
 
   void forget(const std::string& path) {
     nodes_.erase(path);
-    const auto [parent, name] = split(path);
+    const auto [parent, name] = formats::split_path(path);
     if (top_ && ::unlinkat(directory(parent), name.c_str(), 0) != 0 && errno != ENOENT)
       base::throw_errno("replace", errno);
   }
@@ -160,9 +155,9 @@ class Unpacker {
     const Node node = there->second;
     if (nodes_.contains(path)) forget(path);
     nodes_[path] = node;
-    if (!top_ || (is_special(node.row) && !options_->fidelity.special)) return;
-    const auto [from_parent, from] = split(target);
-    const auto [to_parent, to] = split(path);
+    if (!top_ || (formats::is_special(node.row) && !options_->fidelity.special)) return;
+    const auto [from_parent, from] = formats::split_path(target);
+    const auto [to_parent, to] = formats::split_path(path);
     const auto source = base::open_beneath(top_.get(), from_parent, O_RDONLY | O_DIRECTORY);
     if (::linkat(source.get(), from.c_str(), directory(to_parent), to.c_str(), 0) != 0)
       base::throw_errno("link", errno);
@@ -178,7 +173,7 @@ class Unpacker {
     Row row;
     for (const auto& [from, to] : kTypes)
       if (from == member.type) row = row_of(member, to);
-    const auto [parent, name] = split(path);
+    const auto [parent, name] = formats::split_path(path);
     if (row.type == Row::Type::file) {
       write_file(row, member, reader, parent, name);
     } else if (row.type == Row::Type::symlink) {
@@ -214,11 +209,6 @@ class Unpacker {
     ++summary_.files;
     summary_.fetched_size += size;
     if (options_->progress) options_->progress(summary_.fetched_size);
-  }
-
-  static bool is_special(const Row& row) {
-    return row.type == Row::Type::character_device || row.type == Row::Type::block_device ||
-           row.type == Row::Type::fifo;
   }
 
   static Row row_of(const TarMember& member, Row::Type type) {

@@ -45,12 +45,6 @@ std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
          (fidelity.special ? " special" : "");
 }
 
-std::pair<std::string, std::string> split(const std::string& path) {
-  const auto slash = path.rfind('/');
-  if (slash == std::string::npos) return {".", path};
-  return {path.substr(0, slash), path.substr(slash + 1)};
-}
-
 std::optional<struct stat> find_stat(int dir, const std::string& name) {
   struct stat info;
   if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return info;
@@ -165,7 +159,7 @@ class Wedge::Impl {
                   const std::string& owner, const SyncOptions& options) {
     const auto record = find_record(path);
     const auto key = key_of(root, options.fidelity);
-    const auto [parent_path, name] = split(path);
+    const auto [parent_path, name] = formats::split_path(path);
     auto parent = find_parent(parent_path);
     const auto there = parent ? find_stat(parent->get(), name) : std::nullopt;
     SyncResult result;
@@ -212,7 +206,7 @@ class Wedge::Impl {
   SyncResult remove(const std::string& path, const SyncOptions& options) {
     SyncResult result;
     const auto record = find_record(path);
-    const auto [parent_path, name] = split(path);
+    const auto [parent_path, name] = formats::split_path(path);
     const auto parent = look_for_parent(parent_path);
     result.outcome = Outcome::removed;
     if (parent && find_stat(parent->get(), name)) {
@@ -349,7 +343,7 @@ class Wedge::Impl {
       if (!name.ends_with(".next")) continue;
       const auto record = read_record(name);
       if (record && formats::is_safe_path(record->path)) {
-        const auto [parent_path, entry] = split(record->path);
+        const auto [parent_path, entry] = formats::split_path(record->path);
         const auto parent = look_for_parent(parent_path);
         const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
         if (info && info->st_ino == record->inode) {
@@ -390,7 +384,7 @@ class Wedge::Impl {
       intact = false;
       if (difference.kind != Difference::Kind::missing) in_the_way.push_back(difference);
     };
-    const auto [parent_path, name] = split(path);
+    const auto [parent_path, name] = formats::split_path(path);
     const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
     const auto info = find_stat(parent.get(), name);
     Row first;
@@ -490,7 +484,7 @@ class Wedge::Impl {
   void carry(const std::string& path, const std::string& extra, int work) const {
     const auto old = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
     const auto fresh = base::open_beneath(work, "new", O_RDONLY | O_DIRECTORY);
-    const auto [parent_path, name] = split(extra);
+    const auto [parent_path, name] = formats::split_path(extra);
     const auto from = base::open_beneath(old.get(), parent_path, O_RDONLY | O_DIRECTORY);
     base::UniqueFd to;
     try {
@@ -592,7 +586,7 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
     on_difference({kind, ".", {}});
     return std::uint64_t{1};
   };
-  const auto [parent_path, name] = split(path);
+  const auto [parent_path, name] = formats::split_path(path);
   std::optional<struct stat> info;
   base::UniqueFd parent;
   try {

@@ -156,6 +156,16 @@ int compare_paths(std::string_view a, std::string_view b) noexcept {
   return left < right ? -1 : 1;
 }
 
+std::pair<std::string, std::string> split_path(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (slash == std::string::npos) return {".", path};
+  return {path.substr(0, slash), path.substr(slash + 1)};
+}
+
+bool is_special(const Row& row) noexcept {
+  return row.type == Type::character_device || row.type == Type::block_device || row.type == Type::fifo;
+}
+
 std::string to_line(const Row& row) {
   const bool inode = row.type != Type::hard_link;
   char columns[128];

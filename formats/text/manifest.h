@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/base/object_id.h"
@@ -56,6 +57,12 @@ struct Row {
 /// -1, 0, 1 for two paths in manifest order: depth first, siblings by name bytes, a directory before its
 /// members.
 [[nodiscard]] int compare_paths(std::string_view a, std::string_view b) noexcept;
+
+/// The directory a path lies in ("." at the top) and its last component.
+[[nodiscard]] std::pair<std::string, std::string> split_path(const std::string& path);
+
+/// Devices and fifos.
+[[nodiscard]] bool is_special(const Row& row) noexcept;
 
 /// One row as a line without LF.
 [[nodiscard]] std::string to_line(const Row& row);
