@@ -35,7 +35,8 @@ using formats::RecipeItem;
 constexpr std::size_t kItemsPerUnit = 64;
 constexpr std::size_t kParcelSize = std::size_t{1} << 20;
 constexpr std::size_t kChannelSize = std::size_t{4} << 20;
-constexpr std::size_t kReadSize = std::size_t{1} << 20;
+constexpr std::size_t kReadSize = std::size_t{1} << 20;  ///< buffers have one byte more, to see growth
+static_assert(kReadSize >= std::size_t{1} << chunker::kMaxExponent);
 
 /// Something the storing thread has to do, in order.
 struct Event {
@@ -127,7 +128,7 @@ class Worker {
         storing_(storing),
         chunk_hasher_(format),
         content_hasher_(format),
-        buffer_(kReadSize) {}
+        buffer_(kReadSize + 1) {}
 
   void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
     channel_ = &channel;
@@ -409,7 +410,7 @@ Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters, const Ad
   };
   {
     Adder adder(vat, options);
-    base::Buffer buffer(kReadSize);
+    base::Buffer buffer(kReadSize + 1);
     std::size_t count = base::read_some(fd, {buffer.data(), parameters.average_size() + 1});
     result.size = count;
     if (count <= parameters.average_size()) {

@@ -183,23 +183,29 @@ class PackCheck {
     }
   }
 
-  /// Whether a good copy of `id` lies in another file.
-  bool has_other_copy(const ObjectId& id) const {
-    const bool packed = impl_.with_index([&](internal::Index& index) {
-      for (const auto& place : index.find(id))
-        if (!place.damaged && index.find_pack_name(place.pack) != name_) return true;
-      return false;
-    });
-    if (packed) return true;
-    for (const auto& file : impl_.loose_files(id)) {
-      const auto record = impl_.check_loose(file);
-      if (record && record->good) return true;
+  /// Whether a copy of `id` in another file is good: read and hashed now, for what the index thinks of files
+  /// not checked yet proves nothing. A bad one is remembered as such.
+  bool has_other_copy(const ObjectId& id) {
+    const auto places = impl_.with_index([&](internal::Index& index) { return index.find(id); });
+    for (const auto& place : places) {
+      const auto pack =
+          impl_.with_index([&](internal::Index& index) { return index.find_pack_name(place.pack); });
+      if (!pack || *pack == name_) continue;
+      try {
+        (void)impl_.read_place(id, place);
+        return true;
+      } catch (const Error& error) {
+        if (!is_bad_bytes(error)) throw;
+        impl_.with_index([&](internal::Index& index) { index.mark_damaged(id, place); });
+      }
     }
+    for (const auto& file : impl_.loose_files(id))
+      if (impl_.read_loose(file, {})) return true;
     return false;
   }
 
   /// Puts every sound blob of the group that is nowhere else.
-  void rescue(const Group& group, base::ObjectHasher& hasher, Adder& adder) const {
+  void rescue(const Group& group, base::ObjectHasher& hasher, Adder& adder) {
     std::optional<formats::DecodedGroup> decoded;
     try {
       decoded = impl_.decode(fd_.get(), group.place);
@@ -211,6 +217,7 @@ class PackCheck {
       const auto bytes = decoded->blob(i);
       const auto id = hasher.hash(bytes);
       if (!trailer_lost_ && (i >= group.blobs.size() || id != group.blobs[i].id)) continue;
+      if (has_other_copy(id)) continue;
       const auto kind = decoded->blobs[i].kind;
       (void)adder.put(id, kind, kind == BlobKind::data ? Grouping::chunk : Grouping::text, bytes);
     }
@@ -282,6 +289,17 @@ class References {
   const std::function<void(const Damage&)>& report_;
 };
 
+/// Whether some copy is good now, whatever the index thinks.
+bool can_be_read(Vat& vat, const ObjectId& id) {
+  try {
+    vat.stream(id, [](base::Bytes) {});
+    return true;
+  } catch (const Error& error) {
+    if (!is_bad_bytes(error) && error.category() != Category::not_found) throw;
+    return false;
+  }
+}
+
 void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& summary,
                        const std::function<void(const Damage&)>& report) {
   auto& impl = vat.impl();
@@ -292,7 +310,7 @@ void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& su
     impl.with_index([&](internal::Index& index) {
       index.put_loose(file.id, {std::string(formats::suffix_of(file.codec)), 0, 0, 0, false});
     });
-    if (options.repair && impl.find(file.id)) {
+    if (options.repair && can_be_read(vat, file.id)) {
       const auto local = PackCheck::ensure(impl.dir.get(), "local");
       const auto quarantine = PackCheck::ensure(local.get(), "quarantine");
       const auto name = file.id.hex() + ".blob" + std::string(formats::suffix_of(file.codec));

@@ -160,7 +160,8 @@ void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blo
   const std::lock_guard lock(mutex_);
   Transaction transaction(database_);
   forget_pack_locked(pack.name);
-  Statement(database_, "INSERT INTO packs(name,size,mtime) VALUES(?,?,?)")
+  // A number is never used twice, in no index of this vat: open files and decoded groups are kept by it.
+  Statement(database_, "INSERT INTO packs(number,name,size,mtime) VALUES(random() & 0xffffffffffff,?,?,?)")
       .bind(1, base::as_bytes(pack.name))
       .bind(2, static_cast<std::int64_t>(pack.size))
       .bind(3, pack.mtime)

@@ -1,0 +1,144 @@
+// Archives made by stock tools become the rows and the tree that the tools would make of them.
+#include "wedge/unpack.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cstdlib>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "tests/formats/damage.h"
+#include "tests/support/temp_dir.h"
+#include "wedge/scanner.h"
+
+using base::Category;
+using base::ObjectFormat;
+using formats::Row;
+
+namespace {
+
+bool run(const std::string& command) {
+  return std::system(("( " + command + " ) > /dev/null 2>&1").c_str()) == 0;
+}
+
+formats::ByteSource source_of(const base::UniqueFd& fd) {
+  return [&fd](base::MutableBytes buffer) { return base::read_some(fd.get(), buffer); };
+}
+
+std::vector<Row> list(const std::string& path, const std::string& kind) {
+  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
+  std::vector<Row> rows;
+  wedge::list_archive(source_of(fd), kind, ObjectFormat::sha256,
+                      [&](const Row& row) { rows.push_back(row); });
+  return rows;
+}
+
+wedge::WriteSummary unpack(const std::string& path, const std::string& kind, const std::string& parent,
+                           const std::string& name) {
+  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
+  return wedge::unpack_archive(source_of(fd), kind, ObjectFormat::sha256,
+                               base::open_directory(AT_FDCWD, parent).get(), name, {});
+}
+
+std::vector<Row> rows_of(const std::string& path) {
+  std::vector<Row> rows;
+  (void)wedge::scan_tree(base::open_directory(AT_FDCWD, path).get(), ObjectFormat::sha256, nullptr, {},
+                         [&](const wedge::ScannedRow& scanned) { rows.push_back(scanned.row); });
+  return rows;
+}
+
+/// A tree whose times are whole seconds, as plain tar keeps them.
+bool make_tree(const tests::TempDir& dir) {
+  return run("cd " + dir.path() + " && mkdir -p t/a/b t/a.d t/empty && printf 'hello\\n' > t/a/b/f && " +
+             "printf x > t/a.d/x && : > t/a-b && chmod 755 t/a-b && ln -s ../nowhere t/a/l && " +
+             "ln t/a/b/f t/z && find t -exec touch -h -d @1000000000 {} +");
+}
+
+}  // namespace
+
+TEST_CASE("an archive lists and unpacks as the tree it was made of", "[wedge][unpack]") {
+  const auto kind = GENERATE(as<std::string>(), "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst");
+  const tests::TempDir dir;
+  REQUIRE(make_tree(dir));
+  if (!run("cd " + dir.path() + " && tar -C t --sort=name -caf x." + kind + " .")) {
+    WARN("SKIPPED: no tar, or it cannot make " << kind);
+    return;
+  }
+  const auto wanted = rows_of(dir / "t");
+  const auto listed = list(dir / ("x." + kind), kind);
+  CHECK(listed == wanted);
+  const auto summary = unpack(dir / ("x." + kind), kind, dir.path(), "out");
+  CHECK(summary.files == 3);
+  CHECK(summary.fetched_size == 7);
+  const auto written = rows_of(dir / "out");
+  REQUIRE(written.size() == wanted.size());
+  for (std::size_t i = 1; i < wanted.size(); ++i)
+    CHECK(formats::to_line(written[i]) == formats::to_line(wanted[i]));
+  struct stat info;
+  REQUIRE(::stat((dir / "out").c_str(), &info) == 0);
+  CHECK((info.st_mode & 07777) == 0700);
+}
+
+TEST_CASE("members in any order and without their directories make a sorted tree", "[wedge][unpack]") {
+  const tests::TempDir dir;
+  REQUIRE(make_tree(dir));
+  if (!run("cd " + dir.path() +
+           "/t && tar -cf ../x.tar z a.d/x ./a-b a/l && tar -rf ../x.tar a-b && printf new > a-b && tar -rf "
+           "../x.tar a-b")) {
+    WARN("SKIPPED: no tar");
+    return;
+  }
+  const auto rows = list(dir / "x.tar", "tar");
+  std::vector<std::string> paths;
+  for (const auto& row : rows) paths.push_back(row.path);
+  CHECK(paths == std::vector<std::string>{".", "a", "a/l", "a-b", "a.d", "a.d/x", "z"});
+  CHECK(rows[1].mode == 0755);
+  CHECK(rows[1].mtime == formats::Timestamp{});
+  CHECK(rows[3].size == 3);  // the last of one name wins
+  (void)unpack(dir / "x.tar", "tar", dir.path(), "out");
+  CHECK(tests::read_file(dir / "out/a-b") == "new");
+}
+
+TEST_CASE("archives that reach out of their tree are refused", "[wedge][unpack]") {
+  const tests::TempDir dir;
+  REQUIRE(make_tree(dir));
+  const auto* make = GENERATE(
+      "tar -cPf x.tar --transform='s,^t/z$,../escaped,' t/z",
+      "tar -cPf x.tar --transform='s,^t/z$,/escaped,' t/z",
+      // a symlink, then a member through it
+      "ln -s .. t/up && tar -cf x.tar -C t up && tar -rf x.tar --transform='s,^z$,up/escaped,' -C t z",
+      // a hard link to nothing in the archive
+      "tar -cf x.tar t/a/b/f t/z && tar --delete -f x.tar t/a/b/f");
+  if (!run("cd " + dir.path() + " && " + make)) {
+    WARN("SKIPPED: tar cannot make this: " << make);
+    return;
+  }
+  INFO(make);
+  CHECK(tests::category_of([&] { (void)list(dir / "x.tar", "tar"); }) == Category::refused);
+  CHECK(tests::category_of([&] { (void)unpack(dir / "x.tar", "tar", dir.path(), "out"); }) ==
+        Category::refused);
+  struct stat info;
+  CHECK(::lstat((dir / "escaped").c_str(), &info) != 0);
+  CHECK(::lstat("/escaped", &info) != 0);
+}
+
+TEST_CASE("damaged archives and unknown kinds are not unpacked", "[wedge][unpack]") {
+  const tests::TempDir dir;
+  REQUIRE(make_tree(dir));
+  if (!run("cd " + dir.path() +
+           " && tar -C t -czf x.tar.gz . && head -c 100 x.tar.gz > cut && gzip -dc x.tar.gz | head -c 1500 > "
+           "cut.tar")) {
+    WARN("SKIPPED: no tar");
+    return;
+  }
+  CHECK(tests::category_of([&] { (void)list(dir / "cut", "tar.gz"); }) == Category::corrupt);
+  CHECK_FALSE(tests::accepts([&] { (void)list(dir / "cut.tar", "tar"); }));
+  CHECK_FALSE(tests::accepts([&] { (void)list(dir / "x.tar.gz", "tar"); }));
+  for (const auto* kind : {"", "zip", "tgz", "tar.lz4", "tar.", "tar.gz.gz", "tarx"}) {
+    INFO(kind);
+    CHECK(tests::category_of([&] { (void)list(dir / "x.tar.gz", kind); }) == Category::refused);
+  }
+}
