@@ -152,8 +152,14 @@ std::string read_file(int dir, const std::string& path, std::size_t limit) {
   struct stat info;
   if (::fstat(fd.get(), &info) != 0) throw_errno(path, errno);
   if (!S_ISREG(info.st_mode)) throw Error(Category::refused, path + ": not a regular file");
-  std::string text(limit + 1, '\0');
+  // One byte more than the file has shows whether it grew; what it says of its size allocates no more than
+  // the limit.
+  std::string text(
+      static_cast<std::size_t>(std::min<std::uint64_t>(limit, static_cast<std::uint64_t>(info.st_size))) + 1,
+      '\0');
   text.resize(read_some(fd.get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
+  if (text.size() > static_cast<std::uint64_t>(info.st_size) && text.size() <= limit)
+    throw Error(Category::local, path + ": changed while it was read");
   if (text.size() > limit) throw Error(Category::refused, path + ": larger than " + human_size(limit));
   return text;
 }
