@@ -1,6 +1,6 @@
 // One worker reads, cuts and hashes one unit (a run of items) at a time and sends parcels down the unit's
 // channel; the calling thread takes the channels in the order of the units, so that storing has one order
-// however workers race. A channel holds a bounded number of bytes. The first unlinked unit always has a
+// however workers race. A channel holds a bounded number of bytes. The unit being taken always has a
 // worker, so nobody waits in a ring.
 #include "vat/ingest.h"
 

@@ -132,7 +132,7 @@ std::string_view to_string(Outcome outcome) noexcept {
 
 class Wedge::Impl {
  public:
-  Impl(const std::string& path, bool read_only) : read_only_(read_only) {
+  Impl(const std::string& path, bool read_only) {
     if (read_only) {
       auto top = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
       if (!top) return;
@@ -537,7 +537,6 @@ class Wedge::Impl {
     record.publish(record_name(path) + ".state");
   }
 
-  const bool read_only_;
   base::UniqueFd top_, state_, lock_, tmp_, old_, records_;
 };
 
