@@ -23,7 +23,7 @@ using formats::BlobKind;
 using internal::IndexedBlob;
 
 /// Content bytes at which a group is closed; docs/performance.md has what was measured.
-constexpr std::array<std::size_t, 4> kGroupGoal = {std::size_t{1} << 20, std::size_t{256} << 10,
+constexpr std::array<std::size_t, 4> kGroupGoal = {std::size_t{1} << 20, std::size_t{512} << 10,
                                                    std::size_t{256} << 10, 0};
 
 base::UniqueFd ensure_directory(int dir, const char* name, unsigned mode) {
