@@ -67,6 +67,7 @@ class Unpacker {
   void finish(const std::function<void(const Row&)>& on_row) {
     std::map<std::uint64_t, std::string> first_of;  // hard link group: its first path
     for (auto& [path, node] : nodes_) {
+      if (is_left_out(node.row)) continue;
       node.row.path = path;
       if (node.row.type != Row::Type::directory) {
         const auto [first, fresh] = first_of.try_emplace(node.group, path);
@@ -118,6 +119,10 @@ class Unpacker {
     place(path, member, reader);
   }
 
+  [[nodiscard]] bool is_left_out(const Row& row) const {
+    return top_ && formats::is_special(row) && !options_->fidelity.special;
+  }
+
   void make_parents(const std::string& path) {
     for (auto slash = path.find('/'); slash != std::string::npos; slash = path.find('/', slash + 1)) {
       const auto parent = path.substr(0, slash);
@@ -155,7 +160,7 @@ class Unpacker {
     const Node node = there->second;
     if (nodes_.contains(path)) forget(path);
     nodes_[path] = node;
-    if (!top_ || (formats::is_special(node.row) && !options_->fidelity.special)) return;
+    if (!top_ || is_left_out(node.row)) return;
     const auto [from_parent, from] = formats::split_path(target);
     const auto [to_parent, to] = formats::split_path(path);
     const auto source = base::open_beneath(top_.get(), from_parent, O_RDONLY | O_DIRECTORY);
@@ -179,10 +184,10 @@ class Unpacker {
     } else if (row.type == Row::Type::symlink) {
       if (row.target.empty()) refuse("tar: a symlink to nowhere");
       if (top_) internal::make_symlink(directory(parent), name, row, options_->fidelity);
-    } else if (top_ && options_->fidelity.special) {
-      internal::make_special(directory(parent), name, row, options_->fidelity);
-    } else {
+    } else if (is_left_out(row)) {
       ++summary_.skipped_special;
+    } else if (top_) {
+      internal::make_special(directory(parent), name, row, options_->fidelity);
     }
     nodes_[path] = {std::move(row), ++groups_};
   }

@@ -14,6 +14,7 @@
 #include "formats/text/layout.h"
 #include "tests/formats/damage.h"
 #include "tests/support/temp_dir.h"
+#include "tests/wedge/test_store.h"
 #include "vat/vat.h"
 #include "wedge/comparison.h"
 #include "wedge/git_tree.h"
@@ -25,21 +26,17 @@ using base::as_bytes;
 using base::Category;
 using base::ObjectFormat;
 using formats::Row;
+using tests::make_tree;
+using tests::open_dir;
+using tests::put_file;
+using tests::rows_of;
+using tests::Store;
 
 namespace {
 
 /// Names that byte order and git's order (a directory sorts as if it ended in `/`) put differently.
 const std::vector<std::string> kNames{"a-b", "a.b",   "a/b", "a/b.c",          "a/b-c/d", "a0", "aa",
                                       "b",   "b.d/x", "c d", "d\xc3\xa9/\xff", "z/y/x/w", "z.y"};
-
-void put_file(const std::string& path, std::string_view content) {
-  base::make_directories(path.substr(0, path.rfind('/')));
-  tests::write_file(path, as_bytes(content));
-}
-
-base::UniqueFd open_dir(const std::string& path) {
-  return base::open_directory(AT_FDCWD, path);
-}
 
 std::string output_of(const std::string& command) {
   FILE* const pipe = ::popen(command.c_str(), "r");
@@ -49,67 +46,6 @@ std::string output_of(const std::string& command) {
   REQUIRE(::pclose(pipe) == 0);
   while (text.ends_with('\n')) text.pop_back();
   return text;
-}
-
-std::vector<Row> rows_of(const std::string& path, const wedge::ScanOptions& options = {}) {
-  std::vector<Row> rows;
-  (void)wedge::scan_tree(open_dir(path).get(), ObjectFormat::sha256, nullptr, options,
-                         [&](const wedge::ScannedRow& scanned) { rows.push_back(scanned.row); });
-  return rows;
-}
-
-struct Store {
-  Store() {
-    vat::Vat::create(dir / "vat", ObjectFormat::sha256, chunker::make_parameters(13));
-    store = vat::Vat::open(dir / "vat");
-  }
-  wedge::TreeIds add(const std::string& path) {
-    vat::Adder adder(*store);
-    wedge::ScanOptions options;
-    options.parameters = store->parameters();
-    auto ids = wedge::add_tree(open_dir(path).get(), ObjectFormat::sha256, adder, options);
-    (void)adder.finish();
-    return ids;
-  }
-  base::ObjectId put(std::string_view text, formats::BlobKind kind = formats::BlobKind::data) {
-    vat::Adder adder(*store);
-    const auto id = base::hash_blob(ObjectFormat::sha256, as_bytes(text));
-    (void)adder.put(id, kind, vat::Grouping::single, as_bytes(text));
-    (void)adder.finish();
-    return id;
-  }
-  tests::TempDir dir;
-  std::unique_ptr<vat::Vat> store;
-};
-
-/// One of each thing a tree of an ordinary user holds.
-void make_tree(const std::string& top) {
-  put_file(top + "/empty", "");
-  put_file(top + "/dir/file", "hello\n");
-  put_file(top + "/dir/tool", "#!/bin/sh\n");
-  put_file(top + "/dir/sub/deep", std::string(50000, 'x') + "y");
-  const auto large = tests::random_bytes(300000, 4);
-  tests::write_file(top + "/large", large);
-  base::make_directories(top + "/hollow");
-  REQUIRE(::chmod((top + "/dir/tool").c_str(), 0755) == 0);
-  REQUIRE(::chmod((top + "/dir/file").c_str(), 0400) == 0);
-  REQUIRE(::symlink("../nowhere/at all", (top + "/dir/link").c_str()) == 0);
-  REQUIRE(::link((top + "/dir/file").c_str(), (top + "/again").c_str()) == 0);
-  REQUIRE(::link((top + "/dir/file").c_str(), (top + "/hollow/third").c_str()) == 0);
-  REQUIRE(::mkfifo((top + "/pipe").c_str(), 0600) == 0);
-  (void)::setxattr((top + "/large").c_str(), "user.colour", "r\0d", 3, 0);
-  (void)::setxattr((top + "/dir").c_str(), "user.empty", "", 0, 0);
-  REQUIRE(::chmod((top + "/hollow").c_str(), 01750) == 0);
-  const auto set_time = [&](const std::string& path, time_t seconds, long nanoseconds) {
-    const timespec times[] = {{seconds, nanoseconds}, {seconds, nanoseconds}};
-    REQUIRE(::utimensat(AT_FDCWD, (top + "/" + path).c_str(), times, AT_SYMLINK_NOFOLLOW) == 0);
-  };
-  set_time("large", 1, 999999999);
-  set_time("empty", -5, 7);
-  set_time("dir/link", 1234567890, 5);
-  set_time("hollow", 1000000000, 0);
-  set_time("dir/sub", 1000000001, 1);
-  set_time("dir", 1000000002, 2);
 }
 
 std::vector<wedge::Difference> compare(const std::string& path, const std::vector<Row>& rows,

@@ -12,11 +12,12 @@
 #include "formats/base/file.h"
 #include "tests/formats/damage.h"
 #include "tests/support/temp_dir.h"
-#include "wedge/scanner.h"
+#include "tests/wedge/test_store.h"
 
 using base::Category;
 using base::ObjectFormat;
 using formats::Row;
+using tests::rows_of;
 
 namespace {
 
@@ -37,17 +38,10 @@ std::vector<Row> list(const std::string& path, const std::string& kind) {
 }
 
 wedge::WriteSummary unpack(const std::string& path, const std::string& kind, const std::string& parent,
-                           const std::string& name) {
+                           const std::string& name, const wedge::WriteOptions& options = {}) {
   const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
   return wedge::unpack_archive(source_of(fd), kind, ObjectFormat::sha256,
-                               base::open_directory(AT_FDCWD, parent).get(), name, {});
-}
-
-std::vector<Row> rows_of(const std::string& path) {
-  std::vector<Row> rows;
-  (void)wedge::scan_tree(base::open_directory(AT_FDCWD, path).get(), ObjectFormat::sha256, nullptr, {},
-                         [&](const wedge::ScannedRow& scanned) { rows.push_back(scanned.row); });
-  return rows;
+                               base::open_directory(AT_FDCWD, parent).get(), name, options);
 }
 
 /// A tree whose times are whole seconds, as plain tar keeps them.
@@ -80,6 +74,24 @@ TEST_CASE("an archive lists and unpacks as the tree it was made of", "[wedge][un
   struct stat info;
   REQUIRE(::stat((dir / "out").c_str(), &info) == 0);
   CHECK((info.st_mode & 07777) == 0700);
+}
+
+TEST_CASE("special members are told of only when they are made", "[wedge][unpack]") {
+  const tests::TempDir dir;
+  if (!run("cd " + dir.path() + " && mkdir t && mkfifo t/p t/q && : > t/r && tar -cf x.tar -C t .")) {
+    WARN("SKIPPED: no tar");
+    return;
+  }
+  const auto special = GENERATE(false, true);
+  wedge::WriteOptions options;
+  options.fidelity.special = special;
+  std::vector<std::string> told;
+  options.on_row = [&](const Row& row) { told.push_back(row.path); };
+  const auto summary = unpack(dir / "x.tar", "tar", dir.path(), "out", options);
+  CHECK(told == (special ? std::vector<std::string>{".", "p", "q", "r"} : std::vector<std::string>{".", "r"}));
+  CHECK(summary.skipped_special == (special ? 0U : 2U));
+  CHECK(rows_of(dir / "out").size() == told.size());
+  CHECK(list(dir / "x.tar", "tar").size() == 4);
 }
 
 TEST_CASE("members in any order and without their directories make a sorted tree", "[wedge][unpack]") {
