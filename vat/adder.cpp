@@ -42,6 +42,7 @@ class Adder::Impl {
   Impl(Vat::Impl& vat, const AddOptions& options)
       : vat_(vat),
         level_(options.level),
+        pack_size_(options.pack_size),
         threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
         tmp_(ensure_directory(vat.dir.get(), "tmp", 0700)),
         hasher_(vat.format),
@@ -122,7 +123,7 @@ class Adder::Impl {
     for (std::uint32_t i = 0; i < group.blobs.size(); ++i)
       pack_->blobs.push_back(
           {group.blobs[i].id, {0, place, i, group.blobs[i].size, group.blobs[i].kind, false}});
-    if (pack_->writer.size() >= formats::kPackRollover ||
+    if (pack_->writer.size() >= pack_size_ ||
         pack_->writer.blob_count() >= formats::kMaxPackBlobs - formats::kMaxGroupBlobs)
       publish();
   }
@@ -156,6 +157,7 @@ class Adder::Impl {
 
   Vat::Impl& vat_;
   int level_;
+  std::uint64_t pack_size_;
   unsigned threads_;
   base::UniqueFd tmp_, packs_;
   base::ObjectHasher hasher_;

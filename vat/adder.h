@@ -18,6 +18,7 @@ namespace vat {
 struct AddOptions {
   unsigned threads = 0;  ///< that compress; 0: one per core
   int level = formats::kDefaultLevel;
+  std::uint64_t pack_size = formats::kPackRollover;  ///< bytes after which the next pack is begun
 };
 
 /// How blobs share groups. Each class fills groups of its own, in the order blobs are put.

@@ -39,7 +39,7 @@ std::optional<base::UniqueFd> open_cache(Vat::Impl& vat, const std::string& belo
     rest.remove_prefix(rest.find('/') == std::string_view::npos ? rest.size() : rest.find('/') + 1);
   }
   if (::faccessat(vat.dir.get(), path.c_str(), W_OK, AT_EACCESS) != 0) return std::nullopt;
-  return base::open_directory(vat.dir.get(), path);
+  return base::find_open_at(vat.dir.get(), path, O_RDONLY | O_DIRECTORY);
 }
 
 /// Collects the places of blobs in a reader's order, each once.
