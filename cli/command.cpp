@@ -120,6 +120,7 @@ int run_checked(const Program& program, int argc, char** argv) {
     Output output(call, program.name);
     try {
       const int code = command.run(call, output);
+      if (call.has("--dry-run")) output.message("dry run: nothing was changed");
       output.finish();
       return code;
     } catch (const Error&) {
@@ -208,6 +209,10 @@ std::vector<Option> common_options() {
       {"-v,--verbose", "", "more messages"},
       {"-j,--jobs", "N", "threads to use (default: one per core)"},
   };
+}
+
+Option dry_run_option() {
+  return {"-n,--dry-run", "", "say what would change, change nothing"};
 }
 
 int run(const Program& program, int argc, char** argv) noexcept try {

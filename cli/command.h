@@ -83,6 +83,9 @@ struct Program {
 /// Options that every command of both programs understands.
 [[nodiscard]] std::vector<Option> common_options();
 
+/// -n, for commands that change something. Output marks what a dry run prints.
+[[nodiscard]] Option dry_run_option();
+
 /// Parses, runs, and turns what is thrown into a message on stderr and an exit code.
 [[nodiscard]] int run(const Program& program, int argc, char** argv) noexcept;
 

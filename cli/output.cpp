@@ -47,6 +47,7 @@ Output::Output(const Call& call, std::string_view program)
       json_(call.has("--json")),
       quiet_(call.has("--quiet")),
       verbose_(call.has("--verbose")),
+      dry_run_(call.has("--dry-run")),
       started_(Clock::now()) {
   const auto mode = call.find("--progress").value_or("auto");
   if (mode == "tty")
@@ -80,6 +81,7 @@ void Output::line(std::string_view text) {
 
 void Output::record(std::string_view type, formats::json::Object object) {
   object.insert(object.begin(), {{"v", 1}, {"type", type}});
+  if (dry_run_) object.insert(object.begin() + 2, {"dry-run", true});
   line(formats::json::to_line(std::move(object)));
 }
 

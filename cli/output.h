@@ -28,7 +28,8 @@ class Output {
   void write(base::Bytes bytes);
   /// A line of data.
   void line(std::string_view text);
-  /// A record of --json: `object` with "v":1 and "type" in front, on a line of its own.
+  /// A record of --json: `object` with "v":1 and "type" in front (and "dry-run" if it is one), on a line of its
+  /// own.
   void record(std::string_view type, formats::json::Object object);
   /// A message for people; not with -q.
   void message(std::string_view text);
@@ -46,7 +47,7 @@ class Output {
   enum class Progress : std::uint8_t { none, tty, json };
   void clear_progress();
   std::string program_;
-  bool json_ = false, quiet_ = false, verbose_ = false;
+  bool json_ = false, quiet_ = false, verbose_ = false, dry_run_ = false;
   Progress progress_ = Progress::none;
   std::mutex mutex_;
   std::string buffer_;

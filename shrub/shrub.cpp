@@ -98,19 +98,22 @@ Shrub Shrub::find(const std::string& path) {
               "make one: shrub init --vat VAT " + path);
 }
 
+bool Shrub::would_create(const std::string& path, const formats::VatList& list) {
+  if (!fs::exists(fs::path(path) / kVatListFile)) return true;
+  const auto root = canonical(path);
+  if (formats::to_text(read_list(root)) != formats::to_text(list))
+    throw Error(Category::refused, root + ": already a shrub, with other vats",
+                "edit " + root + "/VAT.json instead");
+  return false;
+}
+
 Shrub Shrub::create(const std::string& path, const formats::VatList& list) {
+  const bool fresh = would_create(path, list);
   base::make_directories(path);
   const auto root = canonical(path);
-  const auto text = formats::to_text(list);
-  if (fs::exists(fs::path(root) / kVatListFile)) {
-    auto there = read_list(root);
-    if (formats::to_text(there) != text)
-      throw Error(Category::refused, root + ": already a shrub, with other vats",
-                  "edit " + root + "/VAT.json instead");
-    return {root, std::move(there)};
-  }
+  if (!fresh) return {root, read_list(root)};
   const auto dir = base::open_directory(AT_FDCWD, root);
-  base::write_file_atomically(dir.get(), kVatListFile, base::as_bytes(text));
+  base::write_file_atomically(dir.get(), kVatListFile, base::as_bytes(formats::to_text(list)));
   return {root, list};
 }
 
@@ -151,12 +154,17 @@ formats::Vref Shrub::read(const std::string& entry) const {
   return *std::move(vref);
 }
 
-bool Shrub::write(const std::string& entry, const formats::Vref& vref) const {
+bool Shrub::would_write(const std::string& entry, const formats::Vref& vref) const {
   const auto before = find_vref(entry);
   if (before && formats::same_but_for_time(*before, vref)) return false;
-  const fs::path path = fs::path(root_) / (entry + kVrefSuffix);
   if (fs::is_directory(fs::path(root_) / entry))
     throw Error(Category::refused, entry + ": there is a directory of the name the entry would have");
+  return true;
+}
+
+bool Shrub::write(const std::string& entry, const formats::Vref& vref) const {
+  if (!would_write(entry, vref)) return false;
+  const fs::path path = fs::path(root_) / (entry + kVrefSuffix);
   base::make_directories(path.parent_path().string());
   const auto dir = base::open_directory(AT_FDCWD, path.parent_path().string());
   base::remove_leftovers(dir.get());

@@ -35,6 +35,8 @@ class Shrub {
   /// VAT.json in it and above. Throws no_store if there is none.
   static Shrub find(const std::string& path);
 
+  /// False if create() has nothing to do. Throws refused as create() would.
+  [[nodiscard]] static bool would_create(const std::string& path, const formats::VatList& list);
   /// Makes VAT.json in `path`. Making the same shrub again is fine; another list is refused.
   static Shrub create(const std::string& path, const formats::VatList& list);
 
@@ -50,8 +52,10 @@ class Shrub {
 
   [[nodiscard]] formats::Vref read(const std::string& entry) const;
   [[nodiscard]] std::optional<formats::Vref> find_vref(const std::string& entry) const;
-  /// Writes the vref unless it would change nothing but the time it was added; returns whether it was
-  /// written.
+  /// Whether the vref says something new, beyond the time it was added. Throws refused if it cannot have that
+  /// name.
+  [[nodiscard]] bool would_write(const std::string& entry, const formats::Vref& vref) const;
+  /// Writes the vref if it would; returns whether it was written.
   bool write(const std::string& entry, const formats::Vref& vref) const;
 
  private:

@@ -43,10 +43,12 @@ class Adder::Impl {
       : vat_(vat),
         level_(options.level),
         pack_size_(options.pack_size),
+        dry_run_(options.dry_run),
         threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
-        tmp_(ensure_directory(vat.dir.get(), "tmp", 0700)),
         hasher_(vat.format),
         pool_(threads_) {
+    if (dry_run_) return;
+    tmp_ = ensure_directory(vat.dir.get(), "tmp", 0700);
     (void)ensure_directory(vat.dir.get(), "primary", 0777);
     packs_ = ensure_directory(vat.dir.get(), Vat::Impl::kPackDir, 0777);
     base::remove_leftovers(tmp_.get());
@@ -82,6 +84,7 @@ class Adder::Impl {
       if (!group.blobs.empty()) close(group);
     while (!encoding_.empty()) append_oldest();
     if (pack_) publish();
+    if (dry_run_) return summary_;
     vat_.with_index([&](internal::Index& index) {
       for (const auto& claim : claims_) index.put_claim(claim);
     });
@@ -118,6 +121,10 @@ class Adder::Impl {
   void append_oldest() {
     const auto group = encoding_.front().get();
     encoding_.pop_front();
+    if (dry_run_) {
+      summary_.stored_size += group.bytes.size();
+      return;
+    }
     if (!pack_) pack_.emplace(tmp_.get(), vat_.format);
     const auto place = pack_->writer.append(group);
     for (std::uint32_t i = 0; i < group.blobs.size(); ++i)
@@ -158,6 +165,7 @@ class Adder::Impl {
   Vat::Impl& vat_;
   int level_;
   std::uint64_t pack_size_;
+  bool dry_run_;
   unsigned threads_;
   base::UniqueFd tmp_, packs_;
   base::ObjectHasher hasher_;

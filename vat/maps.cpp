@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <set>
 #include <unordered_set>
 #include <vector>
 
@@ -26,6 +28,7 @@ using formats::RecipeItem;
 using formats::Row;
 
 constexpr const char* kPackList = "packs";
+constexpr const char* kPackListPath = "cache/packs";
 constexpr std::size_t kMaxPackList = std::size_t{64} << 20;
 constexpr std::size_t kMaxMapFile = std::size_t{64} << 20;
 
@@ -110,6 +113,70 @@ std::string pack_list(Vat& vat) {
   return text;
 }
 
+/// What is wrong with cache/packs, or nothing. Packs that are not on it yet are none of that: another process
+/// may be about to add them.
+std::string pack_list_damage(Vat& vat) {
+  const auto file = base::find_open_at(vat.impl().dir.get(), kPackListPath, O_RDONLY);
+  if (!file) return {};
+  const auto text = base::read_file(vat.impl().dir.get(), kPackListPath, kMaxPackList);
+  std::string last;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string line(rest.substr(0, rest.find('\n')));
+    if (rest.size() == line.size() || !Vat::Impl::is_pack_name(line + ".zst") || line <= last)
+      return "is not a list of packs";
+    if (::faccessat(vat.impl().dir.get(), (Vat::Impl::kPackDir + ("/" + line + ".zst")).c_str(), F_OK, 0) != 0)
+      return "names a pack that is not there: " + line;
+    rest.remove_prefix(line.size() + 1);
+    last = line;
+  }
+  return {};
+}
+
+void for_each_map(Vat& vat, const std::function<void(const ObjectId& root, const std::string& file)>& visit) {
+  const auto& impl = vat.impl();
+  const auto maps = base::find_open_at(impl.dir.get(), "cache/map", O_RDONLY | O_DIRECTORY);
+  if (!maps) return;
+  for (const auto& prefix : base::list_directory(maps->get())) {
+    const auto below = base::find_open_at(maps->get(), prefix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (!below) continue;
+    for (const auto& name : base::list_directory(below->get())) {
+      const auto root = ObjectId::parse(impl.format, prefix + name.substr(0, name.find('.')));
+      if (root && name.ends_with(".zst")) visit(*root, "cache/map/" + prefix + "/" + name);
+    }
+  }
+}
+
+/// Names in hex. Throws corrupt or refused for a damaged map.
+std::set<std::string> packs_of_map(Vat& vat, const ObjectId& root, const std::string& file) {
+  const auto bytes = base::read_file(vat.impl().dir.get(), file, kMaxMapFile);
+  std::set<std::string> packs;
+  formats::read_map(base::as_bytes(bytes), vat.object_format(), root,
+                    [&](const formats::MapRun& run) { packs.insert(run.pack); });
+  return packs;
+}
+
+/// Whether the map is sound and all packs it leads to are there.
+bool map_holds(Vat& vat, const ObjectId& root, const std::string& file) {
+  try {
+    const auto packs = packs_of_map(vat, root, file);
+    return std::all_of(packs.begin(), packs.end(), [&](const std::string& pack) {
+      return ::faccessat(vat.impl().dir.get(), (Vat::Impl::kPackDir + ("/" + pack + ".zst")).c_str(), F_OK, 0) == 0;
+    });
+  } catch (const Error& error) {
+    if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
+    return false;
+  }
+}
+
+std::string map_path(const ObjectId& root) {
+  const auto hex = root.hex();
+  return "cache/map/" + hex.substr(0, 2) + "/" + hex.substr(2) + ".zst";
+}
+
+bool is_there(Vat& vat, const MapRoot& root) {
+  return ::faccessat(vat.impl().dir.get(), map_path(root.id()).c_str(), F_OK, 0) == 0;
+}
+
 bool write_one(Vat& vat, const MapRoot& root) {
   const auto hex = root.id().hex();
   const auto dir = open_cache(vat.impl(), "map/" + hex.substr(0, 2));
@@ -138,60 +205,49 @@ const ObjectId& MapRoot::id() const {
 void write_pack_list(Vat& vat) {
   const auto dir = open_cache(vat.impl());
   if (!dir) return;
-  const auto text = pack_list(vat);
-  if (base::find_open_at(dir->get(), kPackList, O_RDONLY) &&
-      base::read_file(dir->get(), kPackList, kMaxPackList) == text)
-    return;
   base::remove_leftovers(dir->get());
-  base::write_file_atomically(dir->get(), kPackList, base::as_bytes(text));
+  // Whoever writes last looks again, so that no pack of another process stays off the list.
+  while (true) {
+    const auto text = pack_list(vat);
+    if (base::find_open_at(dir->get(), kPackList, O_RDONLY) &&
+        base::read_file(dir->get(), kPackList, kMaxPackList) == text)
+      return;
+    base::write_file_atomically(dir->get(), kPackList, base::as_bytes(text));
+  }
 }
 
 void write_map(Vat& vat, const MapRoot& root) {
-  const auto hex = root.id().hex();
-  if (::faccessat(vat.impl().dir.get(),
-                  ("cache/map/" + hex.substr(0, 2) + "/" + hex.substr(2) + ".zst").c_str(), F_OK, 0) != 0)
-    (void)write_one(vat, root);
+  if (!is_there(vat, root)) (void)write_one(vat, root);
   write_pack_list(vat);
 }
 
 void check_cache(Vat& vat, bool repair,
                  const std::function<void(const std::string&, const std::string&, bool)>& on_damage) {
   auto& impl = vat.impl();
-  const auto damaged = [&](const std::string& file, const std::string& why) {
-    if (repair) base::remove_tree(impl.dir.get(), file);
-    on_damage(file, why, repair);
-  };
-  if (const auto cache = base::find_open_at(impl.dir.get(), "cache", O_RDONLY | O_DIRECTORY)) {
-    if (base::find_open_at(cache->get(), kPackList, O_RDONLY) &&
-        base::read_file(cache->get(), kPackList, kMaxPackList) != pack_list(vat)) {
-      damaged("cache/packs", "is not the list of packs that are there");
-      if (repair) write_pack_list(vat);
-    }
+  if (const auto why = pack_list_damage(vat); !why.empty()) {
+    if (repair) write_pack_list(vat);
+    on_damage("cache/packs", why, repair);
   }
-  const auto maps = base::find_open_at(impl.dir.get(), "cache/map", O_RDONLY | O_DIRECTORY);
-  if (!maps) return;
-  for (const auto& prefix : base::list_directory(maps->get())) {
-    const auto below = base::find_open_at(maps->get(), prefix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (!below) continue;
-    for (const auto& name : base::list_directory(below->get())) {
-      const auto root = ObjectId::parse(impl.format, prefix + name.substr(0, name.find('.')));
-      if (!root || !name.ends_with(".zst")) continue;
-      try {
-        const auto text = base::read_file(below->get(), name, kMaxMapFile);
-        formats::read_map(base::as_bytes(text), impl.format, *root, [](const formats::MapRun&) {});
-      } catch (const Error& error) {
-        if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
-        damaged("cache/map/" + prefix + "/" + name, error.what());
-      }
+  for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
+    try {
+      (void)packs_of_map(vat, root, file);
+    } catch (const Error& error) {
+      if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
+      if (repair) base::remove_tree(impl.dir.get(), file);
+      on_damage(file, error.what(), repair);
     }
-  }
+  });
 }
 
-RebuildSummary rebuild(Vat& vat) {
+RebuildSummary rebuild(Vat& vat, bool dry_run) {
   auto& impl = vat.impl();
-  impl.discard_index();
-  base::remove_tree(impl.dir.get(), "cache");
-  write_pack_list(vat);
+  if (!dry_run) {
+    impl.discard_index();
+    write_pack_list(vat);
+    for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
+      if (!map_holds(vat, root, file)) base::remove_tree(impl.dir.get(), file);
+    });
+  }
   RebuildSummary summary;
   summary.packs = impl.with_index([](internal::Index& index) { return index.packs().size(); });
   std::vector<MapRoot> roots;
@@ -206,7 +262,7 @@ RebuildSummary rebuild(Vat& vat) {
       });
   for (const auto& root : roots) {
     try {
-      if (write_one(vat, root)) ++summary.maps;
+      if (dry_run || is_there(vat, root) || write_one(vat, root)) ++summary.maps;
     } catch (const Error& error) {
       // A damaged root has no map; verify tells about it.
       if (error.category() == Category::local || error.category() == Category::busy) throw;

@@ -37,8 +37,9 @@ struct RebuildSummary {
   std::uint64_t packs = 0, blobs = 0, maps = 0;
 };
 
-/// Makes index and cache/ anew from primary/: the pack list, and a map for every manifest and every recipe of
-/// a file. A map made here lacks the layout, which only a vref connects with its manifest.
-RebuildSummary rebuild(Vat& vat);
+/// Makes the index anew from primary/ and brings cache/ up to date: the pack list, and a map for every manifest
+/// and every recipe of a file, where there is none that leads to packs that are there. A map made here lacks the
+/// layout, which only a vref connects with its manifest. A dry run counts what would be there.
+RebuildSummary rebuild(Vat& vat, bool dry_run = false);
 
 }  // namespace vat

@@ -437,20 +437,31 @@ std::optional<internal::LooseRecord> Vat::Impl::check_loose(const LooseFile& fil
 // --- the public face
 // ------------------------------------------------------------------------------------------------
 
-void Vat::create(const std::string& path, base::ObjectFormat format, const chunker::Parameters& parameters) {
-  base::make_directories(path);
-  const auto dir = base::open_directory(AT_FDCWD, path);
-  if (base::find_open_at(dir.get(), kSettingsFile, O_RDONLY)) {
+bool Vat::would_create(const std::string& path, base::ObjectFormat format,
+                       const chunker::Parameters& parameters) {
+  const auto dir = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
+  if (!dir) {
+    if (::access(path.c_str(), F_OK) == 0) throw Error(Category::refused, path + ": not a directory");
+    return true;
+  }
+  if (base::find_open_at(dir->get(), kSettingsFile, O_RDONLY)) {
     const auto there = open(path);
-    if (there->object_format() == format && there->parameters() == parameters) return;
+    if (there->object_format() == format && there->parameters() == parameters) return false;
     throw Error(Category::refused, path + ": already a vat, of object format " +
                                        std::string(base::to_string(there->object_format())) +
                                        " and chunker " + there->parameters().id());
   }
-  for (const auto& name : base::list_directory(dir.get()))
+  for (const auto& name : base::list_directory(dir->get()))
     if (name != "primary" && name != "cache" && name != "local" && name != "tmp" &&
         !name.starts_with(".vat-tmp-"))
       throw Error(Category::refused, path + ": not empty and not a vat", "name a new directory");
+  return true;
+}
+
+void Vat::create(const std::string& path, base::ObjectFormat format, const chunker::Parameters& parameters) {
+  if (!would_create(path, format, parameters)) return;
+  base::make_directories(path);
+  const auto dir = base::open_directory(AT_FDCWD, path);
   base::make_directories(path + "/" + Impl::kPackDir);
   for (const auto* name : {"cache", "local", "tmp"})
     if (::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700) != 0 && errno != EEXIST)

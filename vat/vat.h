@@ -36,6 +36,9 @@ struct OpenOptions {
 /// Thread-safety: any member from any thread. Errors: base::Error; besides what members say, local and busy.
 class Vat final : public BlobSource {
  public:
+  /// False if create() has nothing to do. Throws refused as create() would.
+  [[nodiscard]] static bool would_create(const std::string& path, base::ObjectFormat format,
+                                         const chunker::Parameters& parameters);
   /// Makes a new vat in `path`, which must not exist or be an empty directory (refused otherwise). Making the
   /// same vat again is fine.
   static void create(const std::string& path, base::ObjectFormat format,

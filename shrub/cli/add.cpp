@@ -1,11 +1,9 @@
 #include <fcntl.h>
 
-#include "cli/environment.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
 #include "vat/ingest.h"
-#include "vat/maps.h"
 
 namespace shrub_cli {
 namespace {
@@ -40,14 +38,12 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto unpack = call.has("--unpack") ? archive_kind(path) : std::string();
   const auto vats = open_writable_vats(named.shrub, call, output);
   const auto before = named.shrub.find_vref(named.entry);
-  vat::AddOptions add;
-  add.threads = jobs(call);
-  add.level = static_cast<int>(call.number("--level", formats::kDefaultLevel, 1, 19));
-  vat::Adder adder(*vats.writable, add);
+  const auto options = add_options(call);
+  vat::Adder adder(*vats.writable, options);
   vat::Ingested content;
   bool given = false;
   vat::ingest(vats.writable->object_format(), &adder, profile_for(before, *vats.source, *vats.writable),
-              add.threads,
+              options.threads,
               {[&]() -> std::unique_ptr<vat::IngestItem> {
                  if (std::exchange(given, true)) return nullptr;
                  return std::make_unique<OneFile>(path);
@@ -66,12 +62,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.recipe = content.recipe;
   vref.size = content.size;
   vref.unpack = unpack;
-  if (before) vref.unknown = before->unknown;
-  // What was known of other content says nothing of this.
-  if (before && before->blob == vref.blob) vref.provenance = before->provenance;
-  formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
-  vat::write_map(*vats.writable, {std::nullopt, std::nullopt, content.blob, content.recipe});
-  const bool changed = named.shrub.write(named.entry, vref);
+  const bool changed = record_added(named, std::move(vref), before, *vats.writable, options.dry_run);
   if (output.json()) {
     formats::json::Object record{{"blob", content.blob.hex()}};
     if (content.recipe) record.emplace_back("recipe", content.recipe->hex());
@@ -98,7 +89,8 @@ cli::Command add_command() {
           {{"FILE", cli::Argument::Count::one, "the file", cli::Completion::file},
            {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
           {{"--unpack", "", "FILE is a tar: the entry is the tree in it"},
-           {"--level", "N", "zstd level, 1 to 19 (default 3)"}},
+           {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+           cli::dry_run_option()},
           {{"shrub add gcc-13.tar.xz deps.shrub/gcc.vref", "the file itself"},
            {"shrub add --unpack gcc-13.tar.xz deps.shrub/gcc.vref", "what is in it"}},
           {5, 8, 10, 11},

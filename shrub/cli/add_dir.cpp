@@ -6,7 +6,6 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
-#include "vat/maps.h"
 #include "wedge/scanner.h"
 
 namespace shrub_cli {
@@ -48,10 +47,8 @@ int run(const cli::Call& call, cli::Output& output) {
   scan.on_problem = [&](const std::string&, const std::string& problem) { output.warning(problem); };
   scan.progress = [&](std::uint64_t done) { output.progress("added", done, 0); };
 
-  vat::AddOptions add;
-  add.threads = jobs(call);
-  add.level = static_cast<int>(call.number("--level", formats::kDefaultLevel, 1, 19));
-  vat::Adder adder(*vats.writable, add);
+  const auto options = add_options(call);
+  vat::Adder adder(*vats.writable, options);
   const auto ids = base::named(
       path, [&] { return wedge::add_tree(top.get(), vats.writable->object_format(), adder, scan); });
   const auto summary = adder.finish();
@@ -63,13 +60,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.tree = ids.tree;
   vref.size = ids.size;
   vref.entries = ids.entries;
-  if (before) vref.unknown = before->unknown;
-  // What was known of other content says nothing of this.
-  if (before && before->manifest == vref.manifest) vref.provenance = before->provenance;
-  formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
-  vat::write_map(*vats.writable, {ids.manifest, ids.layout, std::nullopt, std::nullopt});
-  const bool changed = named.shrub.write(named.entry, vref);
-
+  const bool changed = record_added(named, std::move(vref), before, *vats.writable, options.dry_run);
   if (output.json()) {
     formats::json::Object record{{"manifest", ids.manifest.hex()}, {"layout", ids.layout.hex()},
                                  {"tree", ids.tree.hex()},         {"size", ids.size},
@@ -105,7 +96,8 @@ cli::Command add_dir_command() {
        {"--one-file-system", "", "do not go into mounted file systems"},
        {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
        {"--keep-going", "", "pass over what cannot be read, exit 3"},
-       {"--level", "N", "zstd level, 1 to 19 (default 3)"}},
+       {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+       cli::dry_run_option()},
       {{"shrub add-dir build/sdk deps.shrub/sdk.vref", "one tree"},
        {"shrub add-dir --exclude '*.o' --exclude .git/ src deps.shrub/src.vref",
         "without what can be made again"}},

@@ -25,8 +25,9 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto urls = call.all("--vat");
   if (urls.empty())
     throw Error(Category::usage, "init needs at least one --vat", "shrub init --vat ../deps.vat " + path);
-  base::make_directories(path);
-  const auto root = fs::canonical(path).string();
+  const bool dry_run = call.has("--dry-run");
+  if (!dry_run) base::make_directories(path);
+  const auto root = fs::weakly_canonical(fs::absolute(path)).string();
   formats::VatList list;
   std::optional<base::ObjectFormat> format;
   if (const auto name = call.find("--object-format")) {
@@ -37,27 +38,36 @@ int run(const cli::Call& call, cli::Output& output) {
   for (const auto& url : urls) {
     const auto vat_path = shrub::local_path(fs::current_path().string(), url);
     if (!fs::exists(fs::path(vat_path) / "vat.json")) {
-      vat::Vat::create(vat_path, format.value_or(base::ObjectFormat::sha256),
-                       chunker::make_parameters(chunker::kDefaultExponent));
-      output.message("made vat " + vat_path);
+      format = format.value_or(base::ObjectFormat::sha256);
+      const auto parameters = chunker::make_parameters(chunker::kDefaultExponent);
+      if (dry_run)
+        (void)vat::Vat::would_create(vat_path, *format, parameters);
+      else
+        vat::Vat::create(vat_path, *format, parameters);
+      output.message((dry_run ? "would make vat " : "made vat ") + vat_path);
+    } else {
+      const auto opened = vat::Vat::open(vat_path, {user.cache_dir, user.on_note});
+      if (format.value_or(opened->object_format()) != opened->object_format())
+        throw Error(Category::usage, "vat " + vat_path + ": its object format is " +
+                                         std::string(base::to_string(opened->object_format())));
+      format = opened->object_format();
     }
-    const auto opened = vat::Vat::open(vat_path, {user.cache_dir, user.on_note});
-    if (format.value_or(opened->object_format()) != opened->object_format())
-      throw Error(Category::usage, "vat " + vat_path + ": its object format is " +
-                                       std::string(base::to_string(opened->object_format())));
-    format = opened->object_format();
     list.vats.push_back({url_for(root, vat_path), list.vats.empty(), {}});
     paths.push_back(vat_path);
   }
   list.object_format = *format;
-  const auto made = shrub::Shrub::create(path, list);
-  for (const auto& vat_path : paths) shrub::trust(user, vat_path);
+  if (dry_run) {
+    (void)shrub::Shrub::would_create(path, list);
+  } else {
+    (void)shrub::Shrub::create(path, list);
+    for (const auto& vat_path : paths) shrub::trust(user, vat_path);
+  }
   if (output.json()) {
     formats::json::Object record{{"object-format", base::to_string(*format)}};
-    cli::add_path(record, "shrub", made.root());
+    cli::add_path(record, "shrub", root);
     output.record("init", std::move(record));
   } else {
-    output.message("shrub " + made.root() + ", object format " + std::string(base::to_string(*format)));
+    output.message("shrub " + root + ", object format " + std::string(base::to_string(*format)));
   }
   return 0;
 }
@@ -72,7 +82,8 @@ cli::Command init_command() {
       "that does not "
       "exist is made. Naming a vat here is consent to use it, recorded outside of the repository.",
       {{"SHRUB", cli::Argument::Count::optional, "the directory of the shrub", cli::Completion::directory}},
-      {{"--object-format", "FORMAT", "sha256 (default) or sha1, for a vat that is made"}},
+      {{"--object-format", "FORMAT", "sha256 (default) or sha1, for a vat that is made"},
+       cli::dry_run_option()},
       {{"shrub init deps.shrub --vat deps.vat", "a shrub and a vat beside each other"}},
       {8, 10, 11},
       run};

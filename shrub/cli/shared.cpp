@@ -3,6 +3,7 @@
 #include "formats/text/layout.h"
 #include "formats/text/recipe.h"
 #include "shrub/cli/verbs.h"
+#include "vat/maps.h"
 
 namespace shrub_cli {
 
@@ -42,6 +43,26 @@ NamedVref find_named(const std::string& path) {
 
 unsigned jobs(const cli::Call& call) {
   return static_cast<unsigned>(call.number("--jobs", 0, 1, 256));
+}
+
+vat::AddOptions add_options(const cli::Call& call) {
+  vat::AddOptions options;
+  options.threads = jobs(call);
+  options.level = static_cast<int>(call.number("--level", formats::kDefaultLevel, 1, 19));
+  options.dry_run = call.has("--dry-run");
+  return options;
+}
+
+bool record_added(const NamedVref& named, formats::Vref vref, const std::optional<formats::Vref>& before,
+                  vat::Vat& vat, bool dry_run) {
+  if (before) vref.unknown = before->unknown;
+  // What was known of other content says nothing of this.
+  if (before && before->manifest == vref.manifest && before->blob == vref.blob)
+    vref.provenance = before->provenance;
+  formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
+  if (dry_run) return named.shrub.would_write(named.entry, vref);
+  vat::write_map(vat, {vref.manifest, vref.layout, vref.blob, vref.recipe});
+  return named.shrub.write(named.entry, vref);
 }
 
 chunker::Parameters profile_for(const std::optional<formats::Vref>& before, vat::BlobSource& source,

@@ -87,7 +87,7 @@ cli::Command sync_command() {
   options.insert(options.end(),
                  {{"--keep-extra", "", "paths that sync did not make move over into the new tree"},
                   {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
-                  {"-n,--dry-run", "", "say what would change, change nothing"}});
+                  cli::dry_run_option()});
   return {"sync",
           "Make a wedge hold what a shrub says",
           "Makes each vref x/t.vref at or below SHRUB the entry WEDGE/x/t: a tree, a file or an image. Every "

@@ -10,7 +10,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto user = user_settings(output);
   for (const auto& url : call.all("VAT")) {
     const auto path = shrub::local_path(std::filesystem::current_path().string(), url);
-    shrub::trust(user, path);
+    if (!call.has("--dry-run")) shrub::trust(user, path);
     output.message("trusting vat " + path);
   }
   return 0;
@@ -25,7 +25,7 @@ cli::Command trust_command() {
           "trust.json of your "
           "configuration directory, that shrubs may use VAT.",
           {{"VAT", cli::Argument::Count::some, "a vat on the local disk", cli::Completion::directory}},
-          {},
+          {cli::dry_run_option()},
           {{"shrub trust /srv/deps.vat", "once for each such vat"}},
           {8},
           run};

@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/output.h"
+#include "vat/adder.h"
 #include "shrub/shrub.h"
 
 namespace shrub_cli {
@@ -35,6 +36,13 @@ struct NamedVref {
 [[nodiscard]] NamedVref find_named(const std::string& path);
 
 [[nodiscard]] unsigned jobs(const cli::Call& call);
+/// --level, --jobs and --dry-run.
+[[nodiscard]] vat::AddOptions add_options(const cli::Call& call);
+
+/// Ends an add: map and vref, with what is to be kept of the vref that was there. Returns whether the vref
+/// changed, or would.
+bool record_added(const NamedVref& named, formats::Vref vref, const std::optional<formats::Vref>& before,
+                  vat::Vat& vat, bool dry_run);
 
 /// The chunker profile for an add: that of the vref's present recipe, else the vat's.
 [[nodiscard]] chunker::Parameters profile_for(const std::optional<formats::Vref>& before,

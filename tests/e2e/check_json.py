@@ -101,6 +101,8 @@ def check_line(page, command, line, seen):
     if keys is None:
         raise Problem(f'type {record["type"]} is not in the page')
     seen[command, record['type'], None] += 1
+    if record.pop('dry-run', True) is not True:
+        raise Problem('dry-run is there and not true')
     for name, value in record.items():
         if name in ('v', 'type'):
             continue

@@ -72,6 +72,8 @@ int run(const cli::Call& call, cli::Output& output) {
   for (std::size_t i = 0; i < files.size();) {
     try {
       if (is_stream(files[i])) {
+        if (options.dry_run)
+          throw Error(Category::usage, files[i] + ": a stream can be read only once, so there is no dry run of it");
         const auto fd = files[i] == "-" ? base::UniqueFd(::dup(STDIN_FILENO))
                                         : base::open_at(AT_FDCWD, files[i], O_RDONLY);
         stored.emplace_back(files[i], base::named(files[i], [&] {
@@ -109,8 +111,8 @@ int run(const cli::Call& call, cli::Output& output) {
     summary.stored_size += part.stored_size;
   }
   for (const auto& [path, content] : stored)
-    if (content.recipe) vat::write_map(*opened, {std::nullopt, std::nullopt, content.blob, content.recipe});
-  if (!stored.empty()) vat::write_pack_list(*opened);
+    if (content.recipe && !options.dry_run) vat::write_map(*opened, {std::nullopt, std::nullopt, content.blob, content.recipe});
+  if (!stored.empty() && !options.dry_run) vat::write_pack_list(*opened);
   for (const auto& [path, content] : stored) print(output, path, content);
   output.detail(base::human_size(summary.new_size) + " new, " + base::human_size(summary.stored_size) +
                 " stored");
@@ -127,7 +129,8 @@ cli::Command add_command() {
           "there already is not stored again. When the ids are printed, the content survives power loss.",
           {{"FILE", cli::Argument::Count::some, "a file, or - for standard input", cli::Completion::file}},
           {{"--level", "N", "zstd level, 1 to 19 (default 3)"},
-           {"--keep-going", "", "skip files that cannot be read, exit 3"}},
+           {"--keep-going", "", "skip files that cannot be read, exit 3"},
+           cli::dry_run_option()},
           {{"vat --vat deps.vat add gcc.tar.xz", "store one file"},
            {"tar c . | vat --vat deps.vat add -", "store a stream"}},
           {3, 5, 8, 10, 11},

@@ -19,23 +19,24 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto parent = target.has_parent_path() ? target.parent_path().string() : std::string(".");
   const auto dir = base::open_directory(AT_FDCWD, parent);
   const auto content = vat::find_content(*opened, id);
-  base::AtomicFile file(dir.get());
+  std::optional<base::AtomicFile> file;
+  if (!call.has("--dry-run")) file.emplace(dir.get());
   std::uint64_t size = 0;
   const auto write = [&](base::Bytes bytes) {
-    file.write(bytes);
+    if (file) file->write(bytes);
     size += bytes.size();
     output.progress("written", size, content.size);
   };
   if (content.recipe) {
     vat::stream_recipe(*opened, *content.recipe, {}, write, [&](std::uint64_t hole) {
       size += hole;
-      if (::ftruncate(file.fd(), static_cast<off_t>(size)) != 0 || ::lseek(file.fd(), 0, SEEK_END) < 0)
+      if (file && (::ftruncate(file->fd(), static_cast<off_t>(size)) != 0 || ::lseek(file->fd(), 0, SEEK_END) < 0))
         base::throw_errno("extend", errno);
     });
   } else {
     opened->stream(id, write);
   }
-  (void)file.publish(dir.get(), target.filename().string(), base::AtomicFile::Existing::replace);
+  if (file) (void)file->publish(dir.get(), target.filename().string(), base::AtomicFile::Existing::replace);
   if (output.json()) {
     formats::json::Object record{{"blob", id.hex()}, {"size", size}};
     cli::add_path(record, "path", target.string());
@@ -52,7 +53,8 @@ cli::Command get_command() {
           "Writes the content of ID to a file. The file appears complete and proven, or not at all; holes "
           "stay holes.",
           {{"ID", cli::Argument::Count::one, "the id of a blob"}},
-          {{"-o,--output", "FILE", "where to; replaced if there", cli::Completion::file, false, true}},
+          {{"-o,--output", "FILE", "where to; replaced if there", cli::Completion::file, false, true},
+           cli::dry_run_option()},
           {{"vat --vat deps.vat get 2cf8d83d… -o gcc.tar.xz", "fetch one file"}},
           {4, 5, 8, 10, 11},
           run};

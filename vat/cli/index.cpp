@@ -6,7 +6,7 @@ namespace {
 
 int run(const cli::Call& call, cli::Output& output) {
   const auto opened = open_vat(call, output);
-  const auto summary = vat::rebuild(*opened);
+  const auto summary = vat::rebuild(*opened, call.has("--dry-run"));
   if (output.json())
     output.record("index", {{"packs", summary.packs}, {"blobs", summary.blobs}, {"maps", summary.maps}});
   else
@@ -26,7 +26,7 @@ cli::Command index_command() {
           "else finds new packs "
           "by itself.",
           {},
-          {},
+          {cli::dry_run_option()},
           {{"vat --vat deps.vat index", "after rsync brought new packs"}},
           {4, 8, 10, 11},
           run};

@@ -16,7 +16,10 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto parameters = chunker::find_parameters(profile);
   if (!parameters) throw Error(Category::usage, "--chunker: '" + profile + "' is not vg1:a=13 … vg1:a=20");
   const auto path = call.get("DIR");
-  vat::Vat::create(path, *format, *parameters);
+  if (call.has("--dry-run"))
+    (void)vat::Vat::would_create(path, *format, *parameters);
+  else
+    vat::Vat::create(path, *format, *parameters);
   if (output.json()) {
     formats::json::Object record{{"object-format", base::to_string(*format)}, {"chunker", parameters->id()}};
     cli::add_path(record, "vat", path);
@@ -37,7 +40,8 @@ cli::Command init_command() {
           "Making the same vat again does nothing.",
           {{"DIR", cli::Argument::Count::one, "where the vat goes", cli::Completion::directory}},
           {{"--object-format", "FORMAT", "sha256 (default) or sha1: how blobs are named"},
-           {"--chunker", "PROFILE", "vg1:a=13 … vg1:a=20, average chunk 2^a bytes (default vg1:a=16)"}},
+           {"--chunker", "PROFILE", "vg1:a=13 … vg1:a=20, average chunk 2^a bytes (default vg1:a=16)"},
+           cli::dry_run_option()},
           {{"vat init deps.vat", "a vat beside a repository"},
            {"vat init --object-format sha1 old.vat", "ids equal to those of ordinary git repositories"}},
           {8},

@@ -25,6 +25,7 @@ vat::AddOptions add_options(const cli::Call& call) {
   vat::AddOptions options;
   options.threads = jobs(call);
   options.level = static_cast<int>(call.number("--level", formats::kDefaultLevel, 1, 19));
+  options.dry_run = call.has("--dry-run");
   return options;
 }
 

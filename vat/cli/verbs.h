@@ -28,7 +28,7 @@ namespace vat_cli {
 /// --jobs, 0 if not given.
 [[nodiscard]] unsigned jobs(const cli::Call& call);
 
-/// --level and --jobs.
+/// --level, --jobs and --dry-run.
 [[nodiscard]] vat::AddOptions add_options(const cli::Call& call);
 
 }  // namespace vat_cli

@@ -52,7 +52,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vat::VerifyOptions options;
   options.threads = jobs(call);
   options.quick = call.has("--quick");
-  options.repair = call.has("--repair");
+  options.repair = call.has("--repair") && !call.has("--dry-run");
   if (auto text = call.find("--sample")) {
     if (text->ends_with('%')) text->pop_back();
     cli::Call number;
@@ -92,7 +92,8 @@ cli::Command verify_command() {
       {{"ID", cli::Argument::Count::any, "ids of blobs to check"}},
       {{"--quick", "", "sizes and trailers only"},
        {"--sample", "N%", "decode and hash only that share of the groups"},
-       {"--repair", "", "make good what can be made good"}},
+       {"--repair", "", "make good what can be made good"},
+       cli::dry_run_option()},
       {{"vat --vat deps.vat verify", "everything"}, {"vat --vat deps.vat verify --repair", "and heal it"}},
       {4, 5, 8, 10, 11},
       run};
