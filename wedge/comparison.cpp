@@ -1,7 +1,9 @@
 #include "wedge/comparison.h"
 
+#include <optional>
 #include <unordered_set>
 
+#include "formats/base/error.h"
 #include "wedge/internal/place_file.h"
 #include "wedge/scanner.h"
 
@@ -89,9 +91,14 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
   scan.read_content = options.read_content;
   scan.progress = options.progress;
   scan.keep_going = true;
-  // Sockets and what cannot be read: nothing a tree holds.
-  std::vector<std::string> odd;
-  scan.on_problem = [&](const std::string& path, const std::string&) { odd.push_back(path); };
+  std::vector<std::string> odd;  // sockets and the like: nothing a tree holds
+  std::optional<base::Error> failure;
+  scan.on_problem = [&](const std::string& path, const base::Error& problem) {
+    if (problem.category() == base::Category::refused)
+      odd.push_back(path);
+    else if (!failure)
+      failure = problem;  // what cannot be read is neither equal nor different
+  };
   (void)scan_tree(top, format, nullptr, scan, [&](const ScannedRow& scanned) {
     const Row& found = scanned.row;
     while (have && formats::compare_paths(wanted.path, found.path) < 0) {
@@ -104,6 +111,7 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
     compare(found);
     advance();
   });
+  if (failure) throw base::Error(*failure);
   for (; have; advance()) report(Kind::missing, wanted.path, {});
   for (const auto& path : odd) report(Kind::extra, path, "cannot be read as part of a tree");
   return count;

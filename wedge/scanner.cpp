@@ -227,10 +227,11 @@ class Scan {
       const auto named_error = what.starts_with(path) ? error : base::prefixed(shown, error);
       // A file that vanished is the tree changing under us, not something the user named.
       const auto category = error.category() == Category::not_found ? Category::local : error.category();
-      if (!options_.keep_going) throw Error(category, named_error.what(), error.hint());
+      const Error told(category, named_error.what(), error.hint());
+      if (!options_.keep_going) throw Error(told);
       partial_ = true;
       const std::lock_guard lock(problem_mutex_);
-      if (options_.on_problem) options_.on_problem(path, named_error.what());
+      if (options_.on_problem) options_.on_problem(path, told);
     }
   }
 

@@ -31,8 +31,8 @@ struct ScanOptions {
   std::optional<Normalize> normalize;
   std::vector<std::string>
       skip_directories;  ///< absolute paths of directories left out wherever they are met
-  std::function<void(const std::string& path, const std::string& message)>
-      on_problem;                               ///< one call at a time
+  /// One call at a time. Refused: what no tree can hold; local: what could not be read.
+  std::function<void(const std::string& path, const base::Error& problem)> on_problem;
   std::function<void(std::uint64_t)> progress;  ///< bytes read so far
 };
 

@@ -44,7 +44,7 @@ int run(const cli::Call& call, cli::Output& output) {
     scan.normalize = wedge::Normalize{{cli::current_time(), 0}};
   }
   scan.skip_directories = {vats.writable->path()};
-  scan.on_problem = [&](const std::string&, const std::string& problem) { output.warning(problem); };
+  scan.on_problem = [&](const std::string&, const Error& problem) { output.warning(problem.what()); };
   scan.progress = [&](std::uint64_t done) { output.progress("added", done, 0); };
 
   const auto options = add_options(call);
