@@ -8,8 +8,9 @@ shrub_test(json SOURCES formats/json_test.cpp LIBRARIES shrub::json)
 shrub_test(vref SOURCES formats/vref_test.cpp LIBRARIES shrub::vref)
 shrub_test(vat_json SOURCES formats/vat_json_test.cpp LIBRARIES shrub::vat_json)
 
-# shrub_fuzz(NAME LIBRARIES ...): fuzz/fuzz_NAME.cpp with its corpus. With SHRUB_FUZZ the test fuzzes for 10 s and writes
-# what it finds to the build directory; else it replays the corpus.
+# shrub_fuzz(NAME LIBRARIES ...): fuzz/fuzz_NAME.cpp with its corpus. With SHRUB_FUZZ the test fuzzes for
+# SHRUB_FUZZ_SECONDS and writes what it finds to the build directory; else it replays the corpus and seeded changes of it.
+set(SHRUB_FUZZ_SECONDS 10 CACHE STRING "How long each fuzzer runs, in seconds")
 function(shrub_fuzz name)
   cmake_parse_arguments(ARG "" "" "LIBRARIES" ${ARGN})
   set(target fuzz_${name})
@@ -23,13 +24,14 @@ function(shrub_fuzz name)
     set(found "${CMAKE_CURRENT_BINARY_DIR}/${target}.found")
     file(MAKE_DIRECTORY "${found}")
     add_test(NAME ${target}
-             COMMAND ${target} -max_total_time=10 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
+             COMMAND ${target} "-max_total_time=${SHRUB_FUZZ_SECONDS}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
                      "-artifact_prefix=${found}/" "${found}" "${corpus}")
   else()
     target_sources(${target} PRIVATE fuzz/replay.cpp)
-    add_test(NAME ${target} COMMAND ${target} "${corpus}")
+    file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/${target}.at")
+    add_test(NAME ${target} COMMAND ${target} "${corpus}" WORKING_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/${target}.at")
   endif()
-  set_tests_properties(${target} PROPERTIES TIMEOUT 120)
+  set_tests_properties(${target} PROPERTIES TIMEOUT 600)
 endfunction()
 
 shrub_fuzz(decoder LIBRARIES shrub::compression)

@@ -112,7 +112,10 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
     advance();
   });
   if (failure) throw base::Error(*failure);
-  for (; have; advance()) report(Kind::missing, wanted.path, {});
+  while (have) {
+    report(Kind::missing, wanted.path, {});
+    advance();
+  }
   for (const auto& path : odd) report(Kind::extra, path, "cannot be read as part of a tree");
   return count;
 }

@@ -20,7 +20,10 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto dir = base::open_directory(AT_FDCWD, parent);
   const auto content = vat::find_content(*opened, id);
   std::optional<base::AtomicFile> file;
-  if (!call.has("--dry-run")) file.emplace(dir.get());
+  if (!call.has("--dry-run")) {
+    base::remove_leftovers(dir.get());
+    file.emplace(dir.get());
+  }
   std::uint64_t size = 0;
   const auto write = [&](base::Bytes bytes) {
     if (file) file->write(bytes);
