@@ -5,7 +5,7 @@ export LC_ALL=C TZ=UTC
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$(cd "${1:?directory of vat and shrub}" && pwd):$PATH
 export PATH
-scratch=/dev/shm
+scratch=${SCRATCH:-/dev/shm}
 [ -w "$scratch" ] || scratch=${TMPDIR:-/tmp}
 work=$(mktemp -d "$scratch/shrub-e2e-XXXXXX")
 trap 'chmod -R u+rwX "$work" 2>/dev/null; rm -rf "$work"' EXIT
