@@ -19,12 +19,10 @@ int run(const cli::Call& call, cli::Output& output) {
 
 cli::Command index_command() {
   return {"index",
-          "Make the index and cache/ anew",
+          "Make the index anew and bring cache/ up to date",
           "Reads what lies in primary/ and makes everything that can be made from it: the local index, the "
-          "list of packs and "
-          "the maps under cache/. Needed after packs were copied into a vat that is published; everything "
-          "else finds new packs "
-          "by itself.",
+          "list of packs and the maps under cache/ that are missing or lead nowhere. Needed after packs were "
+          "copied into a vat that is published; everything else finds new packs by itself.",
           {},
           {cli::dry_run_option()},
           {{"vat --vat deps.vat index", "after rsync brought new packs"}},
