@@ -242,7 +242,7 @@ void check_cache(Vat& vat, bool repair,
 RebuildSummary rebuild(Vat& vat, bool dry_run) {
   auto& impl = vat.impl();
   if (!dry_run) {
-    impl.discard_index();
+    impl.refresh(true);
     write_pack_list(vat);
     for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
       if (!map_holds(vat, root, file)) base::remove_tree(impl.dir.get(), file);

@@ -157,15 +157,24 @@ void Vat::Impl::note_proven(const internal::Claim& claim) {
   }
 }
 
-void Vat::Impl::discard_index() {
+bool Vat::Impl::replace_index(const Error& error) {
+  if (error.category() == Category::busy || !std::string_view(error.what()).starts_with("index:"))
+    return false;
   {
     const std::lock_guard lock(mutex_);
     index_.reset();
     pack_fds_.clear();
-    if (!index_path_.empty())
-      for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((index_path_ + suffix).c_str());
+    if (index_path_.empty()) return false;  // in memory: nothing is left to go to
+    // What is left of it may lack what could not be written; other processes do as this one does.
+    for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((index_path_ + suffix).c_str());
+    if (error.category() != Category::corrupt) {
+      index_path_.clear();
+      index_ = std::make_shared<internal::Index>(":memory:", format);
+    }
   }
+  if (error.category() != Category::corrupt) note(error.what() + std::string("; going on without a file of it"));
   refresh(false);
+  return true;
 }
 
 bool Vat::Impl::is_pack_name(std::string_view name) {

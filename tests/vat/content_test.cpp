@@ -124,7 +124,7 @@ TEST_CASE("a recipe that claims content it does not describe is found out, every
   const bool same_size = GENERATE(true, false);
   const auto lie = put_recipe(store, adder, {chunk(store, adder, same_size ? other : shorter)}, id);
   (void)adder.finish();
-  store->impl().discard_index();  // nobody claimed it through the adder: the index reads it out of the pack
+  store.lose_index();  // nobody claimed it through the adder: the index reads it out of the pack
   REQUIRE(store->find_recipes(id).size() == 1);
   CHECK(store->find_recipes(id)[0].recipe == lie);
   for (int time = 0; time < 3; ++time) {
@@ -148,7 +148,7 @@ TEST_CASE("a recipe that claims content it does not describe is found out, every
                                     chunk(store, again, {content.begin() + half, content.end()})},
                                    id);
     (void)again.finish();
-    store->impl().discard_index();
+    store.lose_index();
     CHECK(store->find_recipes(id).size() == 2);
     CHECK(vat::find_content(*store, id).recipe == honest);
     CHECK(store->find_recipes(id)[0].recipe == honest);
@@ -212,7 +212,7 @@ TEST_CASE("list lines whose sizes lie are refused", "[vat][content]") {
   }
   const auto honest = put_recipe(store, adder, parts, store.id_of(whole));
   (void)adder.finish();
-  store->impl().discard_index();
+  store.lose_index();
   CHECK(read(*store, store.id_of(whole)) == whole);
   auto text = tests::to_text(store->read(honest));
   REQUIRE(text.find(" level 2\n") != std::string::npos);
@@ -255,7 +255,7 @@ TEST_CASE("a stored blob that is damaged falls back on a recipe of it", "[vat][c
                                   chunk(store, adder, {content.begin() + half, content.end()})},
                                  id);
   (void)adder.finish();
-  store->impl().discard_index();
+  store.lose_index();
   CHECK_FALSE(vat::find_content(*store, id).recipe);
   store.damage(pack, id);
   CHECK(tests::category_of([&] { (void)read(*store, id); }) == Category::corrupt);  // this finds it out

@@ -135,6 +135,24 @@ TEST_CASE("the cache is made anew from primary", "[vat][maps]") {
   CHECK(damaged_cache(store, false).empty());
 }
 
+TEST_CASE("making the index anew takes it from nobody who has it open", "[vat][maps]") {
+  TestVat store;
+  const auto added = add_large(store, 1);
+  std::vector<std::string> notes;
+  const auto other = vat::Vat::open(store.path(), {{}, [&](const std::string& note) { notes.push_back(note); }});
+  const auto inode = [&] {
+    struct stat info;
+    REQUIRE(::stat((store.path() + "/local/index.db").c_str(), &info) == 0);
+    return info.st_ino;
+  };
+  const auto before = inode();
+  (void)vat::rebuild(*store);
+  CHECK(inode() == before);
+  CHECK(other->find_recipes(added.content.blob).size() == 1);
+  CHECK(other->find(*added.content.recipe));
+  CHECK(notes.empty());
+}
+
 TEST_CASE("a damaged cache is named and put right", "[vat][maps]") {
   TestVat store;
   const auto one = add_large(store, 1), two = add_large(store, 7);

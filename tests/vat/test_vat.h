@@ -39,6 +39,7 @@ class TestVat {
   vat::Vat* operator->() { return vat_.get(); }
   std::shared_ptr<vat::Vat> shared() { return vat_; }
   void close() { vat_.reset(); }
+  void lose_index() { REQUIRE(vat_->impl().replace_index({base::Category::corrupt, "index: lost"})); }
   void reopen() {
     vat_.reset();  // the old one may hold the index
     vat_ = vat::Vat::open(path(), {cache(), [this](const std::string& text) { notes.push_back(text); }});

@@ -1,10 +1,7 @@
 #include "vat/internal/index.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 
-#include "formats/base/endian.h"
 #include "formats/base/error.h"
 
 namespace vat::internal {
@@ -13,37 +10,22 @@ namespace {
 using base::Category;
 using base::Error;
 using base::ObjectId;
+using formats::Database;
+using formats::Guard;
+using formats::Statement;
+using formats::Transaction;
 
 constexpr const char* kSchema = R"(
-  CREATE TABLE IF NOT EXISTS packs(number INTEGER PRIMARY KEY, name BLOB UNIQUE, size INTEGER, mtime INTEGER);
-  CREATE TABLE IF NOT EXISTS places(id BLOB, pack INTEGER, offset INTEGER, length INTEGER, position INTEGER,
+  CREATE TABLE packs(number INTEGER PRIMARY KEY, name BLOB UNIQUE, size INTEGER, mtime INTEGER);
+  CREATE TABLE places(id BLOB, pack INTEGER, offset INTEGER, length INTEGER, position INTEGER,
     size INTEGER, kind INTEGER, guard INTEGER, damaged INTEGER DEFAULT 0,
     PRIMARY KEY(id, pack, offset, position)) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS claims(content BLOB, recipe BLOB, size INTEGER, guard INTEGER, proven INTEGER,
+  CREATE TABLE claims(content BLOB, recipe BLOB, size INTEGER, guard INTEGER, proven INTEGER,
     PRIMARY KEY(content, recipe)) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS loose(id BLOB, suffix BLOB, file_size INTEGER, mtime INTEGER, content_size INTEGER,
+  CREATE TABLE loose(id BLOB, suffix BLOB, file_size INTEGER, mtime INTEGER, content_size INTEGER,
     good INTEGER, guard INTEGER, PRIMARY KEY(id, suffix)) WITHOUT ROWID;
 )";
 constexpr std::int64_t kVersion = 1;
-
-/// XXH3 over the fields of a row; guards against rot, proves nothing.
-class Guard {
- public:
-  Guard& add(base::Bytes bytes) {
-    base::append(buffer_, bytes);
-    return *this;
-  }
-  Guard& add(std::uint64_t value) {
-    base::append_le(buffer_, value);
-    return *this;
-  }
-  [[nodiscard]] std::int64_t value() const {
-    return static_cast<std::int64_t>(XXH3_64bits(buffer_.data(), buffer_.size()));
-  }
-
- private:
-  base::Buffer buffer_;
-};
 
 std::int64_t guard_of(const Claim& claim) {
   return Guard()
@@ -91,25 +73,8 @@ Place read_place(const Statement& row, int from) {
 
 }  // namespace
 
-Index::Index(const std::string& path, base::ObjectFormat format) : format_(format), database_(path) {
-  database_.run(
-      "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA "
-      "cache_size=-16384");
-  const std::int64_t wanted = kVersion * 256 + static_cast<int>(format);
-  Statement version(database_, "PRAGMA user_version");
-  (void)version.step();
-  const std::int64_t found = version.integer(0);
-  version.reset();
-  if (found != wanted) {
-    Transaction transaction(database_);
-    database_.run(
-        "DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS places; DROP TABLE IF EXISTS claims; DROP TABLE IF "
-        "EXISTS loose");
-    database_.run(kSchema);
-    database_.run(("PRAGMA user_version=" + std::to_string(wanted)).c_str());
-    transaction.commit();
-  }
-  { const Transaction writable(database_); }  // an index that cannot be written is of no use
+Index::Index(const std::string& path, base::ObjectFormat format)
+    : format_(format), database_(path, "index", kVersion * 256 + static_cast<int>(format), kSchema) {
   find_ = std::make_unique<Statement>(
       database_,
       "SELECT pack,offset,length,position,size,kind,guard,damaged FROM places WHERE id=? ORDER BY damaged");
@@ -166,7 +131,7 @@ void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blo
       .bind(2, static_cast<std::int64_t>(pack.size))
       .bind(3, pack.mtime)
       .run();
-  const std::int64_t number = sqlite3_last_insert_rowid(database_.get());
+  const std::int64_t number = database_.last_key();
   names_[number] = pack.name;
   std::vector<const IndexedBlob*> sorted;  // inserting in key order is several times faster
   sorted.reserve(blobs.size());

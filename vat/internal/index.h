@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "formats/base/object_id.h"
+#include "formats/database/database.h"
 #include "formats/pack/pack.h"
-#include "vat/internal/sqlite.h"
 
 namespace vat::internal {
 
@@ -92,9 +92,9 @@ class Index {
 
   base::ObjectFormat format_;
   mutable std::mutex mutex_;  ///< guards everything below
-  mutable Database database_;
+  mutable formats::Database database_;
   mutable std::map<std::int64_t, std::string> names_;
-  mutable std::unique_ptr<Statement> find_;
+  mutable std::unique_ptr<formats::Statement> find_;
 };
 
 }  // namespace vat::internal

@@ -35,24 +35,24 @@ class Vat::Impl {
 
   void note(const std::string& text);
 
-  /// The index; `work` runs again on a rebuilt one if SQLite finds it damaged.
+  /// The index; `work` runs again on another one if SQLite finds it damaged or it cannot be read or written.
   template <typename Work>
   auto with_index(Work&& work) {
     try {
       return work(*index());
     } catch (const base::Error& error) {
-      if (error.category() != base::Category::corrupt ||
-          std::string_view(error.what()).substr(0, 6) != "index:")
-        throw;
+      if (!replace_index(error)) throw;
     }
-    discard_index();
     return work(*index());
   }
+
+  /// Forgets an index that failed so: one that was damaged is made anew, one that could not be read or written
+  /// goes on in memory. False if the error is not the index's, or is one of being locked.
+  bool replace_index(const base::Error& error);
 
   /// Brings the index up to date with the pack files that are there. `again` reads trailers of known packs
   /// too.
   void refresh(bool again);
-  void discard_index();
 
   [[nodiscard]] bool is_proven(const base::ObjectId& content, const base::ObjectId& recipe);
   void note_proven(const internal::Claim& claim);

@@ -1,4 +1,5 @@
-// SQLite behind one small wrapper; the only code that includes its header.
+// SQLite behind one small wrapper: losable databases of one table or a few, such as the index of a vat. The only
+// code that includes its header.
 #pragma once
 
 #include <sqlite3.h>
@@ -9,22 +10,28 @@
 #include "formats/base/bytes.h"
 #include "formats/base/c_ptr.h"
 
-namespace vat::internal {
+namespace formats {
 
 /// One connection. Errors: busy (locked by another process for 30 s), corrupt (not a database, or a damaged
-/// one), local for the rest. One thread at a time.
+/// one), local for the rest; all begin with the name. One thread at a time.
 class Database {
  public:
-  /// `path` may be ":memory:".
-  explicit Database(const std::string& path);
+  /// Opens or creates the file at `path`, which may be ":memory:", with the tables of `schema` in it; one of
+  /// another version is emptied. Throws local if it cannot be written.
+  Database(const std::string& path, std::string name, std::int64_t version, const char* schema);
   void run(const char* sql);
-  [[nodiscard]] sqlite3* get() const noexcept { return handle_.get(); }
+  /// Key of the row that was inserted last.
+  [[nodiscard]] std::int64_t last_key() const noexcept;
 
  private:
+  friend class Statement;
+  void make_tables(std::int64_t version, const char* schema);
+  [[noreturn]] void fail(int code) const;
+  std::string name_;
   base::CPtr<sqlite3, sqlite3_close_v2> handle_;
 };
 
-/// One prepared statement. Bound bytes must live until the next reset.
+/// One prepared statement. Bound bytes must live until the next reset; so must the database.
 class Statement {
  public:
   Statement(const Database& database, const char* sql);
@@ -39,7 +46,7 @@ class Statement {
   [[nodiscard]] base::Bytes bytes(int column) const noexcept;
 
  private:
-  sqlite3* database_;
+  const Database& database_;
   base::CPtr<sqlite3_stmt, sqlite3_finalize> handle_;
 };
 
@@ -57,4 +64,15 @@ class Transaction {
   bool open_ = true;
 };
 
-}  // namespace vat::internal
+/// XXH3 over the fields of a row; guards against rot, proves nothing.
+class Guard {
+ public:
+  Guard& add(base::Bytes bytes);
+  Guard& add(std::uint64_t value);
+  [[nodiscard]] std::int64_t value() const;
+
+ private:
+  base::Buffer buffer_;
+};
+
+}  // namespace formats
