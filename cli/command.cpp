@@ -1,6 +1,13 @@
 #include "cli/command.h"
 
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
 #include <iostream>
 
 #include "cli/documents.h"
@@ -60,12 +67,53 @@ void add_argument(CLI::App& app, const Argument& argument, Slots& slots) {
       added->expected(1)->allow_extra_args(false);
       break;
     case Argument::Count::some:
-      added->required()->expected(1, 1 << 20);
+      added->required()->expected(1, CLI::detail::expected_max_vector_size);
       break;
     case Argument::Count::any:
-      added->expected(1, 1 << 20);
+      added->expected(1, CLI::detail::expected_max_vector_size);
       break;
   }
+}
+
+/// Standard descriptors that are closed would be taken by the next file opened; reading or writing them is an
+/// error instead.
+void occupy_standard_descriptors() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      (void)::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);  // the lowest free: this one
+}
+
+/// Deep trees and many threads have many directories open.
+void raise_file_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 65536);
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/// What is wrong with the arguments, better than CLI11 says it, or nothing.
+std::string complaint(const Program& program, int argc, char** argv) {
+  for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+    const std::string argument = argv[i];
+    if (argument.starts_with("--") && argument.ends_with('=')) return argument + " lacks a value";
+  }
+  const auto takes_value = [&](const std::string& word) {
+    return std::any_of(program.options.begin(), program.options.end(), [&](const Option& option) {
+      return !option.value.empty() && ("," + option.names + ",").find("," + word + ",") != std::string::npos;
+    });
+  };
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word.starts_with('-')) {
+      if (takes_value(word)) ++i;
+      continue;
+    }
+    const bool known =
+        word == "documents" || std::any_of(program.commands.begin(), program.commands.end(),
+                                           [&](const Command& command) { return command.name == word; });
+    return known ? "" : "there is no command '" + word + "'";
+  }
+  return {};
 }
 
 int run_checked(const Program& program, int argc, char** argv) {
@@ -92,14 +140,21 @@ int run_checked(const Program& program, int argc, char** argv) {
   hidden->add_option("KIND", documents)->required();
   hidden->add_option("DIR", directory)->required();
 
+  if (const auto what = complaint(program, argc, argv); !what.empty())
+    throw Error(Category::usage, what, program.name + " --help");
   try {
     app.parse(shielded(argc, argv));
   } catch (const CLI::Success& wanted) {  // --help, --version
-    return app.exit(wanted);
+    const int code = app.exit(wanted);
+    if (!std::cout.flush()) throw Error(Category::local, "stdout: cannot be written");
+    return code;
   } catch (const CLI::ParseError& error) {
     std::string message = error.what();
     while (!message.empty() && message.back() == '\n') message.pop_back();
-    throw Error(Category::usage, message, program.name + " --help");
+    std::string verb;
+    for (const auto& [command, parsed] : verbs)
+      if (parsed->parsed()) verb = command->name + " ";
+    throw Error(Category::usage, message, program.name + " " + verb + "--help");
   }
   if (hidden->parsed()) {
     write_documents(program, documents, directory);
@@ -117,6 +172,7 @@ int run_checked(const Program& program, int argc, char** argv) {
       for (const auto& [key, given] : filled->flags)
         if (given) call.set(key, {});
     }
+    (void)call.number("--jobs", 0, 1, 256);
     Output output(call, program.name);
     try {
       const int code = command.run(call, output);
@@ -216,11 +272,17 @@ Option dry_run_option() {
 }
 
 int run(const Program& program, int argc, char** argv) noexcept try {
+  occupy_standard_descriptors();
+  raise_file_limit();
   return run_checked(program, argc, argv);
 } catch (const Error& error) {
-  std::cerr << program.name << ": " << error.what() << '\n';
-  if (!error.hint().empty()) std::cerr << "hint: " << error.hint() << '\n';
+  std::cerr << program.name << ": " << printable(error.what()) << '\n';
+  if (!error.hint().empty()) std::cerr << "hint: " << printable(error.hint()) << '\n';
   return error.exit_code();
+} catch (const std::filesystem::filesystem_error& error) {
+  std::cerr << program.name << ": " << printable(error.path1().string()) << ": " << error.code().message()
+            << '\n';
+  return static_cast<int>(Category::local);
 } catch (const std::bad_alloc&) {
   std::cerr << program.name << ": out of memory\n";
   return static_cast<int>(Category::local);

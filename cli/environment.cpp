@@ -14,10 +14,23 @@ std::optional<std::string> find_variable(const char* name) {
   return std::string(value);
 }
 
-std::string cache_directory() {
-  if (const auto base_directory = find_variable("XDG_CACHE_HOME")) return *base_directory + "/vat";
-  if (const auto home = find_variable("HOME")) return *home + "/.cache/vat";
+namespace {
+
+std::string user_directory(const char* variable, const std::string& below_home) {
+  const auto own = find_variable(variable), home = find_variable("HOME");
+  if (own && own->starts_with('/')) return *own + "/vat";
+  if (home && home->starts_with('/')) return *home + below_home + "/vat";
   return {};
+}
+
+}  // namespace
+
+std::string cache_directory() {
+  return user_directory("XDG_CACHE_HOME", "/.cache");
+}
+
+std::string config_directory() {
+  return user_directory("XDG_CONFIG_HOME", "/.config");
 }
 
 std::int64_t current_time() {

@@ -10,8 +10,10 @@ namespace cli {
 /// The value of a variable; nullopt if unset or empty.
 [[nodiscard]] std::optional<std::string> find_variable(const char* name);
 
-/// $XDG_CACHE_HOME/vat or ~/.cache/vat; empty if neither can be named.
+/// $XDG_CACHE_HOME/vat or ~/.cache/vat; empty if neither can be named. Relative paths do not count.
 [[nodiscard]] std::string cache_directory();
+/// $XDG_CONFIG_HOME/vat or ~/.config/vat; likewise.
+[[nodiscard]] std::string config_directory();
 
 /// Seconds since the epoch: SOURCE_DATE_EPOCH if set (usage if it is no number), else now.
 [[nodiscard]] std::int64_t current_time();

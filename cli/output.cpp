@@ -101,7 +101,7 @@ void Output::detail(std::string_view text) {
 void Output::warning(std::string_view text) {
   const std::lock_guard lock(mutex_);
   clear_progress();
-  (void)std::fprintf(stderr, "%s: %.*s\n", program_.c_str(), static_cast<int>(text.size()), text.data());
+  (void)std::fprintf(stderr, "%s: %s\n", program_.c_str(), printable(text).c_str());
 }
 
 void Output::progress(std::string_view what, std::uint64_t done, std::uint64_t total) {
@@ -138,6 +138,23 @@ void Output::clear_progress() {
   if (!progress_shown_) return;
   (void)std::fputs("\r\033[K", stderr);
   progress_shown_ = false;
+}
+
+std::string printable(std::string_view text) {
+  std::string shown;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    // C1 controls are C2 80 to C2 9F in UTF-8.
+    const bool c1 = byte >= 0x80 && byte < 0xa0 && i > 0 && static_cast<unsigned char>(text[i - 1]) == 0xc2;
+    if (byte >= 0x20 && byte != 0x7f && !c1) {
+      shown += text[i];
+      continue;
+    }
+    char octal[5];
+    (void)std::snprintf(octal, sizeof octal, "\\%03o", byte);
+    shown += octal;
+  }
+  return shown;
 }
 
 void add_path(formats::json::Object& object, std::string_view key, std::string_view path) {

@@ -28,8 +28,8 @@ class Output {
   void write(base::Bytes bytes);
   /// A line of data.
   void line(std::string_view text);
-  /// A record of --json: `object` with "v":1 and "type" in front (and "dry-run" if it is one), on a line of its
-  /// own.
+  /// A record of --json: `object` with "v":1 and "type" in front (and "dry-run" if it is one), on a line of
+  /// its own.
   void record(std::string_view type, formats::json::Object object);
   /// A message for people; not with -q.
   void message(std::string_view text);
@@ -54,6 +54,9 @@ class Output {
   bool progress_shown_ = false;
   std::chrono::steady_clock::time_point started_, last_progress_;
 };
+
+/// `text` as a terminal may be shown it: control characters, which may come from a repository, as `\\ooo`.
+[[nodiscard]] std::string printable(std::string_view text);
 
 /// A path, or a text that may name one, in a JSON record: as `key` if it is UTF-8, else under `key`-base64.
 void add_path(formats::json::Object& object, std::string_view key, std::string_view path);

@@ -3,8 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <set>
 
@@ -42,7 +44,7 @@ formats::VatList read_list(const std::string& root) {
 std::vector<std::string> trusted_paths(const UserSettings& user) {
   std::vector<std::string> paths;
   const auto file = user.config_dir + "/" + kTrustFile;
-  if (user.config_dir.empty() || !fs::exists(file)) return paths;
+  if (user.config_dir.empty() || ::access(file.c_str(), R_OK) != 0) return paths;  // unreadable is no consent
   return base::named(file, [&] {
     const auto document = formats::json::parse(base::read_file(AT_FDCWD, file, kMaxVatList));
     const auto* object = document.find_object();
@@ -62,12 +64,33 @@ bool is_below(const std::string& path, const std::string& directory) {
   return path == directory || path.starts_with(directory == "/" ? directory : directory + "/");
 }
 
-void collect(int dir, const std::string& prefix, std::vector<std::string>& entries) {
+/// Refuses names that no entry can have: those a shrub passes over (`.git` and the like) and those that
+/// escape.
+void check_entry_name(const std::string& entry) {
+  if (("/" + entry).find("/.") != std::string::npos)
+    throw Error(Category::refused, entry + ": a name of an entry cannot begin with '.'");
+  if (!formats::is_safe_path(entry)) throw Error(Category::refused, entry + ": not a name an entry can have");
+}
+
+/// Refuses an entry below another one, or in place of a directory.
+void check_no_clash(const std::string& root, const std::string& entry) {
+  std::error_code absent;
+  if (fs::is_directory(fs::path(root) / entry, absent))
+    throw Error(Category::refused, entry + ": there is a directory of the name the entry would have");
+  for (auto slash = entry.find('/'); slash != std::string::npos; slash = entry.find('/', slash + 1))
+    if (fs::exists(fs::path(root) / (entry.substr(0, slash) + kVrefSuffix), absent))
+      throw Error(Category::refused, entry + ": lies below the entry " + entry.substr(0, slash));
+}
+
+/// `prefix`: the directory below `top`, empty or ending in '/'.
+void collect(int top, const std::string& prefix, std::vector<std::string>& entries) {
+  const auto dir = base::open_beneath(top, prefix.empty() ? "." : prefix.substr(0, prefix.size() - 1),
+                                      O_RDONLY | O_DIRECTORY);
   std::set<std::string> directories, vrefs;
-  for (const auto& name : base::list_directory(dir)) {
+  for (const auto& name : base::list_directory(dir.get())) {
     if (name.starts_with('.')) continue;
     struct stat info;
-    if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (::fstatat(dir.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
     if (S_ISDIR(info.st_mode))
       directories.insert(name);
     else if (S_ISREG(info.st_mode) && name.ends_with(kVrefSuffix) && name.size() > 5)
@@ -76,13 +99,10 @@ void collect(int dir, const std::string& prefix, std::vector<std::string>& entri
   for (const auto& name : vrefs) {
     if (directories.contains(name))
       throw Error(Category::refused, prefix + name + ": there are both a vref and a directory of that name");
-    if (!formats::is_safe_path(prefix + name))
-      throw Error(Category::refused, prefix + name + ": not a name an entry can have");
+    check_entry_name(prefix + name);
     entries.push_back(prefix + name);
   }
-  for (const auto& name : directories)
-    collect(base::open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW).get(), prefix + name + "/",
-            entries);
+  for (const auto& name : directories) collect(top, prefix + name + "/", entries);
 }
 
 }  // namespace
@@ -99,7 +119,7 @@ Shrub Shrub::find(const std::string& path) {
 }
 
 bool Shrub::would_create(const std::string& path, const formats::VatList& list) {
-  if (!fs::exists(fs::path(path) / kVatListFile)) return true;
+  if (!base::find_open_at(AT_FDCWD, path + "/" + kVatListFile, O_RDONLY)) return true;
   const auto root = canonical(path);
   if (formats::to_text(read_list(root)) != formats::to_text(list))
     throw Error(Category::refused, root + ": already a shrub, with other vats",
@@ -126,16 +146,16 @@ std::string Shrub::relative(const std::string& path) const {
 std::vector<std::string> Shrub::entries(const std::string& below) const {
   std::vector<std::string> found;
   const auto top = base::open_directory(AT_FDCWD, root_);
-  const bool single = fs::is_regular_file(fs::path(root_) / (below + kVrefSuffix));
-  if (single) return {below};
+  if (below != ".") check_entry_name(below);
+  if (base::find_regular_at(top.get(), below + kVrefSuffix)) return {below};
   if (below != "." && below.ends_with(kVrefSuffix)) return {below.substr(0, below.size() - 5)};
-  const auto dir = base::open_beneath(top.get(), below, O_RDONLY | O_DIRECTORY);
-  collect(dir.get(), below == "." ? "" : below + "/", found);
+  collect(top.get(), below == "." ? "" : below + "/", found);
   std::sort(found.begin(), found.end());
   return found;
 }
 
 std::optional<formats::Vref> Shrub::find_vref(const std::string& entry) const {
+  check_entry_name(entry);
   const auto path = root_ + "/" + entry + kVrefSuffix;
   if (!base::find_open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK)) return std::nullopt;
   return base::named(entry + kVrefSuffix, [&] {
@@ -154,12 +174,15 @@ formats::Vref Shrub::read(const std::string& entry) const {
   return *std::move(vref);
 }
 
+void Shrub::require_free(const std::string& entry) const {
+  check_entry_name(entry);
+  check_no_clash(root_, entry);
+}
+
 bool Shrub::would_write(const std::string& entry, const formats::Vref& vref) const {
+  require_free(entry);
   const auto before = find_vref(entry);
-  if (before && formats::same_but_for_time(*before, vref)) return false;
-  if (fs::is_directory(fs::path(root_) / entry))
-    throw Error(Category::refused, entry + ": there is a directory of the name the entry would have");
-  return true;
+  return !before || !formats::same_but_for_time(*before, vref);
 }
 
 bool Shrub::write(const std::string& entry, const formats::Vref& vref) const {
@@ -188,6 +211,9 @@ bool is_trusted(const UserSettings& user, const std::string& path) {
 void trust(const UserSettings& user, const std::string& path) {
   if (user.config_dir.empty())
     throw Error(Category::usage, "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep consent");
+  if (::access((user.config_dir + "/" + kTrustFile).c_str(), R_OK) != 0 && errno != ENOENT &&
+      errno != ENOTDIR)
+    base::throw_errno(user.config_dir + "/" + kTrustFile, errno);
   auto paths = trusted_paths(user);
   if (std::find(paths.begin(), paths.end(), path) != paths.end()) return;
   paths.push_back(path);
@@ -202,7 +228,7 @@ void trust(const UserSettings& user, const std::string& path) {
 Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead, const UserSettings& user) {
   Vats vats;
   std::vector<std::shared_ptr<vat::BlobSource>> sources;
-  std::optional<Error> failure;
+  std::vector<Error> failures;
   const auto open = [&](const std::string& path, bool write) {
     auto opened = std::shared_ptr<vat::Vat>(vat::Vat::open(path, {user.cache_dir, user.on_note}));
     if (opened->object_format() != shrub.list().object_format)
@@ -225,15 +251,18 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead, cons
       } catch (const Error& error) {
         // A set of vats works with what is left of it; the first failure is told if nothing is.
         if (entry.write && !vats.write_failure) vats.write_failure.emplace(error);
-        if (user.on_note) user.on_note(error.what());
-        if (!failure) failure.emplace(error);
+        const bool no_vat = error.category() == Category::no_store;
+        failures.emplace_back(error.category(), error.what(),
+                              no_vat ? "name one that is there: --vat DIR" : error.hint());
       }
     }
   }
   if (sources.empty()) {
-    if (failure) throw Error(*failure);
+    if (!failures.empty()) throw Error(failures.front());
     throw Error(Category::usage, shrub.root() + "/VAT.json: names no vat", "name one: --vat DIR");
   }
+  if (user.on_note)
+    for (const auto& failure : failures) user.on_note(failure.what());
   vats.source = sources.size() == 1 ? sources.front() : std::make_shared<vat::SourceSet>(sources);
   return vats;
 }

@@ -26,33 +26,27 @@ using internal::IndexedBlob;
 constexpr std::array<std::size_t, 4> kGroupGoal = {std::size_t{1} << 20, std::size_t{512} << 10,
                                                    std::size_t{256} << 10, 0};
 
-base::UniqueFd ensure_directory(int dir, const char* name, unsigned mode) {
-  if (::mkdirat(dir, name, mode) == 0) {
-    base::sync_directory(dir);
-  } else if (errno != EEXIST) {
-    base::throw_errno(name, errno);
-  }
-  return base::open_directory(dir, name);
-}
-
 }  // namespace
 
 class Adder::Impl {
  public:
-  Impl(Vat::Impl& vat, const AddOptions& options)
-      : vat_(vat),
+  Impl(Vat& vat, const AddOptions& options)
+      : face_(vat),
+        vat_(vat.impl()),
         level_(options.level),
         pack_size_(options.pack_size),
         dry_run_(options.dry_run),
         threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
-        hasher_(vat.format),
+        hasher_(vat_.format),
         pool_(threads_) {
     if (dry_run_) return;
-    tmp_ = ensure_directory(vat.dir.get(), "tmp", 0700);
-    (void)ensure_directory(vat.dir.get(), "primary", 0777);
-    packs_ = ensure_directory(vat.dir.get(), Vat::Impl::kPackDir, 0777);
+    tmp_ = base::ensure_directory(vat_.dir.get(), "tmp", 0700);
+    packs_ =
+        base::ensure_directory(base::ensure_directory(vat_.dir.get(), "primary", 0777).get(), "pack", 0777);
     base::remove_leftovers(tmp_.get());
   }
+
+  [[nodiscard]] Vat& vat() const noexcept { return face_; }
 
   bool put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {
     if (content.size() > formats::kMaxPackedBlob)
@@ -153,7 +147,7 @@ class Adder::Impl {
   }
 
   bool there_and_good(const std::string& name, const base::Sha256::Digest& digest) const {
-    const auto file = base::find_open_at(packs_.get(), name, O_RDONLY);
+    const auto file = base::find_regular_at(packs_.get(), name);
     if (!file) return false;
     base::Sha256 hash;
     base::Buffer buffer(std::size_t{1} << 20);
@@ -162,6 +156,7 @@ class Adder::Impl {
     return hash.finish() == digest;
   }
 
+  Vat& face_;
   Vat::Impl& vat_;
   int level_;
   std::uint64_t pack_size_;
@@ -178,8 +173,12 @@ class Adder::Impl {
   base::WorkerPool pool_;
 };
 
-Adder::Adder(Vat& vat, const AddOptions& options) : impl_(std::make_unique<Impl>(vat.impl(), options)) {}
+Adder::Adder(Vat& vat, const AddOptions& options) : impl_(std::make_unique<Impl>(vat, options)) {}
 Adder::~Adder() = default;
+
+Vat& Adder::vat() const noexcept {
+  return impl_->vat();
+}
 
 bool Adder::put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {
   return impl_->put(id, kind, grouping, content);

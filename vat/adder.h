@@ -19,7 +19,7 @@ struct AddOptions {
   unsigned threads = 0;  ///< that compress; 0: one per core
   int level = formats::kDefaultLevel;
   std::uint64_t pack_size = formats::kPackRollover;  ///< bytes after which the next pack is begun
-  bool dry_run = false;  ///< groups are made and measured, nothing is written
+  bool dry_run = false;                              ///< groups are made and measured, nothing is written
 };
 
 /// How blobs share groups. Each class fills groups of its own, in the order blobs are put.
@@ -44,6 +44,8 @@ class Adder {
   ~Adder();
   Adder(const Adder&) = delete;
   Adder& operator=(const Adder&) = delete;
+
+  [[nodiscard]] Vat& vat() const noexcept;
 
   /// Stores `content`, which the caller has named `id`; false if it was there. At most
   /// formats::kMaxPackedBlob bytes.

@@ -395,6 +395,30 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
   }
 }
 
+std::optional<base::UniqueFd> FileItem::open() {
+  return base::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
+}
+
+std::optional<Error> FileItem::find_failure() const {
+  if (!failure) return std::nullopt;
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Error& error) {
+    return std::string_view(error.what()).starts_with(path_) ? error : base::prefixed(path_, error);
+  }
+}
+
+Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
+                     const std::function<void(std::uint64_t)>& progress) {
+  auto item = std::make_unique<FileItem>(path);
+  std::unique_ptr<IngestItem> done;
+  ingest(adder.vat().object_format(), &adder, parameters, 1,
+         {[&] { return std::move(item); },
+          [&](std::unique_ptr<IngestItem> finished) { done = std::move(finished); }, progress});
+  if (const auto failure = static_cast<const FileItem&>(*done).find_failure()) throw Error(*failure);
+  return *done->content;
+}
+
 Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters, const AddOptions& options, int fd,
                        const std::function<void(std::uint64_t)>& progress) {
   base::ObjectHasher hasher(vat.object_format());

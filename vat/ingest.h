@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "formats/base/error.h"
 #include "formats/base/object_id.h"
 #include "formats/base/unique_fd.h"
 #include "vat/adder.h"
@@ -42,6 +43,19 @@ class IngestItem {
   IngestItem() = default;
 };
 
+/// A file by its path.
+class FileItem final : public IngestItem {
+ public:
+  explicit FileItem(std::string path) : path_(std::move(path)) {}
+  [[nodiscard]] std::optional<base::UniqueFd> open() override;
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  /// The failure, which names the path; nullopt if there is none.
+  [[nodiscard]] std::optional<base::Error> find_failure() const;
+
+ private:
+  std::string path_;
+};
+
 struct IngestCallbacks {
   /// The next item, nullptr at the end. Called by any thread, one call at a time. Throwing ends the whole
   /// ingest.
@@ -57,6 +71,11 @@ struct IngestCallbacks {
 /// not stored, and gets no recipe.
 void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& parameters, unsigned threads,
             const IngestCallbacks& callbacks);
+
+/// Ingests one file. Throws what fails, naming the path.
+[[nodiscard]] Ingested ingest_file(const std::string& path, Adder& adder,
+                                   const chunker::Parameters& parameters,
+                                   const std::function<void(std::uint64_t)>& progress);
 
 /// Stores a stream of unknown length, such as a pipe, in bounded memory: chunks go in as they come, the
 /// content id is found by reading them back. Finishes adders of its own.

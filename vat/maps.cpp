@@ -12,6 +12,7 @@
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/numbers.h"
 #include "formats/map/map.h"
 #include "formats/text/layout.h"
 #include "formats/text/manifest.h"
@@ -34,15 +35,15 @@ constexpr std::size_t kMaxMapFile = std::size_t{64} << 20;
 
 /// cache/ or a directory below it; nullopt if it cannot be written.
 std::optional<base::UniqueFd> open_cache(Vat::Impl& vat, const std::string& below = {}) {
-  std::string path = "cache";
-  for (std::string_view rest = below;;) {
-    if (::mkdirat(vat.dir.get(), path.c_str(), 0777) != 0 && errno != EEXIST) return std::nullopt;
-    if (rest.empty()) break;
-    path += "/" + std::string(rest.substr(0, rest.find('/')));
-    rest.remove_prefix(rest.find('/') == std::string_view::npos ? rest.size() : rest.find('/') + 1);
+  try {
+    auto directory = base::ensure_directory(vat.dir.get(), "cache", 0777);
+    for (std::string_view rest = below; !rest.empty();)
+      directory = base::ensure_directory(directory.get(), std::string(base::take_field(rest, '/')), 0777);
+    if (::faccessat(directory.get(), ".", W_OK, AT_EACCESS) == 0) return directory;
+  } catch (const Error& error) {
+    if (error.category() != Category::local && error.category() != Category::refused) throw;
   }
-  if (::faccessat(vat.dir.get(), path.c_str(), W_OK, AT_EACCESS) != 0) return std::nullopt;
-  return base::find_open_at(vat.dir.get(), path, O_RDONLY | O_DIRECTORY);
+  return std::nullopt;
 }
 
 /// Collects the places of blobs in a reader's order, each once.
@@ -116,15 +117,16 @@ std::string pack_list(Vat& vat) {
 /// What is wrong with cache/packs, or nothing. Packs that are not on it yet are none of that: another process
 /// may be about to add them.
 std::string pack_list_damage(Vat& vat) {
-  const auto file = base::find_open_at(vat.impl().dir.get(), kPackListPath, O_RDONLY);
-  if (!file) return {};
+  if (!base::find_open_at(vat.impl().dir.get(), kPackListPath, O_RDONLY)) return {};
+  if (!base::find_regular_at(vat.impl().dir.get(), kPackListPath)) return "is not a regular file";
   const auto text = base::read_file(vat.impl().dir.get(), kPackListPath, kMaxPackList);
   std::string last;
   for (std::string_view rest = text; !rest.empty();) {
     const std::string line(rest.substr(0, rest.find('\n')));
     if (rest.size() == line.size() || !Vat::Impl::is_pack_name(line + ".zst") || line <= last)
       return "is not a list of packs";
-    if (::faccessat(vat.impl().dir.get(), (Vat::Impl::kPackDir + ("/" + line + ".zst")).c_str(), F_OK, 0) != 0)
+    if (::faccessat(vat.impl().dir.get(), (Vat::Impl::kPackDir + ("/" + line + ".zst")).c_str(), F_OK, 0) !=
+        0)
       return "names a pack that is not there: " + line;
     rest.remove_prefix(line.size() + 1);
     last = line;
@@ -160,7 +162,8 @@ bool map_holds(Vat& vat, const ObjectId& root, const std::string& file) {
   try {
     const auto packs = packs_of_map(vat, root, file);
     return std::all_of(packs.begin(), packs.end(), [&](const std::string& pack) {
-      return ::faccessat(vat.impl().dir.get(), (Vat::Impl::kPackDir + ("/" + pack + ".zst")).c_str(), F_OK, 0) == 0;
+      return ::faccessat(vat.impl().dir.get(), (Vat::Impl::kPackDir + ("/" + pack + ".zst")).c_str(), F_OK,
+                         0) == 0;
     });
   } catch (const Error& error) {
     if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
@@ -202,31 +205,30 @@ const ObjectId& MapRoot::id() const {
   return recipe.value();
 }
 
-void write_pack_list(Vat& vat) {
+bool write_pack_list(Vat& vat) {
   const auto dir = open_cache(vat.impl());
-  if (!dir) return;
+  if (!dir) return false;
   base::remove_leftovers(dir->get());
   // Whoever writes last looks again, so that no pack of another process stays off the list.
   while (true) {
     const auto text = pack_list(vat);
-    if (base::find_open_at(dir->get(), kPackList, O_RDONLY) &&
+    if (base::find_regular_at(dir->get(), kPackList) &&
         base::read_file(dir->get(), kPackList, kMaxPackList) == text)
-      return;
+      return true;
     base::write_file_atomically(dir->get(), kPackList, base::as_bytes(text));
   }
 }
 
 void write_map(Vat& vat, const MapRoot& root) {
   if (!is_there(vat, root)) (void)write_one(vat, root);
-  write_pack_list(vat);
+  (void)write_pack_list(vat);
 }
 
 void check_cache(Vat& vat, bool repair,
                  const std::function<void(const std::string&, const std::string&, bool)>& on_damage) {
   auto& impl = vat.impl();
   if (const auto why = pack_list_damage(vat); !why.empty()) {
-    if (repair) write_pack_list(vat);
-    on_damage("cache/packs", why, repair);
+    on_damage("cache/packs", why, repair && write_pack_list(vat));
   }
   for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
     try {
@@ -243,7 +245,7 @@ RebuildSummary rebuild(Vat& vat, bool dry_run) {
   auto& impl = vat.impl();
   if (!dry_run) {
     impl.refresh(true);
-    write_pack_list(vat);
+    if (!write_pack_list(vat)) throw Error(Category::local, "cache/ of the vat cannot be written");
     for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
       if (!map_holds(vat, root, file)) base::remove_tree(impl.dir.get(), file);
     });

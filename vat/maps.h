@@ -24,8 +24,9 @@ struct MapRoot {
 /// are not in a pack are left out: maps are hints. A vat whose cache/ cannot be written is left alone.
 void write_map(Vat& vat, const MapRoot& root);
 
-/// Brings cache/packs up to date: the names of all packs, one a line, in order.
-void write_pack_list(Vat& vat);
+/// Brings cache/packs up to date: the names of all packs, one a line, in order. False if it cannot be
+/// written.
+bool write_pack_list(Vat& vat);
 
 /// Checks what lies in cache/. With `repair` what is damaged is removed, or made anew where that is cheap: it
 /// is only a cache.
@@ -37,9 +38,9 @@ struct RebuildSummary {
   std::uint64_t packs = 0, blobs = 0, maps = 0;
 };
 
-/// Makes the index anew from primary/ and brings cache/ up to date: the pack list, and a map for every manifest
-/// and every recipe of a file, where there is none that leads to packs that are there. A map made here lacks the
-/// layout, which only a vref connects with its manifest. A dry run counts what would be there.
+/// Makes the index anew from primary/ and brings cache/ up to date: the pack list, and a map for every
+/// manifest and every recipe of a file, where there is none that leads to packs that are there. A map made
+/// here lacks the layout, which only a vref connects with its manifest. A dry run counts what would be there.
 RebuildSummary rebuild(Vat& vat, bool dry_run = false);
 
 }  // namespace vat

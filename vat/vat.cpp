@@ -97,8 +97,18 @@ std::shared_ptr<internal::Index> Vat::Impl::index() {
 }
 
 std::shared_ptr<internal::Index> Vat::Impl::open_index() {
+  // A vat may have come with a repository: what lies in it does not say where else to write.
+  const auto is_plain = [&](const std::string& file, mode_t type) {
+    struct stat info;
+    return ::fstatat(dir.get(), file.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0
+               ? errno == ENOENT
+               : (info.st_mode & S_IFMT) == type;
+  };
   std::vector<std::string> candidates;
-  if (::mkdirat(dir.get(), "local", 0700) == 0 || errno == EEXIST) candidates.push_back(path + "/local");
+  (void)::mkdirat(dir.get(), "local", 0700);
+  if (is_plain("local", S_IFDIR) && is_plain("local/index.db", S_IFREG) &&
+      is_plain("local/index.db-wal", S_IFREG) && is_plain("local/index.db-shm", S_IFREG))
+    candidates.push_back(path + "/local");
   if (!options_.cache_dir.empty()) {
     const auto key =
         base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(settings.uuid + path)).hex().substr(0, 32);
@@ -172,7 +182,8 @@ bool Vat::Impl::replace_index(const Error& error) {
       index_ = std::make_shared<internal::Index>(":memory:", format);
     }
   }
-  if (error.category() != Category::corrupt) note(error.what() + std::string("; going on without a file of it"));
+  if (error.category() != Category::corrupt)
+    note(error.what() + std::string("; going on without a file of it"));
   refresh(false);
   return true;
 }
@@ -201,8 +212,10 @@ void Vat::Impl::refresh(bool again) {
         try {
           index_pack(found);
         } catch (const Error& error) {
-          if (error.category() != Category::local && error.category() != Category::not_found) throw;
+          if (error.category() != Category::local) throw;
           note("pack " + name + ": " + error.what());  // as good as absent; others may have what is in it
+          const std::lock_guard lock(mutex_);
+          unreadable_ = "pack " + name + " cannot be read";
         }
       }
       if (before != known.end()) known.erase(before);
@@ -213,7 +226,9 @@ void Vat::Impl::refresh(bool again) {
 }
 
 void Vat::Impl::index_pack(const PackRecord& pack) {
-  const auto file = base::open_at(dir.get(), std::string(kPackDir) + "/" + pack.name, O_RDONLY);
+  const auto opened = base::find_regular_at(dir.get(), std::string(kPackDir) + "/" + pack.name);
+  if (!opened) return;
+  const auto& file = *opened;
   std::vector<IndexedBlob> blobs;
   const auto collect = [&](const formats::GroupPlace& group, const std::vector<formats::PackedBlob>& rows) {
     for (std::uint32_t i = 0; i < rows.size(); ++i)
@@ -274,7 +289,7 @@ std::shared_ptr<base::UniqueFd> Vat::Impl::open_pack(std::int64_t number) {
   if (!name) return nullptr;
   const std::lock_guard lock(mutex_);
   if (const auto known = pack_fds_.find(number); known != pack_fds_.end()) return known->second;
-  auto file = base::find_open_at(dir.get(), std::string(kPackDir) + "/" + *name, O_RDONLY);
+  auto file = base::find_regular_at(dir.get(), std::string(kPackDir) + "/" + *name);
   if (!file) return nullptr;
   if (pack_fds_.size() >= kOpenPacks) pack_fds_.erase(pack_fds_.begin());
   return pack_fds_[number] = std::make_shared<base::UniqueFd>(std::move(*file));
@@ -353,8 +368,23 @@ std::optional<base::Buffer> Vat::Impl::find_packed(const ObjectId& id, std::stri
   return std::nullopt;
 }
 
+void Vat::Impl::put_aside(const std::string& file, const std::string& name) const {
+  const auto local = base::ensure_directory(dir.get(), "local", 0700);
+  const auto quarantine = base::ensure_directory(local.get(), "quarantine", 0700);
+  if (::renameat(dir.get(), file.c_str(), quarantine.get(), name.c_str()) != 0)
+    base::throw_errno(file, errno);
+  base::sync_directory(quarantine.get());
+}
+
 // --- hand-filled blobs
 // ----------------------------------------------------------------------------------------------
+
+void Vat::Impl::fail_to_find(const ObjectId& id) {
+  const std::lock_guard lock(mutex_);
+  const auto what = "blob " + id.hex() + ": not in vat " + path;
+  if (unreadable_.empty()) throw Error(Category::not_found, what);
+  throw Error(Category::local, what + ", as far as it can be read: " + unreadable_);
+}
 
 std::vector<LooseFile> Vat::Impl::loose_files(const ObjectId& id) const {
   std::vector<LooseFile> files;
@@ -519,7 +549,7 @@ base::Buffer Vat::read(const ObjectId& id) {
       return bytes;
     damage = file.path() + ": does not match its name";
   }
-  if (damage.empty()) throw Error(Category::not_found, "blob " + id.hex() + ": not in vat " + impl_->path);
+  if (damage.empty()) impl_->fail_to_find(id);
   throw Error(Category::corrupt, "blob " + id.hex() + ": " + damage,
               "vat verify --repair, or add the content again");
 }

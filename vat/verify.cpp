@@ -62,7 +62,9 @@ class PackCheck {
   /// Fills `damages`; the file counts as sound if it stays empty.
   void run(std::vector<PackDamage>& damages, VerifySummary& summary,
            const std::function<void(std::uint64_t)>& progress) {
-    fd_ = base::open_at(impl_.dir.get(), file_, O_RDONLY);
+    auto file = base::find_regular_at(impl_.dir.get(), file_);
+    if (!file) return damages.push_back({{file_, std::nullopt, "is not a regular file", false}, true});
+    fd_ = std::move(*file);
     size_ = base::file_size(fd_.get());
     list_groups(damages);
     if (options_.quick) return;
@@ -100,18 +102,9 @@ class PackCheck {
     base::ObjectHasher hasher(impl_.format);
     for (const auto& group : groups_) rescue(group, hasher, adder);
     (void)adder.finish();
-    const auto local = ensure(impl_.dir.get(), "local");
-    const auto quarantine = ensure(local.get(), "quarantine");
-    if (::renameat(impl_.dir.get(), file_.c_str(), quarantine.get(), name_.c_str()) != 0)
-      base::throw_errno(file_, errno);
-    base::sync_directory(quarantine.get());
+    impl_.put_aside(file_, name_);
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
     return true;
-  }
-
-  static base::UniqueFd ensure(int dir, const char* name) {
-    if (::mkdirat(dir, name, 0700) != 0 && errno != EEXIST) base::throw_errno(name, errno);
-    return base::open_directory(dir, name);
   }
 
  private:
@@ -311,12 +304,7 @@ void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& su
       index.put_loose(file.id, {std::string(formats::suffix_of(file.codec)), 0, 0, 0, false});
     });
     if (options.repair && can_be_read(vat, file.id)) {
-      const auto local = PackCheck::ensure(impl.dir.get(), "local");
-      const auto quarantine = PackCheck::ensure(local.get(), "quarantine");
-      const auto name = file.id.hex() + ".blob" + std::string(formats::suffix_of(file.codec));
-      if (::renameat(impl.dir.get(), file.path().c_str(), quarantine.get(), name.c_str()) != 0)
-        base::throw_errno(damage.file, errno);
-      base::sync_directory(quarantine.get());
+      impl.put_aside(file.path(), file.id.hex() + ".blob" + std::string(formats::suffix_of(file.codec)));
       damage.repaired = true;
     }
     report(damage);

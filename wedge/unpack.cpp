@@ -11,6 +11,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/numbers.h"
 #include "formats/tar/tar_reader.h"
 #include "wedge/internal/place_file.h"
 
@@ -26,14 +27,21 @@ using formats::TarMember;
   throw Error(Category::refused, what);
 }
 
-/// A member's name as a path of a tree: without `./` in front and `/` behind.
-std::string tree_path(std::string name) {
-  while (name.starts_with("./")) name.erase(0, 2);
-  while (name.size() > 1 && name.ends_with('/')) name.pop_back();
-  if (name.empty() || name == "/") name = ".";
-  if (!formats::is_safe_path(name))
-    refuse("tar: name '" + formats::escape(name).substr(0, 200) + "' may escape");
-  return name;
+/// A member's name as a path of a tree: without `.` and empty components.
+std::string tree_path(const std::string& name) {
+  const auto shown = [&] { return "tar: name '" + formats::escape(name).substr(0, 200) + "' "; };
+  std::string path;
+  if (name.starts_with('/') && name.find_first_not_of('/') != std::string::npos)
+    refuse(shown() + "may escape");
+  for (std::string_view rest = name; !rest.empty();) {
+    const auto component = base::take_field(rest, '/');
+    if (component == "..") refuse(shown() + "may escape");
+    if (component.empty() || component == ".") continue;
+    path += (path.empty() ? "" : "/") + std::string(component);
+  }
+  if (path.empty()) return ".";
+  if (!formats::is_safe_path(path)) refuse(shown() + "is too long, or no path");
+  return path;
 }
 
 struct InManifestOrder {
@@ -54,13 +62,16 @@ class Unpacker {
     top_ = base::open_directory(parent, name);
   }
 
-  void run(const formats::ByteSource& archive, const std::string& kind) {
+  void run(const formats::ByteSource& archive, const std::string& kind) try {
     const auto decoder = formats::make_decoder(archive_codec(kind), archive);
     formats::TarReader reader([&](base::MutableBytes buffer) { return decoder->read(buffer); });
     for (TarMember member; reader.next(member);) {
       const auto path = tree_path(member.path);
       base::named(formats::escape(path), [&] { take(path, member, reader); });
     }
+  } catch (const Error& error) {
+    if (error.category() != Category::corrupt) throw;
+    refuse(error.what());  // the bytes are those of their id; what they say is at fault
   }
 
   /// `on_row` may be empty.

@@ -53,7 +53,8 @@ std::optional<struct stat> find_stat(int dir, const std::string& name) {
 }
 
 bool is_by_product(const std::string& path) {
-  return ::fnmatch("*.pyc", path.c_str(), 0) == 0 || path.find("__pycache__") != std::string::npos;
+  return ::fnmatch("*.pyc", path.c_str(), 0) == 0 ||
+         ("/" + path + "/").find("/__pycache__/") != std::string::npos;
 }
 
 /// A row for a single file or image, as a record keeps it.
@@ -143,20 +144,22 @@ class Wedge::Impl {
     }
     base::make_directories(path);
     top_ = base::open_directory(AT_FDCWD, path);
-    state_ = ensure(top_.get(), ".shrub");
+    state_ = base::ensure_directory(top_.get(), ".shrub", 0700);
     lock_ = base::open_at(state_.get(), "lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) base::throw_errno("lock", errno);
       throw Error(Category::busy, "wedge " + path + ": another sync is at work");
     }
-    tmp_ = ensure(state_.get(), "tmp");
-    old_ = ensure(state_.get(), "old");
-    records_ = ensure(state_.get(), "entries");
+    tmp_ = base::ensure_directory(state_.get(), "tmp", 0700);
+    old_ = base::ensure_directory(state_.get(), "old", 0700);
+    records_ = base::ensure_directory(state_.get(), "entries", 0700);
     recover();
   }
 
   SyncResult sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
                   const std::string& owner, const SyncOptions& options) {
+    if (path == ".shrub" || path.starts_with(".shrub/"))
+      throw Error(Category::refused, "no entry can have this name: the wedge keeps its state there");
     const auto record = find_record(path);
     const auto key = key_of(root, options.fidelity);
     const auto [parent_path, name] = formats::split_path(path);
@@ -185,7 +188,7 @@ class Wedge::Impl {
 
     if (!parent) parent = make_parent(parent_path);
     Record made{path, owner, key, 0, base::random_name(), source.object_format()};
-    auto work = ensure(tmp_.get(), made.workspace.c_str());
+    auto work = base::ensure_directory(tmp_.get(), made.workspace, 0700);
     {
       RecordWriter next(records_.get(), made, work.get());
       build(source, path, root, options, there && S_ISDIR(there->st_mode), work.get(), next, result.summary);
@@ -241,11 +244,6 @@ class Wedge::Impl {
   }
 
  private:
-  static base::UniqueFd ensure(int dir, const char* name) {
-    if (::mkdirat(dir, name, 0700) != 0 && errno != EEXIST) base::throw_errno(name, errno);
-    return base::open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  }
-
   /// Records are named by hash, so that no path of an entry can clash with another or with a suffix.
   static std::string record_name(const std::string& path) {
     return base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(path)).hex().substr(0, 40);

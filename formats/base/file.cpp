@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <poll.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -60,6 +61,13 @@ UniqueFd open_stepwise(int dir, std::string_view path, int flags) {
   }
 }
 
+/// After EAGAIN: somebody made the pipe or terminal non-blocking.
+bool wait_until_ready(int fd, short events) {
+  if (errno != EAGAIN) return false;
+  pollfd waiting{fd, events, 0};
+  return ::poll(&waiting, 1, -1) >= 0 || errno == EINTR;
+}
+
 }  // namespace
 
 UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode) {
@@ -69,10 +77,17 @@ UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode) {
 }
 
 std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags) {
-  const int fd = retrying_open(dir, path.c_str(), flags, 0);
+  const int fd = retrying_open(dir, path.c_str(), flags | O_NONBLOCK, 0);
   if (fd >= 0) return UniqueFd(fd);
   if (errno != ENOENT && errno != ENOTDIR) throw_errno(path, errno);
   return std::nullopt;
+}
+
+std::optional<UniqueFd> find_regular_at(int dir, const std::string& path) {
+  auto file = find_open_at(dir, path, O_RDONLY);
+  struct stat info;
+  if (file && (::fstat(file->get(), &info) != 0 || !S_ISREG(info.st_mode))) file.reset();
+  return file;
 }
 
 UniqueFd open_beneath(int dir, std::string_view path, int flags) {
@@ -92,6 +107,18 @@ UniqueFd open_directory(int dir, const std::string& path) {
   return open_at(dir, path, O_RDONLY | O_DIRECTORY);
 }
 
+UniqueFd ensure_directory(int dir, const std::string& name, unsigned mode) {
+  if (::mkdirat(dir, name.c_str(), mode) == 0)
+    sync_directory(dir);
+  else if (errno != EEXIST)
+    throw_errno(name, errno);
+  const int fd = retrying_open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+  if (fd < 0 && (errno == ENOTDIR || errno == ELOOP))
+    throw Error(Category::refused, name + ": is not a directory, or a symbolic link to one");
+  if (fd < 0) throw_errno(name, errno);
+  return UniqueFd(fd);
+}
+
 void make_directories(const std::string& path) {
   for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
     const auto prefix = path.substr(0, end);
@@ -99,10 +126,11 @@ void make_directories(const std::string& path) {
       const auto slash = prefix.rfind('/');  // the new name lies in its parent
       sync_directory(
           open_directory(AT_FDCWD, slash == std::string::npos ? "." : prefix.substr(0, slash + 1)).get());
-    } else if (errno != EEXIST) {
+    } else {
       const int failure = errno;
       struct stat info;
-      if (::stat(prefix.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) throw_errno(prefix, failure);
+      if (::stat(prefix.c_str(), &info) != 0) throw_errno(prefix, failure);
+      if (!S_ISDIR(info.st_mode)) throw Error(Category::refused, prefix + ": is not a directory");
     }
     if (end == std::string::npos) return;
   }
@@ -127,7 +155,7 @@ std::size_t read_some(int fd, MutableBytes buffer) {
   while (total < buffer.size()) {
     const ssize_t count = ::read(fd, buffer.data() + total, buffer.size() - total);
     if (count < 0) {
-      if (errno == EINTR) continue;
+      if (errno == EINTR || wait_until_ready(fd, POLLIN)) continue;
       throw_errno("read", errno);
     }
     if (count == 0) break;
@@ -140,7 +168,7 @@ void write_all(int fd, Bytes bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::write(fd, bytes.data(), bytes.size());
     if (count < 0) {
-      if (errno == EINTR) continue;
+      if (errno == EINTR || wait_until_ready(fd, POLLOUT)) continue;
       throw_errno("write", errno);
     }
     bytes = bytes.subspan(static_cast<std::size_t>(count));
@@ -197,20 +225,66 @@ void sync_directory(int dir) {
   if (::fsync(dir) != 0 && errno != EINVAL) throw_errno("fsync directory", errno);
 }
 
-void remove_tree(int dir, const std::string& name) {
-  if (::unlinkat(dir, name.c_str(), 0) == 0 || errno == ENOENT) return;
+namespace {
+
+/// Removes what is no directory, or an empty one; false if it is one with something in it.
+bool remove_one(int dir, const std::string& name) {
+  if (::unlinkat(dir, name.c_str(), 0) == 0 || errno == ENOENT) return true;
   if (errno != EISDIR && errno != EPERM) throw_errno("remove " + name, errno);
-  if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) == 0) return;
+  if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return true;
   if (errno != ENOTEMPTY && errno != EEXIST && errno != EACCES) throw_errno("remove " + name, errno);
-  int fd = retrying_open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+  return false;
+}
+
+/// Opens a directory whose content is to go, with the right to change it if that can be had.
+UniqueFd open_to_empty(int dir, const std::string& name) {
+  constexpr int kFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+  int fd = retrying_open(dir, name.c_str(), kFlags, 0);
   if (fd < 0 && errno == EACCES && ::fchmodat(dir, name.c_str(), 0700, 0) == 0)
-    fd = retrying_open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+    fd = retrying_open(dir, name.c_str(), kFlags, 0);
   if (fd < 0) throw_errno("remove " + name, errno);
-  const UniqueFd below(fd);
+  UniqueFd opened(fd);
   struct stat info;
   if (::fstat(fd, &info) == 0 && (info.st_mode & 0700) != 0700) (void)::fchmod(fd, 0700);
+  return opened;
+}
+
+}  // namespace
+
+void remove_tree(int dir, const std::string& name) {
+  if (remove_one(dir, name)) return;
+  struct Level {
+    std::string path;  ///< below `dir`
+    UniqueFd fd;       ///< closed while far below: trees may be deeper than files may be open
+    std::vector<std::string> names;
+  };
+  constexpr std::size_t kOpenLevels = 64;
+  std::vector<Level> levels;
+  const auto enter = [&](int parent, const std::string& child, std::string path) {
+    auto fd = open_to_empty(parent, child);
+    auto names = list_directory(fd.get());
+    if (levels.size() >= kOpenLevels) levels[levels.size() - kOpenLevels].fd.reset();
+    levels.push_back({std::move(path), std::move(fd), std::move(names)});
+  };
   named(name, [&] {
-    for (const auto& child : list_directory(fd)) remove_tree(fd, child);
+    enter(dir, name, name);
+    while (!levels.empty()) {
+      Level& level = levels.back();
+      if (!level.fd) level.fd = open_beneath(dir, level.path, O_RDONLY | O_DIRECTORY);
+      if (!level.names.empty()) {
+        const auto child = std::move(level.names.back());
+        level.names.pop_back();
+        if (!remove_one(level.fd.get(), child)) enter(level.fd.get(), child, level.path + "/" + child);
+        continue;
+      }
+      const auto path = std::move(level.path);
+      levels.pop_back();
+      if (levels.empty()) break;
+      Level& above = levels.back();
+      if (!above.fd) above.fd = open_beneath(dir, above.path, O_RDONLY | O_DIRECTORY);
+      if (!remove_one(above.fd.get(), path.substr(path.rfind('/') + 1)))
+        throw Error(Category::local, "remove: something new appeared in it");
+    }
   });
   if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
     throw_errno("remove " + name, errno);

@@ -18,8 +18,11 @@ namespace base {
 /// Opens `path` relative to `dir` (AT_FDCWD for the current directory) with O_CLOEXEC. Throws not_found or
 /// local.
 [[nodiscard]] UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode = 0666);
-/// As open_at, but an absent file is an answer: nullopt.
+/// As open_at, but an absent file is an answer: nullopt. Does not wait for the other end of a fifo.
 [[nodiscard]] std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags);
+
+/// For reading; nullopt also if it is something else than a regular file.
+[[nodiscard]] std::optional<UniqueFd> find_regular_at(int dir, const std::string& path);
 
 /// Opens a path of any length that came from outside, below `dir`: no component may be a symlink or `..`, and
 /// the result is never outside `dir` (openat2 RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS; component by component
@@ -30,7 +33,11 @@ namespace base {
 /// A directory for *at calls.
 [[nodiscard]] UniqueFd open_directory(int dir, const std::string& path);
 
-/// Creates `path` and what is missing above it, durably.
+/// The directory `name` in `dir`, made durably if it is not there. Throws refused if it is something else, a
+/// symlink included.
+[[nodiscard]] UniqueFd ensure_directory(int dir, const std::string& name, unsigned mode);
+
+/// Creates `path` and what is missing above it, durably. Throws refused if something else is in the way.
 void make_directories(const std::string& path);
 
 /// Reads exactly buffer.size() bytes at `offset`; false if the file ends before.

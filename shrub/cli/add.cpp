@@ -1,9 +1,12 @@
 #include <fcntl.h>
 
+#include <filesystem>
+
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
 #include "vat/ingest.h"
+#include "wedge/unpack.h"
 
 namespace shrub_cli {
 namespace {
@@ -11,58 +14,46 @@ namespace {
 using base::Category;
 using base::Error;
 
-class OneFile final : public vat::IngestItem {
- public:
-  explicit OneFile(std::string path) : path_(std::move(path)) {}
-  [[nodiscard]] std::optional<base::UniqueFd> open() override {
-    return base::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
-  }
-
- private:
-  std::string path_;
-};
-
 /// The kind of archive a file name promises.
 std::string archive_kind(const std::string& path) {
-  for (const auto* kind : {"tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"})
-    if (path.ends_with("." + std::string(kind))) return kind;
-  if (path.ends_with(".tgz")) return "tar.gz";
-  if (path.ends_with(".txz")) return "tar.xz";
-  throw Error(Category::usage,
-              "--unpack: " + path + " is not named like a tar (.tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst)");
+  static constexpr std::pair<const char*, const char*> kSuffixes[] = {
+      {".tar", "tar"},      {".tar.gz", "tar.gz"}, {".tgz", "tar.gz"}, {".tar.bz2", "tar.bz2"},
+      {".tbz2", "tar.bz2"}, {".tar.xz", "tar.xz"}, {".txz", "tar.xz"}, {".tar.zst", "tar.zst"}};
+  for (const auto& [suffix, kind] : kSuffixes)
+    if (path.ends_with(suffix)) return kind;
+  throw Error(Category::usage, "--unpack: " + path + " is not named like a tar",
+              "name it .tar, .tar.gz, .tgz, .tar.bz2, .tbz2, .tar.xz, .txz or .tar.zst");
+}
+
+/// Refuses an archive that nobody could sync.
+void check_archive(const std::string& path, const std::string& kind, base::ObjectFormat format) {
+  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
+  base::named(path, [&] {
+    wedge::list_archive([&](base::MutableBytes buffer) { return base::read_some(fd.get(), buffer); }, kind,
+                        format, [](const formats::Row&) {});
+  });
 }
 
 int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("FILE");
-  const auto named = find_named(call.get("VREF"));
-  const auto unpack = call.has("--unpack") ? archive_kind(path) : std::string();
-  const auto vats = open_writable_vats(named.shrub, call, output);
-  const auto before = named.shrub.find_vref(named.entry);
-  const auto options = add_options(call);
-  vat::Adder adder(*vats.writable, options);
-  vat::Ingested content;
-  bool given = false;
-  vat::ingest(vats.writable->object_format(), &adder, profile_for(before, *vats.source, *vats.writable),
-              options.threads,
-              {[&]() -> std::unique_ptr<vat::IngestItem> {
-                 if (std::exchange(given, true)) return nullptr;
-                 return std::make_unique<OneFile>(path);
-               },
-               [&](std::unique_ptr<vat::IngestItem> item) {
-                 if (item->failure) base::named(path, [&] { std::rethrow_exception(item->failure); });
-                 content = *item->content;
-               },
-               [&](std::uint64_t done) { output.progress("added", done, 0); }});
+  formats::Vref vref;
+  if (call.has("--unpack")) vref.unpack = archive_kind(path);
+  const auto addition = begin_addition(call, output);
+  if (std::filesystem::is_directory(path))
+    throw Error(Category::usage, path + ": a directory", "shrub add-dir");
+  if (!vref.unpack.empty()) check_archive(path, vref.unpack, addition.vat().object_format());
+  vat::Adder adder(addition.vat(), addition.options);
+  const auto content =
+      vat::ingest_file(path, adder, profile_for(addition.before, *addition.vats.source, addition.vat()),
+                       [&](std::uint64_t done) { output.progress("added", done, 0); });
   const auto summary = adder.finish();
 
-  formats::Vref vref;
   vref.type = formats::Vref::Type::file;
-  vref.object_format = vats.writable->object_format();
   vref.blob = content.blob;
   vref.recipe = content.recipe;
   vref.size = content.size;
-  vref.unpack = unpack;
-  const bool changed = record_added(named, std::move(vref), before, *vats.writable, options.dry_run);
+  const bool changed = finish_addition(addition, std::move(vref));
+  const auto name = addition.named.entry + shrub::kVrefSuffix;
   if (output.json()) {
     formats::json::Object record{{"blob", content.blob.hex()}};
     if (content.recipe) record.emplace_back("recipe", content.recipe->hex());
@@ -70,12 +61,12 @@ int run(const cli::Call& call, cli::Output& output) {
                                  {"new", summary.new_size},
                                  {"stored", summary.stored_size},
                                  {"changed", changed}});
-    cli::add_path(record, "vref", named.entry + shrub::kVrefSuffix);
+    cli::add_path(record, "vref", name);
     output.record("add", std::move(record));
   } else {
-    output.message(named.entry + shrub::kVrefSuffix + (changed ? "" : " unchanged") + ": " +
-                   base::human_size(content.size) + ", " + base::human_size(summary.new_size) + " new, " +
-                   base::human_size(summary.stored_size) + " stored");
+    output.message(name + (changed ? "" : " unchanged") + ": " + base::human_size(content.size) + ", " +
+                   base::human_size(summary.new_size) + " new, " + base::human_size(summary.stored_size) +
+                   " stored");
   }
   return 0;
 }

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 
+#include <filesystem>
 #include <sstream>
 
 #include "cli/environment.h"
@@ -14,10 +15,21 @@ namespace {
 using base::Category;
 using base::Error;
 
+/// At most 1 MiB; may be a pipe.
+std::string read_patterns(const std::string& path) {
+  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
+  std::string text((std::size_t{1} << 20) + 1, '\0');
+  text.resize(base::read_some(fd.get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
+  if (text.size() > std::size_t{1} << 20) throw Error(Category::refused, path + ": larger than 1 MiB");
+  return text;
+}
+
 std::vector<std::string> patterns(const cli::Call& call) {
   auto all = call.all("--exclude");
+  for (const auto& pattern : all)
+    if (pattern.empty()) throw Error(Category::usage, "--exclude: an empty pattern");
   for (const auto& file : call.all("--exclude-from")) {
-    std::istringstream lines(base::read_file(AT_FDCWD, file, std::size_t{1} << 20));
+    std::istringstream lines(read_patterns(file));
     for (std::string line; std::getline(lines, line);)
       if (!line.empty() && line[0] != '#') all.push_back(line);
   }
@@ -25,15 +37,15 @@ std::vector<std::string> patterns(const cli::Call& call) {
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto named = find_named(call.get("VREF"));
-  const auto vats = open_writable_vats(named.shrub, call, output);
-  const auto before = named.shrub.find_vref(named.entry);
   const auto path = call.get("DIR");
+  const auto addition = begin_addition(call, output);
+  if (!std::filesystem::is_directory(path) && std::filesystem::exists(path))
+    throw Error(Category::usage, path + ": not a directory", "shrub add");
   const auto top = base::open_directory(AT_FDCWD, path);
 
   wedge::ScanOptions scan;
   scan.threads = jobs(call);
-  scan.parameters = profile_for(before, *vats.source, *vats.writable);
+  scan.parameters = profile_for(addition.before, *addition.vats.source, addition.vat());
   scan.exclude = patterns(call);
   scan.one_file_system = call.has("--one-file-system");
   scan.keep_going = call.has("--keep-going");
@@ -43,36 +55,34 @@ int run(const cli::Call& call, cli::Output& output) {
                   "--normalize takes the time of all files from SOURCE_DATE_EPOCH, which is not set");
     scan.normalize = wedge::Normalize{{cli::current_time(), 0}};
   }
-  scan.skip_directories = {vats.writable->path()};
+  scan.skip_directories = {addition.vat().path()};
   scan.on_problem = [&](const std::string&, const Error& problem) { output.warning(problem.what()); };
   scan.progress = [&](std::uint64_t done) { output.progress("added", done, 0); };
 
-  const auto options = add_options(call);
-  vat::Adder adder(*vats.writable, options);
+  vat::Adder adder(addition.vat(), addition.options);
   const auto ids = base::named(
-      path, [&] { return wedge::add_tree(top.get(), vats.writable->object_format(), adder, scan); });
+      path, [&] { return wedge::add_tree(top.get(), addition.vat().object_format(), adder, scan); });
   const auto summary = adder.finish();
 
   formats::Vref vref;
-  vref.object_format = vats.writable->object_format();
   vref.manifest = ids.manifest;
   vref.layout = ids.layout;
   vref.tree = ids.tree;
   vref.size = ids.size;
   vref.entries = ids.entries;
-  const bool changed = record_added(named, std::move(vref), before, *vats.writable, options.dry_run);
+  const bool changed = finish_addition(addition, std::move(vref));
+  const auto name = addition.named.entry + shrub::kVrefSuffix;
   if (output.json()) {
     formats::json::Object record{{"manifest", ids.manifest.hex()}, {"layout", ids.layout.hex()},
                                  {"tree", ids.tree.hex()},         {"size", ids.size},
                                  {"entries", ids.entries},         {"new", summary.new_size},
                                  {"stored", summary.stored_size},  {"changed", changed}};
-    cli::add_path(record, "vref", named.entry + shrub::kVrefSuffix);
+    cli::add_path(record, "vref", name);
     output.record("add", std::move(record));
   } else {
-    output.message(named.entry + shrub::kVrefSuffix + (changed ? "" : " unchanged") + ": " +
-                   std::to_string(ids.entries) + " entries, " + base::human_size(ids.size) + ", " +
-                   base::human_size(summary.new_size) + " new, " + base::human_size(summary.stored_size) +
-                   " stored");
+    output.message(name + (changed ? "" : " unchanged") + ": " + std::to_string(ids.entries) + " entries, " +
+                   base::human_size(ids.size) + ", " + base::human_size(summary.new_size) + " new, " +
+                   base::human_size(summary.stored_size) + " stored");
   }
   return ids.partial ? 3 : 0;
 }

@@ -26,14 +26,16 @@ int run(const cli::Call& call, cli::Output& output) {
   if (urls.empty())
     throw Error(Category::usage, "init needs at least one --vat", "shrub init --vat ../deps.vat " + path);
   const bool dry_run = call.has("--dry-run");
-  if (!dry_run) base::make_directories(path);
-  const auto root = fs::weakly_canonical(fs::absolute(path)).string();
   formats::VatList list;
   std::optional<base::ObjectFormat> format;
   if (const auto name = call.find("--object-format")) {
     format = base::find_object_format(*name);
     if (!format) throw Error(Category::usage, "--object-format: '" + *name + "' is not sha256 or sha1");
   }
+  if (user.config_dir.empty())
+    throw Error(Category::usage, "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep consent");
+  if (!dry_run) base::make_directories(path);
+  const auto root = fs::weakly_canonical(fs::absolute(path)).string();
   std::vector<std::string> paths;
   for (const auto& url : urls) {
     const auto vat_path = shrub::local_path(fs::current_path().string(), url);

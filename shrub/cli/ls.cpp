@@ -28,7 +28,7 @@ int list_tree(const formats::Vref& vref, vat::BlobSource& source, cli::Output& o
 
 int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("VREF");
-  if (std::filesystem::is_directory(path)) {
+  if (std::error_code absent; std::filesystem::is_directory(path, absent)) {
     const auto shrub = shrub::Shrub::find(path);
     for (const auto& entry : shrub.entries(shrub.relative(path))) {
       const auto vref = shrub.read(entry);

@@ -11,12 +11,8 @@ using base::Category;
 using base::Error;
 
 shrub::UserSettings user_settings(cli::Output& output) {
-  std::string config;
-  if (const auto directory = cli::find_variable("XDG_CONFIG_HOME"))
-    config = *directory + "/vat";
-  else if (const auto home = cli::find_variable("HOME"))
-    config = *home + "/.config/vat";
-  return {config, cli::cache_directory(), [&output](const std::string& note) { output.warning(note); }};
+  return {cli::config_directory(), cli::cache_directory(),
+          [&output](const std::string& note) { output.warning(note); }};
 }
 
 shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {
@@ -53,15 +49,25 @@ vat::AddOptions add_options(const cli::Call& call) {
   return options;
 }
 
-bool record_added(const NamedVref& named, formats::Vref vref, const std::optional<formats::Vref>& before,
-                  vat::Vat& vat, bool dry_run) {
+Addition begin_addition(const cli::Call& call, cli::Output& output) {
+  auto named = find_named(call.get("VREF"));
+  auto before = named.shrub.find_vref(named.entry);
+  named.shrub.require_free(named.entry);
+  auto vats = open_writable_vats(named.shrub, call, output);
+  return {std::move(named), std::move(vats), std::move(before), add_options(call),
+          cli::format_time(cli::current_time())};
+}
+
+bool finish_addition(const Addition& addition, formats::Vref vref) {
+  const auto& [named, vats, before, options, time] = addition;
+  vref.object_format = vats.writable->object_format();
   if (before) vref.unknown = before->unknown;
   // What was known of other content says nothing of this.
   if (before && before->manifest == vref.manifest && before->blob == vref.blob)
     vref.provenance = before->provenance;
-  formats::json::set(vref.provenance, "added", cli::format_time(cli::current_time()));
-  if (dry_run) return named.shrub.would_write(named.entry, vref);
-  vat::write_map(vat, {vref.manifest, vref.layout, vref.blob, vref.recipe});
+  formats::json::set(vref.provenance, "added", time);
+  if (options.dry_run) return named.shrub.would_write(named.entry, vref);
+  vat::write_map(*vats.writable, {vref.manifest, vref.layout, vref.blob, vref.recipe});
   return named.shrub.write(named.entry, vref);
 }
 

@@ -1,3 +1,4 @@
+#include <filesystem>
 #include <set>
 
 #include "formats/base/error.h"
@@ -55,6 +56,11 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   options.progress = [&](std::uint64_t done) { output.progress("synced", before + done, total); };
 
+  for (const auto* name : {shrub::kVatListFile, "vat.json"})
+    if (std::filesystem::exists(std::filesystem::path(call.get("WEDGE")) / name))
+      throw base::Error(base::Category::refused,
+                        call.get("WEDGE") + ": holds " + name + ", so it is no place for a wedge",
+                        "name a directory of its own");
   wedge::Wedge place(call.get("WEDGE"), options.dry_run);
   bool blocked = false;
   const auto tell = [&](const std::string& entry, const wedge::SyncResult& result) {
@@ -69,10 +75,28 @@ int run(const cli::Call& call, cli::Output& output) {
     const bool covered = below == "." || entry == below || entry.starts_with(below + "/");
     if (covered && !present.contains(entry)) tell(entry, place.remove(entry, options));
   }
+  std::optional<base::Error> failure;
+  std::size_t unchanged = 0;
   for (const auto& [entry, vref] : vrefs) {
-    tell(entry, place.sync(*vats.source, entry, shrub::entry_root(vref), shrub.root(), options));
+    try {
+      const auto result = place.sync(*vats.source, entry, shrub::entry_root(vref), shrub.root(), options);
+      tell(entry, result);
+      if (result.outcome == Outcome::unchanged) ++unchanged;
+    } catch (const base::Error& error) {
+      // What is wrong with one entry is no reason to leave the others as they are.
+      const auto category = error.category();
+      if (category != base::Category::corrupt && category != base::Category::not_found &&
+          category != base::Category::refused)
+        throw;
+      if (failure) output.warning(error.what());
+      if (!failure) failure = error;
+    }
     before += vref.size;
   }
+  if (failure) throw base::Error(*failure);
+  if (!output.json() && unchanged == vrefs.size())
+    output.message(std::to_string(unchanged) +
+                   (unchanged == 1 ? " entry, unchanged" : " entries, unchanged"));
   if (blocked)
     output.warning(
         "paths that sync did not make are in the way: --keep-extra takes them over, --overwrite leaves them "

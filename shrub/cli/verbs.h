@@ -6,8 +6,8 @@
 
 #include "cli/command.h"
 #include "cli/output.h"
-#include "vat/adder.h"
 #include "shrub/shrub.h"
+#include "vat/adder.h"
 
 namespace shrub_cli {
 
@@ -39,10 +39,19 @@ struct NamedVref {
 /// --level, --jobs and --dry-run.
 [[nodiscard]] vat::AddOptions add_options(const cli::Call& call);
 
+/// What every add begins with: everything that can be refused before anything is stored.
+struct Addition {
+  NamedVref named;
+  shrub::Vats vats;
+  std::optional<formats::Vref> before;  ///< the vref that is there
+  vat::AddOptions options;
+  std::string time;  ///< for the provenance
+  [[nodiscard]] vat::Vat& vat() const noexcept { return *vats.writable; }
+};
+[[nodiscard]] Addition begin_addition(const cli::Call& call, cli::Output& output);
 /// Ends an add: map and vref, with what is to be kept of the vref that was there. Returns whether the vref
 /// changed, or would.
-bool record_added(const NamedVref& named, formats::Vref vref, const std::optional<formats::Vref>& before,
-                  vat::Vat& vat, bool dry_run);
+bool finish_addition(const Addition& addition, formats::Vref vref);
 
 /// The chunker profile for an add: that of the vref's present recipe, else the vat's.
 [[nodiscard]] chunker::Parameters profile_for(const std::optional<formats::Vref>& before,

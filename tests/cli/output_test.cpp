@@ -1,4 +1,5 @@
-// The line that says how far along a command is: only on a terminal, only after a second, gone before a message.
+// The line that says how far along a command is: only on a terminal, only after a second, gone before a
+// message.
 #include "cli/output.h"
 
 #include <fcntl.h>
@@ -67,7 +68,8 @@ TEST_CASE("progress as a record", "[cli]") {
     work(call_with("json"));
   }
   const auto text = tests::read_file(dir / "err");
-  CHECK(text.starts_with(R"({"v":1,"type":"progress","what":"synced","done":52428800,"total":104857600,"seconds":1.)"));
+  CHECK(text.starts_with(
+      R"({"v":1,"type":"progress","what":"synced","done":52428800,"total":104857600,"seconds":1.)"));
 }
 
 TEST_CASE("by itself, progress is for terminals only", "[cli]") {

@@ -53,7 +53,8 @@ Input change(std::mt19937& random, const std::vector<Input>& corpus) {
         break;
       case 3: {
         const Input piece(place, place + length);
-        input.insert(input.begin() + static_cast<std::ptrdiff_t>(below(input.size())), piece.begin(), piece.end());
+        input.insert(input.begin() + static_cast<std::ptrdiff_t>(below(input.size())), piece.begin(),
+                     piece.end());
         break;
       }
       case 4:

@@ -21,7 +21,9 @@ namespace {
 struct Added {
   vat::Ingested content;
   base::Buffer bytes;
-  [[nodiscard]] vat::MapRoot root() const { return {std::nullopt, std::nullopt, content.blob, content.recipe}; }
+  [[nodiscard]] vat::MapRoot root() const {
+    return {std::nullopt, std::nullopt, content.blob, content.recipe};
+  }
 };
 
 /// Content of many chunks with a hole in it, in packs of at most `pack_size` bytes.
@@ -109,7 +111,8 @@ TEST_CASE("content over several packs comes back, and its map names them all", "
     for (const auto& name : store.packs())
       CHECK(tests::read_small_file(store.pack_path(name)).size() < 100000 + (std::size_t{1} << 20));
     base::Buffer back;
-    vat::stream_content(*store, added.content.blob, {}, [&](base::Bytes bytes) { base::append(back, bytes); });
+    vat::stream_content(*store, added.content.blob, {},
+                        [&](base::Bytes bytes) { base::append(back, bytes); });
     CHECK(back == added.bytes);
     vat::write_map(*store, added.root());
     CHECK(follow(store, added.content.blob) == wanted(store, *added.content.recipe));
@@ -139,7 +142,8 @@ TEST_CASE("making the index anew takes it from nobody who has it open", "[vat][m
   TestVat store;
   const auto added = add_large(store, 1);
   std::vector<std::string> notes;
-  const auto other = vat::Vat::open(store.path(), {{}, [&](const std::string& note) { notes.push_back(note); }});
+  const auto other =
+      vat::Vat::open(store.path(), {{}, [&](const std::string& note) { notes.push_back(note); }});
   const auto inode = [&] {
     struct stat info;
     REQUIRE(::stat((store.path() + "/local/index.db").c_str(), &info) == 0);
@@ -158,7 +162,9 @@ TEST_CASE("a damaged cache is named and put right", "[vat][maps]") {
   const auto one = add_large(store, 1), two = add_large(store, 7);
   for (const auto* added : {&one, &two}) vat::write_map(*store, added->root());
   const auto map = map_path(store, one.content.blob);
-  SECTION("a flipped bit") { TestVat::flip(map, 20); }
+  SECTION("a flipped bit") {
+    TestVat::flip(map, 20);
+  }
   SECTION("cut off") {
     TestVat::edit(map, [](std::string& bytes) { bytes.resize(bytes.size() / 2); });
   }

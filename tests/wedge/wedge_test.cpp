@@ -67,9 +67,9 @@ struct Scene {
   /// Paths of all differences, by kind.
   std::map<std::string, Kind> verify(const EntryRoot& root, const std::string& path = "x/t") {
     std::map<std::string, Kind> found;
-    const auto count =
-        wedge::verify_entry(*store.store, top(), path, root, {},
-                            [&](const wedge::Difference& difference) { found[difference.path] = difference.kind; });
+    const auto count = wedge::verify_entry(
+        *store.store, top(), path, root, {},
+        [&](const wedge::Difference& difference) { found[difference.path] = difference.kind; });
     CHECK(count == found.size());
     return found;
   }
@@ -251,7 +251,8 @@ TEST_CASE("files and images are entries too", "[wedge][sync]") {
 
 TEST_CASE("an archive is unpacked as an entry", "[wedge][sync]") {
   Scene scene;
-  if (std::system(("tar -C " + scene.source() + " -czf " + (scene.store.dir / "a.tar.gz") + " .").c_str()) != 0) {
+  if (std::system(("tar -C " + scene.source() + " -czf " + (scene.store.dir / "a.tar.gz") + " .").c_str()) !=
+      0) {
     WARN("SKIPPED: no tar");
     return;
   }
@@ -294,7 +295,8 @@ TEST_CASE("a dry run says what would be done and does nothing", "[wedge][sync]")
   CHECK(would(scene.second) == Outcome::updated);
   put_file(scene.at("x/t/mine"), "");
   CHECK(would(scene.second) == Outcome::blocked);
-  CHECK(scene.verify(scene.first) == std::map<std::string, Kind>{{".", Kind::metadata}, {"mine", Kind::extra}});
+  CHECK(scene.verify(scene.first) ==
+        std::map<std::string, Kind>{{".", Kind::metadata}, {"mine", Kind::extra}});
 }
 
 TEST_CASE("a blob that cannot be had leaves the entry as it was", "[wedge][sync]") {

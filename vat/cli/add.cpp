@@ -14,18 +14,6 @@ namespace {
 using base::Category;
 using base::Error;
 
-class NamedFile final : public vat::IngestItem {
- public:
-  explicit NamedFile(std::string path) : path_(std::move(path)) {}
-  [[nodiscard]] std::optional<base::UniqueFd> open() override {
-    return base::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
-  }
-  [[nodiscard]] const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 void print(cli::Output& output, const std::string& path, const vat::Ingested& content) {
   if (!output.json()) return output.line(content.blob.hex());
   formats::json::Object record{{"blob", content.blob.hex()}, {"size", content.size}};
@@ -73,7 +61,8 @@ int run(const cli::Call& call, cli::Output& output) {
     try {
       if (is_stream(files[i])) {
         if (options.dry_run)
-          throw Error(Category::usage, files[i] + ": a stream can be read only once, so there is no dry run of it");
+          throw Error(Category::usage,
+                      files[i] + ": a stream can be read only once, so there is no dry run of it");
         const auto fd = files[i] == "-" ? base::UniqueFd(::dup(STDIN_FILENO))
                                         : base::open_at(AT_FDCWD, files[i], O_RDONLY);
         stored.emplace_back(files[i], base::named(files[i], [&] {
@@ -92,18 +81,12 @@ int run(const cli::Call& call, cli::Output& output) {
     vat::ingest(opened->object_format(), &adder, opened->parameters(), options.threads,
                 {[&]() -> std::unique_ptr<vat::IngestItem> {
                    if (i == files.size() || is_stream_or_absent(files[i])) return nullptr;
-                   return std::make_unique<NamedFile>(files[i++]);
+                   return std::make_unique<vat::FileItem>(files[i++]);
                  },
                  [&](std::unique_ptr<vat::IngestItem> item) {
-                   const auto& file = static_cast<const NamedFile&>(*item);
+                   const auto& file = static_cast<const vat::FileItem&>(*item);
                    if (item->content) stored.emplace_back(file.path(), *item->content);
-                   if (!item->failure) return;
-                   try {
-                     std::rethrow_exception(item->failure);
-                   } catch (const Error& error) {
-                     const std::string_view what = error.what();
-                     survive(what.starts_with(file.path()) ? error : base::prefixed(file.path(), error));
-                   }
+                   if (const auto failure = file.find_failure()) survive(*failure);
                  },
                  progress});
     const auto part = adder.finish();
@@ -111,8 +94,9 @@ int run(const cli::Call& call, cli::Output& output) {
     summary.stored_size += part.stored_size;
   }
   for (const auto& [path, content] : stored)
-    if (content.recipe && !options.dry_run) vat::write_map(*opened, {std::nullopt, std::nullopt, content.blob, content.recipe});
-  if (!stored.empty() && !options.dry_run) vat::write_pack_list(*opened);
+    if (content.recipe && !options.dry_run)
+      vat::write_map(*opened, {std::nullopt, std::nullopt, content.blob, content.recipe});
+  if (!stored.empty() && !options.dry_run) (void)vat::write_pack_list(*opened);
   for (const auto& [path, content] : stored) print(output, path, content);
   output.detail(base::human_size(summary.new_size) + " new, " + base::human_size(summary.stored_size) +
                 " stored");

@@ -12,10 +12,22 @@
 namespace vat_cli {
 namespace {
 
+/// Where the file goes: through a symlink to what it names. Refuses what cannot be replaced by a file.
+std::filesystem::path writable_target(const std::string& name) {
+  namespace fs = std::filesystem;
+  fs::path path = name;
+  for (int hops = 0; hops < 40 && fs::is_symlink(path); ++hops) path = path.parent_path() / fs::read_symlink(path);
+  if (!path.has_filename() || fs::is_directory(path))
+    throw base::Error(base::Category::usage, "--output: '" + name + "' is a directory");
+  if (fs::exists(path) && !fs::is_regular_file(path))
+    throw base::Error(base::Category::refused, name + ": not a regular file", "vat cat ID > " + name);
+  return path;
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto opened = open_vat(call, output);
   const auto id = base::ObjectId::require(opened->object_format(), call.get("ID"));
-  const std::filesystem::path target = call.get("--output");
+  const auto target = writable_target(call.get("--output"));
   const auto parent = target.has_parent_path() ? target.parent_path().string() : std::string(".");
   const auto dir = base::open_directory(AT_FDCWD, parent);
   const auto content = vat::find_content(*opened, id);
@@ -33,7 +45,8 @@ int run(const cli::Call& call, cli::Output& output) {
   if (content.recipe) {
     vat::stream_recipe(*opened, *content.recipe, {}, write, [&](std::uint64_t hole) {
       size += hole;
-      if (file && (::ftruncate(file->fd(), static_cast<off_t>(size)) != 0 || ::lseek(file->fd(), 0, SEEK_END) < 0))
+      if (file &&
+          (::ftruncate(file->fd(), static_cast<off_t>(size)) != 0 || ::lseek(file->fd(), 0, SEEK_END) < 0))
         base::throw_errno("extend", errno);
     });
   } else {
@@ -42,7 +55,7 @@ int run(const cli::Call& call, cli::Output& output) {
   if (file) (void)file->publish(dir.get(), target.filename().string(), base::AtomicFile::Existing::replace);
   if (output.json()) {
     formats::json::Object record{{"blob", id.hex()}, {"size", size}};
-    cli::add_path(record, "path", target.string());
+    cli::add_path(record, "path", call.get("--output"));
     output.record("get", std::move(record));
   }
   return 0;

@@ -62,6 +62,9 @@ class Vat::Impl {
   [[nodiscard]] base::Buffer read_place(const base::ObjectId& id, const internal::Place& place);
   [[nodiscard]] std::optional<base::Buffer> find_packed(const base::ObjectId& id, std::string& damage);
 
+  /// Throws not_found, or local if that may be for want of permission.
+  [[noreturn]] void fail_to_find(const base::ObjectId& id);
+
   /// Hand-filled files for `id` that exist, in a fixed order.
   [[nodiscard]] std::vector<LooseFile> loose_files(const base::ObjectId& id) const;
   /// All of them; names outside the grammar are passed over.
@@ -76,6 +79,9 @@ class Vat::Impl {
   [[nodiscard]] std::shared_ptr<base::UniqueFd> open_pack(
       std::int64_t number);  // shared: readers may outlive the cache
   [[nodiscard]] formats::DecodedGroup decode(int fd, const formats::GroupPlace& place) const;
+
+  /// Moves a file of the vat to local/quarantine.
+  void put_aside(const std::string& file, const std::string& name) const;
 
   static constexpr const char* kPackDir = "primary/pack";
   [[nodiscard]] static bool is_pack_name(std::string_view name);
@@ -92,6 +98,7 @@ class Vat::Impl {
   std::shared_ptr<internal::Index> proofs_;  // shared: as index_
   std::map<std::int64_t, std::shared_ptr<base::UniqueFd>> pack_fds_;
   bool rescanned_ = false;
+  std::string unreadable_;  ///< why something that is not found may be there all the same
   std::mutex note_mutex_;
   internal::GroupCache groups_;
 };
