@@ -219,6 +219,15 @@ std::uint64_t Call::number(const std::string& name, std::uint64_t otherwise, std
   return *value;
 }
 
+std::uint64_t Call::percentage(const std::string& name, std::uint64_t otherwise) const {
+  Call bare;
+  if (auto text = find(name)) {
+    if (text->ends_with('%')) text->pop_back();
+    bare.set(name, {*text});
+  }
+  return bare.number(name, otherwise, 1, 100);
+}
+
 std::string meaning_of_exit_code(int code) {
   switch (code) {
     case 0:

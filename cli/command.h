@@ -51,6 +51,8 @@ class Call {
   /// The value as a number; usage if it is not one or not within the bounds.
   [[nodiscard]] std::uint64_t number(const std::string& name, std::uint64_t otherwise, std::uint64_t low,
                                      std::uint64_t high) const;
+  /// As number(), from 1 to 100; a % may follow.
+  [[nodiscard]] std::uint64_t percentage(const std::string& name, std::uint64_t otherwise) const;
   void set(const std::string& name, std::vector<std::string> values) { values_[name] = std::move(values); }
 
  private:

@@ -113,6 +113,23 @@ Content find_content(BlobSource& source, const ObjectId& id) {
   throw Error(Category::not_found, "content " + id.hex() + ": not found");
 }
 
+bool holds(BlobSource& source, const ObjectId& blob, const std::optional<ObjectId>& recipe) {
+  if (!recipe) return source.find(blob).has_value();
+  try {
+    formats::RecipeReader reader(source.read(*recipe), source.object_format(),
+                                 [&](const ObjectId& id) { return source.read(id); });
+    if (reader.header().blob != blob) return false;
+    for (RecipeItem item; reader.next(item);)
+      if (item.type != RecipeItem::Type::hole && !source.find(item.id)) return false;
+    return true;
+  } catch (const Error& error) {
+    const auto category = error.category();
+    if (category != Category::corrupt && category != Category::refused && category != Category::not_found)
+      throw;
+    return false;
+  }
+}
+
 void stream_content(BlobSource& source, const ObjectId& id, const ByteRange& range,
                     const base::ByteSink& sink) {
   const auto content = find_content(source, id);

@@ -135,7 +135,7 @@ class Worker {
     parcel_ = {};
     for (auto& item : items) {
       try {
-        if (const auto fd = item->open()) item->content = read(fd->get());
+        if (const auto fd = item->open()) item->content = read(fd->get(), item->state);
       } catch (const Error&) {
         item->failure = std::current_exception();
         item->content.reset();
@@ -146,8 +146,8 @@ class Worker {
   }
 
  private:
-  Ingested read(int fd) {
-    const auto before = state_of(fd);
+  Ingested read(int fd, struct stat& before) {
+    before = state_of(fd);
     if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
     const auto size = static_cast<std::uint64_t>(before.st_size);
     const auto id = size <= parameters_.average_size() ? read_small(fd, size) : read_large(fd, size);

@@ -36,7 +36,8 @@ class IngestItem {
   /// it throws, as what reading throws, becomes `failure`.
   [[nodiscard]] virtual std::optional<base::UniqueFd> open() = 0;
 
-  std::optional<Ingested> content;  ///< set if open() gave a descriptor and all went well
+  std::optional<Ingested> content;  ///< set if all went well; by open() itself if it knows it without reading
+  struct stat state {};             ///< of the file while it was read
   std::exception_ptr failure;       ///< base::Error; local "changed while it was read" among them
 
  protected:

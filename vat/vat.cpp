@@ -590,6 +590,14 @@ void Vat::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint
   impl_->note_proven({content, recipe, size, true});
 }
 
+std::string Vat::state() {
+  const auto primary = base::find_open_at(impl_->dir.get(), "primary", O_RDONLY | O_DIRECTORY);
+  if (!primary) return {};
+  for (const auto& name : base::list_directory(primary->get()))
+    if (name.size() == 2 && is_hex(name)) return {};
+  return impl_->with_index([](internal::Index& index) { return index.state(); });
+}
+
 void Vat::list(const std::function<void(const ObjectId&, const StoredBlob&)>& visit,
                const std::function<void(const ObjectId&, const RecipeClaim&)>& content) {
   constexpr std::size_t kPage = 4096;

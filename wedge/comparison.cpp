@@ -89,6 +89,8 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
   ScanOptions scan;
   scan.threads = options.threads;
   scan.read_content = options.read_content;
+  scan.cache = options.cache;
+  scan.spot_check = options.spot_check;
   scan.progress = options.progress;
   scan.keep_going = true;
   std::vector<std::string> odd;  // sockets and the like: nothing a tree holds

@@ -22,7 +22,9 @@ struct Difference {
 
 struct CompareOptions {
   unsigned threads = 0;
-  bool read_content = true;  ///< false: size and time stand for content
+  bool read_content = true;    ///< false: size and time stand for content
+  StatCache* cache = nullptr;  ///< content it knows is not read …
+  SpotCheck spot_check;        ///< … but for these; SpotCheck(100, 0) reads all
   Fidelity fidelity;
   std::function<void(std::uint64_t)> progress;
 };

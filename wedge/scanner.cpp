@@ -15,6 +15,7 @@
 
 #include "formats/base/file.h"
 #include "formats/text/layout.h"
+#include "vat/content.h"
 #include "wedge/git_tree.h"
 #include "wedge/internal/walk.h"
 
@@ -30,7 +31,7 @@ bool is_recorded_xattr(std::string_view name, bool normalized) {
   return name == "security.capability" || (!normalized && name.starts_with("user."));
 }
 
-std::map<std::string, std::string> read_xattrs(int fd, bool normalized) {
+std::map<std::string, std::string> read_xattrs(int fd) {
   std::map<std::string, std::string> found;
   const ssize_t size = ::flistxattr(fd, nullptr, 0);
   if (size <= 0) return found;  // none, or a file system without them
@@ -41,7 +42,7 @@ std::map<std::string, std::string> read_xattrs(int fd, bool normalized) {
   for (std::size_t at = 0; at < names.size();) {
     const std::string name = names.c_str() + at;
     at += name.size() + 1;
-    if (!is_recorded_xattr(name, normalized)) continue;
+    if (!is_recorded_xattr(name, false)) continue;
     std::string value(65536, '\0');
     const ssize_t length = ::fgetxattr(fd, name.c_str(), value.data(), value.size());
     if (length < 0) base::throw_errno("extended attribute " + name, errno);
@@ -78,59 +79,120 @@ bool has_hole(int fd, const struct stat& info) {
   return hole >= 0 && hole < info.st_size;
 }
 
+/// What is known of files without reading them, and may be relied on in this scan.
+class Known {
+ public:
+  Known(const ScanOptions& options, vat::Adder* adder)
+      : options_(options),
+        adder_(adder),
+        vat_state_(adder != nullptr ? adder->vat().state() : std::string()) {}
+
+  [[nodiscard]] std::optional<KnownFile> find(const FileState& state) const {
+    return options_.cache != nullptr ? options_.cache->find(state) : std::nullopt;
+  }
+
+  /// Whether the file's content need not be read: it is known and, if it is to be stored, it is stored.
+  [[nodiscard]] bool suffices(KnownFile& known, const FileState& state, const std::string& path) const {
+    if (!known.blob || options_.spot_check.is_due(state) || is_excluded(options_.always_hash, path, false))
+      return false;
+    if (adder_ == nullptr) return true;
+    if (state.size <= options_.parameters.average_size())
+      known.recipe.reset();  // stored whole, whatever it was elsewhere
+    else if (known.exponent != options_.parameters.exponent)
+      return false;
+    if (!vat_state_.empty() && known.stored == vat_state_) return true;
+    if (!vat::holds(adder_->vat(), *known.blob, known.recipe)) return false;
+    options_.cache->put(state, known, StatCache::now());
+    return true;
+  }
+
+  void put(const FileState& state, const KnownFile& known, std::int64_t read_since) const {
+    if (options_.cache != nullptr) options_.cache->put(state, known, read_since);
+  }
+
+ private:
+  const ScanOptions& options_;
+  vat::Adder* adder_;
+  std::string vat_state_;
+};
+
 /// One path of the tree on its way through ingest.
 class ScanItem final : public vat::IngestItem {
  public:
-  ScanItem(int top, internal::Walk::Entry entry, const ScanOptions& options)
-      : top_(top), options_(options), type_(entry.type) {
-    scanned.row.path = std::move(entry.path);
+  ScanItem(int top, internal::Walk::Entry entry, const ScanOptions& options, const Known& known)
+      : top_(top), options_(options), known_(known), entry_(std::move(entry)) {
+    scanned.row.path = entry_.path;
   }
 
   [[nodiscard]] std::optional<base::UniqueFd> open() override {
-    Row& row = scanned.row;
-    if (!formats::is_safe_path(row.path))
+    if (!formats::is_safe_path(entry_.path))
       throw Error(Category::refused, "a path that a manifest cannot hold");
-    // Only regular files and directories are opened for reading: opening a fifo or a device may block or act.
-    const bool readable = type_ == DT_REG || type_ == DT_DIR;
-    const int flags = !readable ? O_PATH : type_ == DT_DIR ? O_RDONLY | O_DIRECTORY : O_RDONLY | O_NONBLOCK;
-    auto fd = base::open_beneath(top_, row.path, flags | O_NOFOLLOW);
+    read_since_ = StatCache::now();
+    const auto name = entry_.name();
+    const auto parent = internal::Walk::open_parent(top_, entry_);
+    entry_.parent.reset();
     struct stat info;
+    if (::fstatat(parent->get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0)
+      base::throw_errno(name, errno);
+    take(info);
+    Row& row = scanned.row;
+    const bool file = row.type == Row::Type::file;
+    if (!file && row.type != Row::Type::directory) {
+      if (row.type == Row::Type::symlink) row.target = read_link(parent->get(), name);
+      return std::nullopt;
+    }
+    if (auto found = known_.find(file_state)) {
+      before_ = found->blob;
+      const bool reading = file && options_.read_content;
+      if (!reading || known_.suffices(*found, file_state, row.path)) {
+        if (reading) content = vat::Ingested{*found->blob, found->recipe, file_state.size};
+        take(*found);
+        return std::nullopt;
+      }
+    }
+    // Only regular files and directories are opened for reading: opening a fifo or a device may block or act.
+    auto fd = base::open_at(parent->get(), name, O_RDONLY | O_NOFOLLOW | (file ? O_NONBLOCK : O_DIRECTORY));
     if (::fstat(fd.get(), &info) != 0) base::throw_errno("stat", errno);
-    row.type = type_of(info.st_mode);
-    if (IFTODT(info.st_mode) != type_ && type_ != DT_UNKNOWN)
-      throw Error(Category::local, "changed while it was read");
-    device = info.st_dev;
-    inode = info.st_ino;
-    links = info.st_nlink;
-    scanned.executable = (info.st_mode & S_IXUSR) != 0;
-    fill(row, fd.get(), info);
-    if (row.type != Row::Type::file || !options_.read_content) return std::nullopt;
-    return fd;
+    if (state_of(info) != file_state) changed();
+    KnownFile fresh;
+    fresh.sparse = file && has_hole(fd.get(), info);
+    fresh.xattrs = read_xattrs(fd.get());
+    take(fresh);
+    fresh_ = std::move(fresh);
+    if (file && options_.read_content) return fd;
+    if (!file) known_.put(file_state, *fresh_, read_since_);
+    return std::nullopt;
+  }
+
+  /// After reading: remembers what it told. True if it is not what was known of the same state.
+  bool settle(bool stored) {
+    if (!fresh_ || !content) return false;
+    if (state_of(state) != file_state) changed();
+    fresh_->blob = content->blob;
+    fresh_->recipe = content->recipe;
+    fresh_->exponent = stored ? options_.parameters.exponent : 0;
+    known_.put(file_state, *fresh_, read_since_);
+    return before_ && *before_ != content->blob;
   }
 
   ScannedRow scanned;
-  dev_t device = 0;
-  ino_t inode = 0;
+  FileState file_state;
   nlink_t links = 1;
 
  private:
-  void fill(Row& row, int fd, const struct stat& info) const {
-    if (row.type == Row::Type::symlink) {
-      row.target.resize(65536);
-      const ssize_t size = ::readlinkat(fd, "", row.target.data(), row.target.size());
-      if (size < 0) base::throw_errno("read link", errno);
-      row.target.resize(static_cast<std::size_t>(size));
-    } else {
-      row.mode = info.st_mode & 07777;
-    }
+  [[noreturn]] static void changed() { throw Error(Category::local, "changed while it was read"); }
+
+  void take(const struct stat& info) {
+    Row& row = scanned.row;
+    row.type = type_of(info.st_mode);
+    if (IFTODT(info.st_mode) != entry_.type && entry_.type != DT_UNKNOWN) changed();
+    file_state = state_of(info);
+    links = info.st_nlink;
+    scanned.executable = (info.st_mode & S_IXUSR) != 0;
+    if (row.type != Row::Type::symlink) row.mode = info.st_mode & 07777;
     if (row.type == Row::Type::character_device || row.type == Row::Type::block_device)
       row.target = std::to_string(major(info.st_rdev)) + ":" + std::to_string(minor(info.st_rdev));
-    if (row.type == Row::Type::file) {
-      row.size = static_cast<std::uint64_t>(info.st_size);
-      row.sparse = !options_.normalize && has_hole(fd, info);
-    }
-    if (row.type == Row::Type::file || row.type == Row::Type::directory)
-      row.xattrs = read_xattrs(fd, options_.normalize.has_value());
+    if (row.type == Row::Type::file) row.size = static_cast<std::uint64_t>(info.st_size);
     if (options_.normalize) {
       row.mtime = options_.normalize->mtime;
       if (row.type != Row::Type::symlink)
@@ -143,17 +205,37 @@ class ScanItem final : public vat::IngestItem {
     }
   }
 
+  void take(const KnownFile& known) {
+    scanned.row.sparse = known.sparse && !options_.normalize;
+    for (const auto& [name, value] : known.xattrs)
+      if (is_recorded_xattr(name, options_.normalize.has_value())) scanned.row.xattrs.emplace(name, value);
+  }
+
+  [[nodiscard]] static std::string read_link(int parent, const std::string& name) {
+    std::string target(65536, '\0');
+    const ssize_t size = ::readlinkat(parent, name.c_str(), target.data(), target.size());
+    if (size < 0) base::throw_errno("read link", errno);
+    target.resize(static_cast<std::size_t>(size));
+    return target;
+  }
+
   int top_;
   const ScanOptions& options_;
-  unsigned char type_;
+  const Known& known_;
+  internal::Walk::Entry entry_;
+  std::int64_t read_since_ = 0;
+  std::optional<base::ObjectId> before_;  ///< what was known of the content in this state
+  std::optional<KnownFile> fresh_;        ///< what was found by opening it
 };
 
 /// The walk as ingest wants it, and the problems met on the way.
 class Scan {
  public:
-  Scan(int top, const ScanOptions& options, const std::function<void(ScannedRow)>& on_row)
+  Scan(int top, vat::Adder* adder, const ScanOptions& options, const std::function<void(ScannedRow)>& on_row)
       : top_(top),
         options_(options),
+        known_(options, adder),
+        storing_(adder != nullptr),
         on_row_(on_row),
         walk_(
             top, [this](const auto& entry) { return wanted(entry); },
@@ -168,12 +250,13 @@ class Scan {
   std::unique_ptr<vat::IngestItem> next() {
     auto entry = walk_.next();
     if (!entry) return nullptr;
-    return std::make_unique<ScanItem>(top_, *std::move(entry), options_);
+    return std::make_unique<ScanItem>(top_, *std::move(entry), options_, known_);
   }
 
   void done(ScanItem& item) {
     Row& row = item.scanned.row;
     if (!lost_.empty() && row.path.starts_with(lost_)) return;  // in a directory that was passed over
+    if (!item.failure) settle(item);
     if (item.failure) {
       lost_ = row.path + "/";
       return problem(row.path, item.failure);
@@ -184,7 +267,8 @@ class Scan {
       item.scanned.recipe = item.content->recipe;
     }
     if (row.type != Row::Type::directory && item.links > 1) {
-      const auto [first, fresh] = first_path_.try_emplace({item.device, item.inode}, row.path);
+      const auto [first, fresh] =
+          first_path_.try_emplace({item.file_state.device, item.file_state.inode}, row.path);
       if (!fresh) {
         Row link;
         link.type = Row::Type::hard_link;
@@ -202,16 +286,23 @@ class Scan {
   [[nodiscard]] bool partial() const { return partial_; }
 
  private:
+  void settle(ScanItem& item) {
+    try {
+      if (item.settle(storing_) && options_.on_silent_change)
+        options_.on_silent_change(item.scanned.row.path);
+    } catch (const Error&) {
+      item.failure = std::current_exception();
+      item.content.reset();
+    }
+  }
+
   bool wanted(const internal::Walk::Entry& entry) {
     const bool directory = entry.type == DT_DIR;
     if (is_excluded(options_.exclude, entry.path, directory)) return false;
     if (!directory || (skipped_.empty() && !options_.one_file_system)) return true;
     struct stat info;
-    const auto slash = entry.path.rfind('/');
-    const auto parent = base::open_beneath(
-        top_, slash == std::string::npos ? "." : entry.path.substr(0, slash), O_PATH | O_DIRECTORY);
-    const auto name = slash == std::string::npos ? entry.path : entry.path.substr(slash + 1);
-    if (::fstatat(parent.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0)
+    if (::fstatat(internal::Walk::open_parent(top_, entry)->get(), entry.name().c_str(), &info,
+                  AT_SYMLINK_NOFOLLOW) != 0)
       return true;  // reading it will tell
     for (const auto& [device, inode] : skipped_)
       if (device == info.st_dev && inode == info.st_ino) return false;
@@ -237,10 +328,12 @@ class Scan {
 
   int top_;
   const ScanOptions& options_;
+  const Known known_;
+  const bool storing_;
   const std::function<void(ScannedRow)>& on_row_;
   dev_t device_ = 0;
   std::vector<std::pair<dev_t, ino_t>> skipped_;
-  std::map<std::pair<dev_t, ino_t>, std::string> first_path_;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::string> first_path_;
   std::string lost_;  ///< prefix of the paths below the last one passed over
   std::mutex problem_mutex_;
   std::atomic<bool> partial_ = false;
@@ -267,7 +360,7 @@ bool is_excluded(const std::vector<std::string>& patterns, const std::string& pa
 
 bool scan_tree(int top, base::ObjectFormat format, vat::Adder* adder, const ScanOptions& options,
                const std::function<void(ScannedRow)>& on_row) {
-  Scan scan(top, options, on_row);
+  Scan scan(top, adder, options, on_row);
   vat::ingest(format, adder, options.parameters, options.threads,
               {[&] { return scan.next(); },
                [&](std::unique_ptr<vat::IngestItem> item) { scan.done(static_cast<ScanItem&>(*item)); },

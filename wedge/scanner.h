@@ -13,6 +13,7 @@
 #include "formats/text/manifest.h"
 #include "vat/adder.h"
 #include "vat/ingest.h"
+#include "wedge/stat_cache.h"
 
 namespace wedge {
 
@@ -22,7 +23,12 @@ struct Normalize {
 };
 
 struct ScanOptions {
-  unsigned threads = 0;  ///< 0: one per core
+  unsigned threads = 0;                  ///< 0: one per core
+  StatCache* cache = nullptr;            ///< what it knows is not read again …
+  SpotCheck spot_check;                  ///< … but for these …
+  std::vector<std::string> always_hash;  ///< … and what matches these patterns, see is_excluded()
+  /// Told of a file whose content changed while size and times stayed the same. One call at a time.
+  std::function<void(const std::string& path)> on_silent_change;
   chunker::Parameters parameters = chunker::make_parameters(chunker::kDefaultExponent);
   std::vector<std::string> exclude;  ///< patterns, see is_excluded()
   bool one_file_system = false;

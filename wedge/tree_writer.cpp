@@ -19,6 +19,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "chunker/chunker.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
@@ -191,13 +192,38 @@ class TreeWriter {
       return;
     }
     auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-    const auto recipe = layout_.find(row.blob);
+    const auto recipe = recipe_of(row);
     ContentWriter writer(fd.get(), row.sparse);
-    fill(source_, row.blob, recipe == layout_.end() ? std::nullopt : std::optional(recipe->second), row.size,
-         writer);
+    fill(source_, row.blob, recipe, row.size, writer);
     fetched_ += row.size;
-    skipped_xattrs_ += internal::set_metadata(fd.get(), row, options_.fidelity);
+    complete(fd.get(), row, [&] { return known_content(source_, row.blob, recipe); });
     fd.close();
+  }
+
+  [[nodiscard]] std::optional<ObjectId> recipe_of(const Row& row) const {
+    const auto recipe = layout_.find(row.blob);
+    return recipe == layout_.end() ? std::nullopt : std::optional(recipe->second);
+  }
+
+  /// Gives a file its metadata when its content is there; `content` says what that is.
+  template <typename Content>
+  void complete(int fd, const Row& row, const Content& content) {
+    const auto skipped = internal::set_metadata(fd, row, options_.fidelity);
+    skipped_xattrs_ += skipped;
+    if (skipped == 0) remember(fd, row, content);
+  }
+
+  template <typename Content>
+  void remember(int fd, const Row& row, const Content& content) const {
+    struct stat info;
+    if (options_.cache == nullptr || ::fstat(fd, &info) != 0) return;
+    KnownFile known = content();
+    known.sparse = info.st_blocks * 512 < info.st_size;
+    if (known.sparse && !row.sparse) return;  // compressed by the file system, perhaps: who reads it will see
+    known.xattrs.clear();
+    for (const auto& [name, value] : row.xattrs)
+      if (internal::is_restored_xattr(name, options_.fidelity)) known.xattrs.emplace(name, value);
+    options_.cache->put(state_of(info), known, StatCache::kUnshared);
   }
 
   /// Takes the file from the earlier tree if its content is proven to be the same.
@@ -211,11 +237,15 @@ class TreeWriter {
     struct stat info;
     if (::fstat(old.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
         static_cast<std::uint64_t>(info.st_size) != row.size || info.st_mtim.tv_sec != row.mtime.seconds ||
-        info.st_mtim.tv_nsec != row.mtime.nanoseconds || !holds(old.get(), row))
+        info.st_mtim.tv_nsec != row.mtime.nanoseconds)
       return false;
+    auto known = options_.cache != nullptr ? options_.cache->find(state_of(info)) : std::nullopt;
+    if (known && known->blob != row.blob) known.reset();
+    if (!known && !holds(old.get(), row)) return false;
+    const auto content = [&] { return known ? *known : known_content(source_, row.blob, recipe_of(row)); };
     auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (::ioctl(fd.get(), FICLONE, old.get()) == 0) {
-      skipped_xattrs_ += internal::set_metadata(fd.get(), row, options_.fidelity);
+      complete(fd.get(), row, content);
       fd.close();
       return true;
     }
@@ -228,7 +258,13 @@ class TreeWriter {
       if (info.st_nlink > 1 && !linked_.emplace(info.st_dev, info.st_ino).second) return false;
     }
     const std::string self = "/proc/self/fd/" + std::to_string(old.get());
-    return ::linkat(AT_FDCWD, self.c_str(), parent, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+    if (::linkat(AT_FDCWD, self.c_str(), parent, name.c_str(), AT_SYMLINK_FOLLOW) != 0) return false;
+    auto unchanged = state_of(info);
+    struct stat after;
+    if (::fstat(old.get(), &after) != 0) base::throw_errno("stat", errno);
+    unchanged.ctime = state_of(after).ctime;  // the link's doing
+    if (unchanged == state_of(after)) remember(old.get(), row, content);
+    return true;
   }
 
   bool holds(int fd, const Row& row) const {
@@ -279,8 +315,13 @@ class TreeWriter {
     struct stat info;
     if (::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(info.st_mode))
       throw Error(Category::refused, "hard link to what is not an earlier file");
-    if (::linkat(from->get(), target_name.c_str(), to->get(), name.c_str(), 0) != 0)
-      base::throw_errno("link", errno);
+    const auto link = [&] {
+      if (::linkat(from->get(), target_name.c_str(), to->get(), name.c_str(), 0) != 0)
+        base::throw_errno("link", errno);
+    };
+    if (options_.cache == nullptr || !S_ISREG(info.st_mode)) return link();
+    const auto file = base::open_at(from->get(), target_name, O_PATH | O_NOFOLLOW);
+    options_.cache->keep_across(file.get(), link);
   }
 
   vat::BlobSource& source_;
@@ -312,6 +353,18 @@ formats::ManifestReader read_manifest(vat::BlobSource& source, const ObjectId& m
 WriteSummary write_tree(vat::BlobSource& source, const ObjectId& manifest, const ObjectId& layout, int parent,
                         const std::string& name, const WriteOptions& options) {
   return TreeWriter(source, layout, options).write(manifest, parent, name);
+}
+
+KnownFile known_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,
+                        const std::optional<ObjectId>& recipe) {
+  KnownFile known;
+  known.blob = blob;
+  known.recipe = recipe;
+  if (!recipe) return known;
+  const auto header = formats::find_recipe_header(source.read(*recipe), source.object_format());
+  const auto parameters = header ? chunker::find_parameters(header->chunker) : std::nullopt;
+  if (parameters) known.exponent = parameters->exponent;
+  return known;
 }
 
 void write_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,

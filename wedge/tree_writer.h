@@ -9,6 +9,7 @@
 #include "formats/base/object_id.h"
 #include "formats/text/manifest.h"
 #include "vat/blob_source.h"
+#include "wedge/stat_cache.h"
 
 namespace wedge {
 
@@ -23,6 +24,7 @@ struct WriteOptions {
   Fidelity fidelity;
   int reuse_top = -1;  ///< directory of an earlier state of the tree; files whose content is proven equal are
                        ///< taken from it
+  StatCache* cache = nullptr;  ///< what it knows of files in reuse_top is not read; learns of what is written
   std::function<void(std::uint64_t)> progress;      ///< content bytes in place so far, on the calling thread
   std::function<void(const formats::Row&)> on_row;  ///< each row that now exists, in order
 };
@@ -40,6 +42,10 @@ struct WriteSummary {
 /// refused for malformed objects, not_found or corrupt for blobs, local for the file system.
 WriteSummary write_tree(vat::BlobSource& source, const base::ObjectId& manifest, const base::ObjectId& layout,
                         int parent, const std::string& name, const WriteOptions& options);
+
+/// What is known of a file that holds `blob`, as `recipe` has it in `source`.
+[[nodiscard]] KnownFile known_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
+                                      const std::optional<base::ObjectId>& recipe);
 
 /// Writes content as a new file `name` in `parent`, mode 0666 less the umask. `sparse`: zero blocks become
 /// holes.

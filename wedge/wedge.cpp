@@ -1,5 +1,6 @@
 #include "wedge/wedge.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <sys/file.h>
@@ -8,9 +9,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
@@ -21,6 +24,7 @@
 #include "formats/text/recipe.h"
 #include "wedge/internal/place_file.h"
 #include "wedge/internal/record.h"
+#include "wedge/internal/walk.h"
 #include "wedge/scanner.h"
 #include "wedge/unpack.h"
 
@@ -107,6 +111,18 @@ formats::ByteSource reading(int fd) {
   return [fd](base::MutableBytes buffer) { return base::read_some(fd, buffer); };
 }
 
+ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size) {
+  base::ObjectHasher hasher(format);
+  hasher.reset(size);
+  base::Buffer buffer(std::size_t{1} << 20);
+  while (const std::size_t count = base::read_some(fd, buffer)) {
+    if (count > size) return {};  // it grew
+    size -= count;
+    hasher.update(base::Bytes(buffer).subspan(0, count));
+  }
+  return size == 0 ? hasher.finish() : ObjectId();
+}
+
 bool is_tree(const EntryRoot& root) {
   return root.type == EntryRoot::Type::tree || !root.unpack.empty();
 }
@@ -133,7 +149,7 @@ std::string_view to_string(Outcome outcome) noexcept {
 
 class Wedge::Impl {
  public:
-  Impl(const std::string& path, bool read_only) {
+  Impl(const std::string& path, bool read_only, StatCache* cache) : cache_(cache) {
     if (read_only) {
       auto top = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
       if (!top) return;
@@ -199,6 +215,7 @@ class Wedge::Impl {
       if (::syncfs(work.get()) != 0) base::throw_errno("sync", errno);
       next.publish(record_name(path) + ".next");
     }
+    wait_for_clock();
     swap_in(work.get(), parent->get(), name, there.has_value());
     base::sync_directory(parent->get());
     work.reset();
@@ -220,7 +237,7 @@ class Wedge::Impl {
         return result;
       }
       if (options.dry_run) return result;
-      base::remove_tree(old_.get(), record_name(path));
+      discard_old(record_name(path));
       const WritableTop writable(parent->get(), name);
       if (::renameat(parent->get(), name.c_str(), old_.get(), record_name(path).c_str()) != 0)
         base::throw_errno(path, errno);
@@ -300,7 +317,7 @@ class Wedge::Impl {
             base::find_open_at(tmp_.get(), made.workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)) {
       for (const auto* previous : {"new", "old"}) {
         if (!find_stat(work->get(), previous)) continue;
-        base::remove_tree(old_.get(), name);
+        discard_old(name);
         const WritableTop writable(work->get(), previous);
         if (::renameat(work->get(), previous, old_.get(), name.c_str()) != 0)
           base::throw_errno("keep the old " + made.path, errno);
@@ -311,6 +328,36 @@ class Wedge::Impl {
       base::throw_errno("record of " + made.path, errno);
     base::sync_directory(records_.get());
     base::remove_tree(tmp_.get(), made.workspace);
+  }
+
+  /// Removes the previous state of an entry. What it shares with the present one stays known.
+  void discard_old(const std::string& name) const {
+    const auto info = cache_ != nullptr ? find_stat(old_.get(), name) : std::nullopt;
+    if (info && S_ISDIR(info->st_mode)) {
+      const auto top = base::open_beneath(old_.get(), name, O_RDONLY | O_DIRECTORY);
+      internal::Walk walk(
+          top.get(), [](const auto&) { return true; }, [](const auto&, const auto&) {});
+      while (const auto entry = walk.next()) {
+        struct stat file;
+        const auto parent = internal::Walk::open_parent(top.get(), *entry);
+        const auto below = entry->name();
+        if (entry->type != DT_REG ||
+            ::fstatat(parent->get(), below.c_str(), &file, AT_SYMLINK_NOFOLLOW) != 0 || file.st_nlink < 2)
+          continue;
+        const auto handle = base::find_open_at(parent->get(), below, O_PATH | O_NOFOLLOW);
+        if (handle)
+          cache_->keep_across(handle->get(), [&] { (void)::unlinkat(parent->get(), below.c_str(), 0); });
+      }
+    }
+    base::remove_tree(old_.get(), name);
+  }
+
+  /// Until now nobody else could change the files that were made; whoever does from here on leaves another
+  /// ctime than the cache has.
+  void wait_for_clock() const {
+    if (cache_ == nullptr) return;
+    const auto made = StatCache::now();
+    while (StatCache::now() <= made) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 
   /// A directory can only be moved by who may write it; one that says otherwise gets its mode when it lies in
@@ -388,10 +435,10 @@ class Wedge::Impl {
     Row first;
     if (!reader.next(first)) return false;
     if (first.type == Row::Type::file) {
-      const bool same = S_ISREG(info->st_mode) && static_cast<std::uint64_t>(info->st_size) == first.size &&
-                        info->st_mtim.tv_sec == first.mtime.seconds &&
-                        info->st_mtim.tv_nsec == first.mtime.nanoseconds;
-      if (!same) note({S_ISREG(info->st_mode) ? Difference::Kind::content : Difference::Kind::type, ".", {}});
+      if (!S_ISREG(info->st_mode))
+        note({Difference::Kind::type, ".", {}});
+      else if (!is_as_made(parent.get(), name, *info, first, record, options.spot_check))
+        note({Difference::Kind::content, ".", {}});
       return intact;
     }
     if (!S_ISDIR(info->st_mode)) {
@@ -401,7 +448,9 @@ class Wedge::Impl {
     const auto top = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
     CompareOptions compare;
     compare.threads = options.threads;
-    compare.read_content = false;
+    compare.read_content = cache_ != nullptr;
+    compare.cache = cache_;
+    compare.spot_check = options.spot_check;
     compare.fidelity = options.fidelity;
     compare.fidelity.owners = compare.fidelity.owners && record.key.find(" owners") != std::string::npos;
     compare.fidelity.special = record.key.find(" special") != std::string::npos;
@@ -421,11 +470,33 @@ class Wedge::Impl {
     return intact;
   }
 
+  /// Whether an entry that is a file still is what `made` says.
+  bool is_as_made(int parent, const std::string& name, const struct stat& info, const Row& made,
+                  const Record& record, const SpotCheck& spot_check) const {
+    if (static_cast<std::uint64_t>(info.st_size) != made.size || info.st_mtim.tv_sec != made.mtime.seconds ||
+        info.st_mtim.tv_nsec != made.mtime.nanoseconds)
+      return false;
+    const bool has_id = made.blob != ObjectId();  // images need not have one
+    if (cache_ == nullptr || !has_id) return true;
+    const auto state = state_of(info);
+    const auto known = cache_->find(state);
+    if (known && known->blob && !spot_check.is_due(state)) return *known->blob == made.blob;
+    const auto read_since = StatCache::now();
+    const auto fd = base::open_at(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (hash_content(fd.get(), record.format, made.size) != made.blob) return false;
+    KnownFile fresh = known.value_or(KnownFile());
+    fresh.blob = made.blob;
+    struct stat after;
+    if (::fstat(fd.get(), &after) == 0 && state_of(after) == state) cache_->put(state, fresh, read_since);
+    return true;
+  }
+
   /// Whether what lies at `path`, which no sync made, already is what `root` says.
   bool adopt(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
              const SyncOptions& options, std::vector<Difference>& in_the_way) const {
     CompareOptions compare;
     compare.threads = options.threads;
+    compare.cache = cache_;
     compare.fidelity = options.fidelity;
     const auto count = verify(source, path, root, compare, [&](const Difference& difference) {
       if (difference.kind != Difference::Kind::missing) in_the_way.push_back(difference);
@@ -458,6 +529,12 @@ class Wedge::Impl {
                     "new", options.progress);
       summary.files = 1;
       summary.fetched_size = root.size;
+      if (cache_ != nullptr) {
+        const auto info = find_stat(work, "new");
+        auto known = known_content(source, root.blob, root.recipe);
+        known.sparse = info->st_blocks * 512 < info->st_size;
+        cache_->put(state_of(*info), known, StatCache::kUnshared);
+      }
       return keep(file_row(work, "new", root));
     }
     base::UniqueFd old;
@@ -466,6 +543,7 @@ class Wedge::Impl {
     write.threads = options.threads;
     write.fidelity = options.fidelity;
     write.reuse_top = old ? old.get() : -1;
+    write.cache = cache_;
     write.progress = options.progress;
     write.on_row = keep;
     if (!root.unpack.empty()) {
@@ -535,6 +613,7 @@ class Wedge::Impl {
     record.publish(record_name(path) + ".state");
   }
 
+  StatCache* const cache_;
   base::UniqueFd top_, state_, lock_, tmp_, old_, records_;
 };
 
@@ -624,12 +703,9 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
   const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
   if (root.recipe)
     return holds_recipe(source, *root.recipe, fd.get()) ? 0 : report(Difference::Kind::content);
-  base::ObjectHasher hasher(source.object_format());
-  hasher.reset(root.size);
-  base::Buffer buffer(std::size_t{1} << 20);
-  while (const std::size_t count = base::read_some(fd.get(), buffer))
-    hasher.update(base::Bytes(buffer).subspan(0, count));
-  return hasher.finish() == *root.blob ? 0 : report(Difference::Kind::content);
+  return hash_content(fd.get(), source.object_format(), root.size) == *root.blob
+             ? 0
+             : report(Difference::Kind::content);
 }
 
 }  // namespace
@@ -640,7 +716,8 @@ std::uint64_t Wedge::Impl::verify(vat::BlobSource& source, const std::string& pa
   return verify_below(source, top_.get(), path, root, options, on_difference);
 }
 
-Wedge::Wedge(const std::string& path, bool read_only) : impl_(std::make_unique<Impl>(path, read_only)) {}
+Wedge::Wedge(const std::string& path, bool read_only, StatCache* cache)
+    : impl_(std::make_unique<Impl>(path, read_only, cache)) {}
 Wedge::~Wedge() = default;
 
 SyncResult Wedge::sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,

@@ -28,6 +28,7 @@ struct EntryRoot {
 
 struct SyncOptions {
   unsigned threads = 0;
+  SpotCheck spot_check;  ///< files of present entries that are read although the cache knows them
   Fidelity fidelity;
   bool keep_extra = false;  ///< paths that sync did not make move over into the new entry
   bool overwrite = false;   ///< … or are left behind in the old one, as changed files are
@@ -55,7 +56,9 @@ class Wedge {
  public:
   /// Opens for syncing; creates the directory if it is not there. Read only (for dry runs) it touches nothing
   /// and needs no directory.
-  explicit Wedge(const std::string& path, bool read_only = false);
+  /// `cache` (may be nullptr, must outlive this) saves reading what is known; without it size and time stand
+  /// for the content of what an earlier sync made.
+  explicit Wedge(const std::string& path, bool read_only = false, StatCache* cache = nullptr);
   ~Wedge();
   Wedge(const Wedge&) = delete;
   Wedge& operator=(const Wedge&) = delete;

@@ -43,7 +43,14 @@ int run(const cli::Call& call, cli::Output& output) {
     throw Error(Category::usage, path + ": not a directory", "shrub add");
   const auto top = base::open_directory(AT_FDCWD, path);
 
+  const auto cache = open_stat_cache(addition.vat().object_format());
   wedge::ScanOptions scan;
+  scan.cache = cache.get();
+  scan.spot_check = spot_check(call, *cache, path);
+  scan.always_hash = call.all("--always-hash");
+  scan.on_silent_change = [&](const std::string& changed) {
+    output.warning(formats::escape(changed) + ": its content changed, though its size and times did not");
+  };
   scan.threads = jobs(call);
   scan.parameters = profile_for(addition.before, *addition.vats.source, addition.vat());
   scan.exclude = patterns(call);
@@ -63,6 +70,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto ids = base::named(
       path, [&] { return wedge::add_tree(top.get(), addition.vat().object_format(), adder, scan); });
   const auto summary = adder.finish();
+  if (!addition.options.dry_run) cache->set_stored(addition.vat().state());
 
   formats::Vref vref;
   vref.manifest = ids.manifest;
@@ -107,6 +115,9 @@ cli::Command add_dir_command() {
        {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
        {"--keep-going", "", "pass over what cannot be read, exit 3"},
        {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+       {"--always-hash", "PATTERN", "read what matches, though it looks unchanged; may be repeated",
+        cli::Completion::none, true},
+       spot_check_option(),
        cli::dry_run_option()},
       {{"shrub add-dir build/sdk deps.shrub/sdk.vref", "one tree"},
        {"shrub add-dir --exclude '*.o' --exclude .git/ src deps.shrub/src.vref",

@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include "cli/environment.h"
 #include "formats/base/error.h"
 #include "formats/text/layout.h"
@@ -90,6 +92,22 @@ chunker::Parameters profile_for(const std::optional<formats::Vref>& before, vat:
     if (error.category() != Category::not_found && error.category() != Category::corrupt) throw;
     return writable.parameters();  // what was there is lost; nothing is left to be consistent with
   }
+}
+
+std::unique_ptr<wedge::StatCache> open_stat_cache(base::ObjectFormat format) {
+  return std::make_unique<wedge::StatCache>(cli::cache_directory(), format);
+}
+
+cli::Option spot_check_option() {
+  return {"--spot-check", "N%", "read that share of the known files all the same, another share each time"};
+}
+
+wedge::SpotCheck spot_check(const cli::Call& call, wedge::StatCache& cache, const std::string& top) {
+  if (!call.has("--spot-check")) return {};
+  const auto percent = static_cast<unsigned>(call.percentage("--spot-check", 100));
+  struct stat info;
+  if (::stat(top.c_str(), &info) != 0) return {percent, 0};  // nothing is there to be read
+  return {percent, cache.next_turn(wedge::state_of(info))};
 }
 
 std::vector<cli::Option> fidelity_options() {

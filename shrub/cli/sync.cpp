@@ -61,7 +61,9 @@ int run(const cli::Call& call, cli::Output& output) {
       throw base::Error(base::Category::refused,
                         call.get("WEDGE") + ": holds " + name + ", so it is no place for a wedge",
                         "name a directory of its own");
-  wedge::Wedge place(call.get("WEDGE"), options.dry_run);
+  const auto cache = open_stat_cache(shrub.list().object_format);
+  options.spot_check = spot_check(call, *cache, call.get("WEDGE"));
+  wedge::Wedge place(call.get("WEDGE"), options.dry_run, cache.get());
   bool blocked = false;
   const auto tell = [&](const std::string& entry, const wedge::SyncResult& result) {
     print_outcome(output, entry, result);
@@ -111,6 +113,7 @@ cli::Command sync_command() {
   options.insert(options.end(),
                  {{"--keep-extra", "", "paths that sync did not make move over into the new tree"},
                   {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
+                  spot_check_option(),
                   cli::dry_run_option()});
   return {"sync",
           "Make a wedge hold what a shrub says",

@@ -8,6 +8,7 @@
 #include "cli/output.h"
 #include "shrub/shrub.h"
 #include "vat/adder.h"
+#include "wedge/stat_cache.h"
 
 namespace shrub_cli {
 
@@ -56,6 +57,13 @@ bool finish_addition(const Addition& addition, formats::Vref vref);
 /// The chunker profile for an add: that of the vref's present recipe, else the vat's.
 [[nodiscard]] chunker::Parameters profile_for(const std::optional<formats::Vref>& before,
                                               vat::BlobSource& source, const vat::Vat& writable);
+
+/// What is known of the files of this machine.
+[[nodiscard]] std::unique_ptr<wedge::StatCache> open_stat_cache(base::ObjectFormat format);
+/// --spot-check.
+[[nodiscard]] cli::Option spot_check_option();
+/// Its share of the tree in directory `top`, another each time; nothing if it is not given.
+[[nodiscard]] wedge::SpotCheck spot_check(const cli::Call& call, wedge::StatCache& cache, const std::string& top);
 
 /// --owners and --special.
 [[nodiscard]] std::vector<cli::Option> fidelity_options();

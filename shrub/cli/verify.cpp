@@ -10,6 +10,9 @@ int run(const cli::Call& call, cli::Output& output) {
   wedge::CompareOptions options;
   options.threads = jobs(call);
   options.read_content = !call.has("--quick");
+  const auto cache = open_stat_cache(shrub.list().object_format);
+  options.cache = cache.get();  // learns; nothing is taken from it
+  options.spot_check = {100, 0};
   options.fidelity = fidelity(call);
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
   std::uint64_t differences = 0, count = 0;

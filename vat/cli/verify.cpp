@@ -53,12 +53,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.threads = jobs(call);
   options.quick = call.has("--quick");
   options.repair = call.has("--repair") && !call.has("--dry-run");
-  if (auto text = call.find("--sample")) {
-    if (text->ends_with('%')) text->pop_back();
-    cli::Call number;
-    number.set("--sample", {*text});
-    options.sample = static_cast<unsigned>(number.number("--sample", 100, 1, 100));
-  }
+  options.sample = static_cast<unsigned>(call.percentage("--sample", 100));
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
   const auto summary =
       vat::verify(*opened, options, [&](const vat::Damage& damage) { print(output, damage); });

@@ -24,8 +24,10 @@ constexpr const char* kSchema = R"(
     PRIMARY KEY(content, recipe)) WITHOUT ROWID;
   CREATE TABLE loose(id BLOB, suffix BLOB, file_size INTEGER, mtime INTEGER, content_size INTEGER,
     good INTEGER, guard INTEGER, PRIMARY KEY(id, suffix)) WITHOUT ROWID;
+  CREATE TABLE state(value BLOB);
+  INSERT INTO state VALUES(randomblob(16));
 )";
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 
 std::int64_t guard_of(const Claim& claim) {
   return Guard()
@@ -172,6 +174,17 @@ void Index::forget_pack_locked(const std::string& name) {
   Statement(database_, "DELETE FROM places WHERE pack=?").bind(1, pack).run();
   Statement(database_, "DELETE FROM packs WHERE number=?").bind(1, pack).run();
   names_.erase(pack);
+  renew_state_locked();
+}
+
+std::string Index::state() const {
+  const std::lock_guard lock(mutex_);
+  Statement statement(database_, "SELECT value FROM state");
+  return statement.step() ? std::string(base::as_chars(statement.bytes(0))) : std::string();
+}
+
+void Index::renew_state_locked() {
+  database_.run("UPDATE state SET value=randomblob(16)");
 }
 
 std::vector<Place> Index::find(const ObjectId& id) const {
@@ -194,6 +207,7 @@ void Index::mark_damaged(const ObjectId& id, const Place& place) {
       .bind(3, static_cast<std::int64_t>(place.group.offset))
       .bind(4, place.position)
       .run();
+  renew_state_locked();
 }
 
 std::vector<Claim> Index::find_claims(const ObjectId& content) const {

@@ -74,6 +74,9 @@ class Index {
 
   /// All known copies, good ones first.
   [[nodiscard]] std::vector<Place> find(const base::ObjectId& id) const;
+  /// Random; another one whenever a copy was lost or found bad. What was in the vat under one state still is.
+  [[nodiscard]] std::string state() const;
+
   void mark_damaged(const base::ObjectId& id, const Place& place);
   [[nodiscard]] std::vector<Claim> find_claims(const base::ObjectId& content) const;
   void put_claim(const Claim& claim);
@@ -89,6 +92,7 @@ class Index {
  private:
   [[nodiscard]] std::int64_t guard(const base::ObjectId& id, const Place& place) const;
   void forget_pack_locked(const std::string& name);
+  void renew_state_locked();
 
   base::ObjectFormat format_;
   mutable std::mutex mutex_;  ///< guards everything below

@@ -6,19 +6,23 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <exception>
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 
 namespace wedge::internal {
+namespace {
 
+constexpr int kOpenDirectories = 128;  ///< that entries keep open; beyond, they are opened by path
+
+/// Names in a directory with their types, in byte order.
 std::vector<std::pair<std::string, unsigned char>> list_typed(int dir) {
-  auto own = base::open_at(dir, ".", O_RDONLY | O_DIRECTORY);
+  base::UniqueFd own(::fcntl(dir, F_DUPFD_CLOEXEC, 0));
   const base::CPtr<DIR, ::closedir> stream{::fdopendir(own.get())};
   if (stream == nullptr) base::throw_errno("open directory", errno);
   (void)own.release();
+  ::rewinddir(stream.get());  // the place in it is shared with `dir`
   std::vector<std::pair<std::string, unsigned char>> names;
   while (true) {
     errno = 0;
@@ -37,23 +41,50 @@ std::vector<std::pair<std::string, unsigned char>> list_typed(int dir) {
   return names;
 }
 
-void Walk::open(const std::string& path) {
-  const auto dir = base::open_beneath(top_, path.empty() ? "." : path, O_RDONLY | O_DIRECTORY);
-  levels_.push_back({path, list_typed(dir.get()), 0});
+}  // namespace
+
+std::string Walk::Entry::name() const {
+  return path.substr(path.rfind('/') + 1);
+}
+
+SharedDirectory Walk::share(base::UniqueFd fd) const {
+  ++*open_;
+  return {new base::UniqueFd(std::move(fd)), [open = open_](const base::UniqueFd* held) {
+            delete held;
+            --*open;
+          }};
+}
+
+SharedDirectory Walk::open_parent(int top, const Entry& entry) {
+  if (entry.parent != nullptr) return entry.parent;
+  const auto slash = entry.path.rfind('/');
+  return std::make_shared<const base::UniqueFd>(base::open_beneath(
+      top, slash == std::string::npos ? "." : entry.path.substr(0, slash), O_RDONLY | O_DIRECTORY));
+}
+
+void Walk::descend(const Entry& entry) {
+  // Of a very deep tree only the last directories stay open.
+  constexpr std::size_t kOpenLevels = 32;
+  if (levels_.size() >= kOpenLevels) levels_[levels_.size() - kOpenLevels].directory.reset();
+  auto directory = share(
+      base::open_at(open_parent(top_, entry)->get(), entry.name(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  auto names = list_typed(directory->get());
+  levels_.push_back({entry.path == "." ? "" : entry.path, std::move(directory), std::move(names), 0});
 }
 
 std::optional<Walk::Entry> Walk::next() {
   if (!started_) {
     started_ = true;
-    pending_ = "";
-    return Entry{".", DT_DIR};
+    pending_ =
+        Entry{".", DT_DIR,
+              std::make_shared<const base::UniqueFd>(base::open_at(top_, ".", O_RDONLY | O_DIRECTORY))};
+    return pending_;
   }
-  if (pending_) {
-    const auto path = *std::exchange(pending_, std::nullopt);
+  if (const auto directory = std::exchange(pending_, std::nullopt)) {
     try {
-      open(path);
+      descend(*directory);
     } catch (const base::Error&) {
-      unreadable_(path.empty() ? "." : path, std::current_exception());
+      unreadable_(directory->path, std::current_exception());
     }
   }
   while (!levels_.empty()) {
@@ -62,10 +93,13 @@ std::optional<Walk::Entry> Walk::next() {
       levels_.pop_back();
       continue;
     }
+    if (level.directory == nullptr)
+      level.directory = share(base::open_beneath(top_, level.path, O_RDONLY | O_DIRECTORY));
     const auto& [name, type] = level.names[level.at++];
-    Entry entry{level.path.empty() ? name : level.path + "/" + name, type};
+    Entry entry{level.path.empty() ? name : level.path + "/" + name, type,
+                *open_ < kOpenDirectories ? level.directory : nullptr};
     if (!filter_(entry)) continue;
-    if (type == DT_DIR) pending_ = entry.path;
+    if (type == DT_DIR) pending_ = entry;
     return entry;
   }
   return std::nullopt;

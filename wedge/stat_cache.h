@@ -1,0 +1,108 @@
+// What was learned of files by reading them, kept for as long as nothing about them changes. docs/design.md,
+// "Stat cache"
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "formats/base/object_id.h"
+#include "formats/database/database.h"
+
+namespace wedge {
+
+/// What tells one state of a file or directory from another without reading it. Times in nanoseconds.
+struct FileState {
+  std::uint64_t device = 0, inode = 0, size = 0;
+  std::int64_t mtime = 0, ctime = 0;
+  friend bool operator==(const FileState&, const FileState&) = default;
+};
+[[nodiscard]] FileState state_of(const struct stat& info) noexcept;
+
+/// What reading it told.
+struct KnownFile {
+  std::optional<base::ObjectId> blob;    ///< nullopt for directories
+  std::optional<base::ObjectId> recipe;  ///< of the content, if it was stored in chunks …
+  int exponent = 0;                      ///< … cut by this profile; 0 if it was never cut
+  bool sparse = false;
+  std::map<std::string, std::string> xattrs;  ///< user.* and security.capability
+  std::string stored;  ///< vat::Vat::state() of a vat that was left with the content in it; may be empty
+};
+
+/// A losable database in the user's cache directory, for all trees of this machine.
+///
+/// Rows are found by device and inode and hold as long as size, mtime and ctime are the same. A file that
+/// changed so shortly before it was read that a change after that would leave the same ctime is not
+/// remembered (git calls this racy). Rows carry checksums against rot.
+///
+/// Thread-safety: any thread. Nothing is thrown: a cache that cannot be used knows nothing.
+class StatCache {
+ public:
+  /// `directory` is made if it is not there; empty: knows nothing and keeps nothing.
+  StatCache(const std::string& directory, base::ObjectFormat format);
+  ~StatCache();
+  StatCache(const StatCache&) = delete;
+  StatCache& operator=(const StatCache&) = delete;
+
+  [[nodiscard]] std::optional<KnownFile> find(const FileState& state);
+
+  /// The clock that stamps files; read it before reading a file.
+  [[nodiscard]] static std::int64_t now() noexcept;
+  /// `read_since`: now() from before the file was read, or kUnshared.
+  void put(const FileState& state, const KnownFile& known, std::int64_t read_since);
+  /// Nobody else can change the file until now() is later than its times.
+  static constexpr std::int64_t kUnshared = INT64_MAX;
+
+  /// Runs `change`, which leaves the file of `fd` as it is but for its ctime (another link, one less), and
+  /// keeps what is known of it.
+  void keep_across(int fd, const std::function<void()>& change);
+
+  /// All content that was put since the last call is stored, durably, in a vat whose state() this is.
+  void set_stored(const std::string& vat_state);
+  void flush();
+
+  /// For the `turn`-th walk of a tree, 0, 1, 2 …: one more each time it is called with this root.
+  [[nodiscard]] std::uint64_t next_turn(const FileState& root);
+
+ private:
+  using Key = std::pair<std::uint64_t, std::uint64_t>;  ///< device, inode
+  std::optional<KnownFile> find_stored(const FileState& state);
+  template <typename Work>
+  void attempt(Work&& work) noexcept;
+  void flush_locked();
+  void end_reading();
+
+  base::ObjectFormat format_;
+  std::mutex mutex_;  ///< guards what follows
+  std::unique_ptr<formats::Database> database_;
+  std::unique_ptr<formats::Statement> find_;
+  std::int64_t run_ = 0;
+  bool put_in_run_ = false;
+  bool reading_ = false;  ///< inside a transaction, which saves locking the file for every look-up
+  std::unordered_map<std::int64_t, std::string> stored_;  ///< by run
+  std::map<Key, std::pair<FileState, KnownFile>> pending_;
+};
+
+/// Which files a spot check reads although they are known: a share of them, another each turn, so that after
+/// ceil(100 / percent) turns every one was read.
+class SpotCheck {
+ public:
+  SpotCheck() = default;  ///< none
+  /// 1 ≤ percent ≤ 100.
+  SpotCheck(unsigned percent, std::uint64_t turn)
+      : cycle_((100 + percent - 1) / percent), turn_(turn % cycle_) {}
+  [[nodiscard]] bool is_due(const FileState& state) const noexcept;
+
+ private:
+  std::uint64_t cycle_ = 0, turn_ = 0;
+};
+
+}  // namespace wedge
