@@ -1,9 +1,14 @@
 #include "wedge/comparison.h"
 
+#include <fcntl.h>
+#include <sys/xattr.h>
+
+#include <map>
 #include <optional>
 #include <unordered_set>
 
 #include "formats/base/error.h"
+#include "formats/base/unique_fd.h"
 #include "wedge/internal/place_file.h"
 #include "wedge/scanner.h"
 
@@ -13,7 +18,27 @@ namespace {
 using formats::Row;
 using Kind = Difference::Kind;
 
-std::string metadata_difference(const Row& expected, const Row& found, const Fidelity& fidelity) {
+/// Which attributes can be set on a file system and by this user, tried on a file without a name.
+class Settable {
+ public:
+  explicit Settable(int top) : top_(top) {}
+  bool operator()(const std::string& name, const std::string& value) {
+    const auto space = name.substr(0, name.find('.'));
+    const auto known = known_.find(space);
+    if (known != known_.end()) return known->second;
+    const base::UniqueFd scratch(::openat(top_, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    const bool can =
+        scratch.get() >= 0 && ::fsetxattr(scratch.get(), name.c_str(), value.data(), value.size(), 0) == 0;
+    return known_[space] = can;
+  }
+
+ private:
+  int top_;
+  std::map<std::string, bool> known_;  ///< by name space: user, system, security
+};
+
+std::string metadata_difference(const Row& expected, const Row& found, const Fidelity& fidelity,
+                                Settable& settable) {
   if (expected.type == Row::Type::symlink || expected.type == Row::Type::hard_link ||
       formats::is_special(expected))
     if (expected.target != found.target) return "leads to " + found.target + ", not " + expected.target;
@@ -25,8 +50,8 @@ std::string metadata_difference(const Row& expected, const Row& found, const Fid
   if (fidelity.owners && (expected.uid != found.uid || expected.gid != found.gid)) return "owner";
   for (const auto& [name, value] : expected.xattrs) {
     const auto there = found.xattrs.find(name);
-    if (internal::is_restored_xattr(name, fidelity) &&
-        (there == found.xattrs.end() || there->second != value))
+    if (!internal::is_restored_xattr(name, fidelity)) continue;
+    if (there == found.xattrs.end() ? settable(name, value) : there->second != value)
       return "attribute " + name;
   }
   for (const auto& [name, value] : found.xattrs)
@@ -61,14 +86,14 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
     ++count;
     on_difference({kind, path, std::move(detail)});
   };
+  Settable settable(top);
   Row wanted;
   bool have = false;
   std::unordered_set<std::string> left_out;
   const auto advance = [&] {
     while ((have = expected(wanted))) {
-      if (options.fidelity.special) return;
       const bool linked = wanted.type == Row::Type::hard_link && left_out.contains(wanted.target);
-      if (!formats::is_special(wanted) && !linked) return;
+      if (!internal::is_left_out(wanted, options.fidelity) && !linked) return;
       left_out.insert(wanted.path);  // neither restored nor compared
     }
   };
@@ -77,7 +102,7 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
     if (found.type == Row::Type::file &&
         (wanted.size != found.size || (options.read_content && wanted.blob != found.blob)))
       return report(Kind::content, found.path, {});
-    const auto detail = metadata_difference(wanted, found, options.fidelity);
+    const auto detail = metadata_difference(wanted, found, options.fidelity, settable);
     // Without reading, a changed time is all there is to show changed content.
     if (!detail.empty())
       report(detail == "time" && !options.read_content && found.type == Row::Type::file ? Kind::content

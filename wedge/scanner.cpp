@@ -17,6 +17,7 @@
 #include "formats/text/layout.h"
 #include "vat/content.h"
 #include "wedge/git_tree.h"
+#include "wedge/internal/place_file.h"
 #include "wedge/internal/walk.h"
 
 namespace wedge {
@@ -26,12 +27,14 @@ using base::Category;
 using base::Error;
 using formats::Row;
 
-/// Extended attributes that belong to the content of a tree; others come from the machine it lies on.
-bool is_recorded_xattr(std::string_view name, bool normalized) {
-  return name == "security.capability" || (!normalized && name.starts_with("user."));
+/// Extended attributes that belong to a tree; others come from the machine it lies on.
+bool is_recorded_xattr(const std::string& name, bool normalized) {
+  return name == "security.capability" ||
+         (!normalized && (name.starts_with("user.") || internal::is_acl(name)));
 }
 
-std::map<std::string, std::string> read_xattrs(int fd) {
+/// `all`: those of the machine too, as far as they can be read.
+std::map<std::string, std::string> read_xattrs(int fd, bool all) {
   std::map<std::string, std::string> found;
   const ssize_t size = ::flistxattr(fd, nullptr, 0);
   if (size <= 0) return found;  // none, or a file system without them
@@ -42,9 +45,11 @@ std::map<std::string, std::string> read_xattrs(int fd) {
   for (std::size_t at = 0; at < names.size();) {
     const std::string name = names.c_str() + at;
     at += name.size() + 1;
-    if (!is_recorded_xattr(name, false)) continue;
+    const bool recorded = is_recorded_xattr(name, false);
+    if (!recorded && !all) continue;
     std::string value(65536, '\0');
     const ssize_t length = ::fgetxattr(fd, name.c_str(), value.data(), value.size());
+    if (length < 0 && !recorded) continue;
     if (length < 0) base::throw_errno("extended attribute " + name, errno);
     value.resize(static_cast<std::size_t>(length));
     found.emplace(name, std::move(value));
@@ -146,6 +151,9 @@ class ScanItem final : public vat::IngestItem {
       const bool reading = file && options_.read_content;
       if (!reading || known_.suffices(*found, file_state, row.path)) {
         if (reading) content = vat::Ingested{*found->blob, found->recipe, file_state.size};
+        if (options_.all_xattrs)
+          found->xattrs =
+              read_xattrs(base::open_at(parent->get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).get(), true);
         take(*found);
         return std::nullopt;
       }
@@ -156,8 +164,11 @@ class ScanItem final : public vat::IngestItem {
     if (state_of(info) != file_state) changed();
     KnownFile fresh;
     fresh.sparse = file && has_hole(fd.get(), info);
-    fresh.xattrs = read_xattrs(fd.get());
+    fresh.xattrs = read_xattrs(fd.get(), options_.all_xattrs);
     take(fresh);
+    if (options_.all_xattrs)
+      std::erase_if(fresh.xattrs,
+                    [](const auto& attribute) { return !is_recorded_xattr(attribute.first, false); });
     fresh_ = std::move(fresh);
     if (file && options_.read_content) return fd;
     if (!file) known_.put(file_state, *fresh_, read_since_);
@@ -208,7 +219,8 @@ class ScanItem final : public vat::IngestItem {
   void take(const KnownFile& known) {
     scanned.row.sparse = known.sparse && !options_.normalize;
     for (const auto& [name, value] : known.xattrs)
-      if (is_recorded_xattr(name, options_.normalize.has_value())) scanned.row.xattrs.emplace(name, value);
+      if ((options_.all_xattrs && !options_.normalize) || is_recorded_xattr(name, options_.normalize.has_value()))
+        scanned.row.xattrs.emplace(name, value);
   }
 
   [[nodiscard]] static std::string read_link(int parent, const std::string& name) {

@@ -32,6 +32,7 @@ struct ScanOptions {
   chunker::Parameters parameters = chunker::make_parameters(chunker::kDefaultExponent);
   std::vector<std::string> exclude;  ///< patterns, see is_excluded()
   bool one_file_system = false;
+  bool all_xattrs = false;   ///< record every extended attribute that can be read; files are opened for them
   bool keep_going = false;   ///< pass over what cannot be read; on_problem is told
   bool read_content = true;  ///< false: metadata only, blob ids stay unset
   std::optional<Normalize> normalize;

@@ -33,7 +33,7 @@ struct KnownFile {
   std::optional<base::ObjectId> recipe;  ///< of the content, if it was stored in chunks …
   int exponent = 0;                      ///< … cut by this profile; 0 if it was never cut
   bool sparse = false;
-  std::map<std::string, std::string> xattrs;  ///< user.* and security.capability
+  std::map<std::string, std::string> xattrs;  ///< user.*, access control lists, security.capability
   std::string stored;  ///< vat::Vat::state() of a vat that was left with the content in it; may be empty
 };
 

@@ -90,6 +90,7 @@ class TreeWriter {
     Row row;
     while (reader.next(row)) {
       const bool made = base::named(formats::escape(row.path), [&] { return place(row); });
+      if (made) internal::count_skipped(row, options_.fidelity, summary_);
       if (made && options_.on_row) options_.on_row(row);
     }
     hand_over();
@@ -139,12 +140,12 @@ class TreeWriter {
         internal::make_symlink(directory(parent_path)->get(), name, row, options_.fidelity);
         return true;
       case Row::Type::hard_link: {
-        if (!options_.fidelity.special && left_out_.contains(row.target)) return false;
+        if (left_out_.contains(row.target)) return false;
         links_.push_back(row);
         return true;
       }
       default:
-        if (!options_.fidelity.special) {
+        if (internal::is_left_out(row, options_.fidelity)) {
           ++summary_.skipped_special;
           left_out_.insert(row.path);
           return false;
@@ -298,7 +299,8 @@ class TreeWriter {
     std::size_t count = 0;
     for (ssize_t i = 0; i < listed; ++i) {
       const std::string attribute = names.c_str() + i;
-      if (attribute.starts_with("user.") || attribute == "security.capability") ++count;
+      if (attribute.starts_with("user.") || attribute == "security.capability" || internal::is_acl(attribute))
+        ++count;
       i += static_cast<ssize_t>(attribute.size());
     }
     return count == wanted;

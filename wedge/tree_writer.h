@@ -15,8 +15,10 @@ namespace wedge {
 
 /// What of a row's metadata is restored and compared. Without a flag it is left alone and not compared.
 struct Fidelity {
-  bool owners = false;   ///< uid, gid, setuid and setgid bits, security.* attributes; needs root
-  bool special = false;  ///< devices and fifos; devices need root
+  bool owners = false;  ///< uid, gid, setuid and setgid bits, attributes beyond user.*; needs root
+  bool acls = false;    ///< access control lists; without them the group has what it has without a mask
+  bool fifos = false;
+  bool devices = false;  ///< needs root
 };
 
 struct WriteOptions {
@@ -34,6 +36,8 @@ struct WriteSummary {
   std::uint64_t reused_files = 0;  ///< linked, cloned or copied from reuse_top
   std::uint64_t fetched_size = 0;  ///< content bytes that came from the source
   std::uint64_t skipped_special = 0;
+  std::uint64_t skipped_owners = 0;  ///< paths whose owner, setuid bit or capability was not restored …
+  std::uint64_t skipped_acls = 0;    ///< … whose access control list was not, for want of the flag
   std::uint64_t skipped_xattrs = 0;  ///< the file system or the user's rights do not allow them
 };
 

@@ -79,6 +79,7 @@ class Unpacker {
     std::map<std::uint64_t, std::string> first_of;  // hard link group: its first path
     for (auto& [path, node] : nodes_) {
       if (is_left_out(node.row)) continue;
+      if (top_) internal::count_skipped(node.row, options_->fidelity, summary_);
       node.row.path = path;
       if (node.row.type != Row::Type::directory) {
         const auto [first, fresh] = first_of.try_emplace(node.group, path);
@@ -131,7 +132,7 @@ class Unpacker {
   }
 
   [[nodiscard]] bool is_left_out(const Row& row) const {
-    return top_ && formats::is_special(row) && !options_->fidelity.special;
+    return top_ && internal::is_left_out(row, options_->fidelity);
   }
 
   void make_parents(const std::string& path) {

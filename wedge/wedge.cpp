@@ -5,6 +5,7 @@
 #include <fnmatch.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,7 +47,13 @@ std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
   for (const auto* id : {&root.manifest, &root.layout, &root.blob, &root.recipe})
     key += " " + (*id ? (*id)->hex() : "-");
   return key + " " + (root.unpack.empty() ? "-" : root.unpack) + (fidelity.owners ? " owners" : "") +
-         (fidelity.special ? " special" : "");
+         (fidelity.acls ? " acls" : "") + (fidelity.fifos ? " fifos" : "") +
+         (fidelity.devices ? " devices" : "");
+}
+
+Fidelity fidelity_of(const std::string& key) {
+  const auto has = [&](const char* flag) { return key.find(flag) != std::string::npos; };
+  return {has(" owners"), has(" acls"), has(" fifos"), has(" devices")};
 }
 
 std::optional<struct stat> find_stat(int dir, const std::string& name) {
@@ -167,6 +174,7 @@ class Wedge::Impl {
       throw Error(Category::busy, "wedge " + path + ": another sync is at work");
     }
     tmp_ = base::ensure_directory(state_.get(), "tmp", 0700);
+    (void)::fremovexattr(tmp_.get(), "system.posix_acl_default");  // what is made there inherits nothing
     old_ = base::ensure_directory(state_.get(), "old", 0700);
     records_ = base::ensure_directory(state_.get(), "entries", 0700);
     recover();
@@ -375,8 +383,9 @@ class Wedge::Impl {
     RecordReader reader(std::move(*file));
     (void)reader.head();
     Row top;
-    if (!reader.next(top) || top.type != Row::Type::directory || can_be_moved_with(top)) return;
-    set_top(top_.get(), made.path, top, {made.key.find(" owners") != std::string::npos, false});
+    // Some file systems (xfs) change the time of a directory that is moved.
+    if (!reader.next(top) || top.type != Row::Type::directory) return;
+    set_top(top_.get(), made.path, top, fidelity_of(made.key));
   }
 
   /// Finishes or forgets what a killed sync left. An entry whose top is the one announced was exchanged
@@ -451,9 +460,9 @@ class Wedge::Impl {
     compare.read_content = cache_ != nullptr;
     compare.cache = cache_;
     compare.spot_check = options.spot_check;
-    compare.fidelity = options.fidelity;
-    compare.fidelity.owners = compare.fidelity.owners && record.key.find(" owners") != std::string::npos;
-    compare.fidelity.special = record.key.find(" special") != std::string::npos;
+    const auto made = fidelity_of(record.key);
+    compare.fidelity = {options.fidelity.owners && made.owners, options.fidelity.acls && made.acls,
+                        made.fifos, made.devices};
     bool at_first = true;
     const auto next = [&](Row& row) {
       if (std::exchange(at_first, false)) {

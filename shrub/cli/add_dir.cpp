@@ -55,6 +55,7 @@ int run(const cli::Call& call, cli::Output& output) {
   scan.parameters = profile_for(addition.before, *addition.vats.source, addition.vat());
   scan.exclude = patterns(call);
   scan.one_file_system = call.has("--one-file-system");
+  scan.all_xattrs = call.has("--all-xattrs");
   scan.keep_going = call.has("--keep-going");
   if (call.has("--normalize")) {
     if (!cli::find_variable("SOURCE_DATE_EPOCH"))
@@ -112,6 +113,7 @@ cli::Command add_dir_command() {
       {{"--exclude", "PATTERN", "leave out what matches; may be repeated", cli::Completion::none, true},
        {"--exclude-from", "FILE", "patterns, one a line; # begins a comment", cli::Completion::file, true},
        {"--one-file-system", "", "do not go into mounted file systems"},
+       {"--all-xattrs", "", "record all extended attributes, not only user.*, ACLs and capabilities"},
        {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
        {"--keep-going", "", "pass over what cannot be read, exit 3"},
        {"--level", "N", "zstd level, 1 to 19 (default 3)"},

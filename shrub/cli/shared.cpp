@@ -1,4 +1,5 @@
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/environment.h"
 #include "formats/base/error.h"
@@ -111,12 +112,17 @@ wedge::SpotCheck spot_check(const cli::Call& call, wedge::StatCache& cache, cons
 }
 
 std::vector<cli::Option> fidelity_options() {
-  return {{"--owners", "", "restore and compare owners, setuid bits and security attributes (needs root)"},
-          {"--special", "", "restore and compare devices and fifos"}};
+  return {{"--owners", "", "restore and compare owners, setuid bits, ACLs and all attributes (needs root)"},
+          {"--acls", "", "restore and compare access control lists"},
+          {"--special", "", "restore and compare fifos and, as root, devices"}};
 }
 
-wedge::Fidelity fidelity(const cli::Call& call) {
-  return {call.has("--owners"), call.has("--special")};
+wedge::Fidelity fidelity(const cli::Call& call, cli::Output& output) {
+  const bool root = ::geteuid() == 0;
+  if (call.has("--owners") && !root)
+    output.warning("only root can set owners: they are neither restored nor compared");
+  const bool owners = call.has("--owners") && root;
+  return {owners, owners || call.has("--acls"), call.has("--special"), call.has("--special") && root};
 }
 
 void print_difference(cli::Output& output, const std::string& entry, const wedge::Difference& difference) {

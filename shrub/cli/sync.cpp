@@ -17,6 +17,8 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
                                  {"reused", result.summary.reused_files},
                                  {"fetched", result.summary.fetched_size},
                                  {"skipped-special", result.summary.skipped_special},
+                                 {"skipped-owners", result.summary.skipped_owners},
+                                 {"skipped-acls", result.summary.skipped_acls},
                                  {"skipped-xattrs", result.summary.skipped_xattrs}};
     cli::add_path(record, "entry", entry);
     output.record("entry", std::move(record));
@@ -29,12 +31,13 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
             std::to_string(result.summary.reused_files) + " reused, " +
             base::human_size(result.summary.fetched_size) + " fetched";
   output.message(text);
-  if (result.summary.skipped_special > 0)
-    output.message(entry + ": " + std::to_string(result.summary.skipped_special) +
-                   " devices and fifos left out (--special)");
-  if (result.summary.skipped_xattrs > 0)
-    output.message(entry + ": " + std::to_string(result.summary.skipped_xattrs) +
-                   " extended attributes could not be set");
+  const auto tell = [&](std::uint64_t count, const std::string& what) {
+    if (count > 0) output.message(entry + ": " + std::to_string(count) + what);
+  };
+  tell(result.summary.skipped_special, " devices and fifos left out (--special)");
+  tell(result.summary.skipped_owners, " paths without their owners, setuid bits or capabilities (--owners)");
+  tell(result.summary.skipped_acls, " paths without their access control lists (--acls)");
+  tell(result.summary.skipped_xattrs, " extended attributes could not be set");
 }
 
 int run(const cli::Call& call, cli::Output& output) {
@@ -44,7 +47,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto vats = open_vats(shrub, call, output);
   wedge::SyncOptions options;
   options.threads = jobs(call);
-  options.fidelity = fidelity(call);
+  options.fidelity = fidelity(call, output);
   options.keep_extra = call.has("--keep-extra");
   options.overwrite = call.has("--overwrite");
   options.dry_run = call.has("--dry-run");

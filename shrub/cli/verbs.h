@@ -65,9 +65,9 @@ bool finish_addition(const Addition& addition, formats::Vref vref);
 /// Its share of the tree in directory `top`, another each time; nothing if it is not given.
 [[nodiscard]] wedge::SpotCheck spot_check(const cli::Call& call, wedge::StatCache& cache, const std::string& top);
 
-/// --owners and --special.
+/// --owners, --acls and --special, as far as this user may.
 [[nodiscard]] std::vector<cli::Option> fidelity_options();
-[[nodiscard]] wedge::Fidelity fidelity(const cli::Call& call);
+[[nodiscard]] wedge::Fidelity fidelity(const cli::Call& call, cli::Output& output);
 
 /// A size and a path for a person or a record.
 void print_difference(cli::Output& output, const std::string& entry, const wedge::Difference& difference);

@@ -13,7 +13,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto cache = open_stat_cache(shrub.list().object_format);
   options.cache = cache.get();  // learns; nothing is taken from it
   options.spot_check = {100, 0};
-  options.fidelity = fidelity(call);
+  options.fidelity = fidelity(call, output);
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
   std::uint64_t differences = 0, count = 0;
   for (const auto& entry : shrub.entries(below)) {

@@ -186,7 +186,7 @@ TEST_CASE("a tree comes back with all that belongs to it", "[wedge][round_trip]"
   CHECK(ids.entries == rows.size());
 
   wedge::WriteOptions options;
-  options.fidelity.special = true;
+  options.fidelity.fifos = options.fidelity.devices = true;
   std::vector<std::string> told;
   options.on_row = [&](const Row& row) { told.push_back(row.path); };
   const auto summary = wedge::write_tree(*store.store, ids.manifest, ids.layout,
@@ -233,7 +233,7 @@ TEST_CASE("each kind of difference is found exactly once", "[wedge][compare]") {
   make_tree(top);
   const auto rows = rows_of(top);
   wedge::CompareOptions options;
-  options.fidelity.special = true;
+  options.fidelity.fifos = options.fidelity.devices = true;
   CHECK(compare(top, rows, options).empty());
   const auto keep_time = [&](const std::string& path, const auto& change) {
     struct stat info;

@@ -84,7 +84,7 @@ TEST_CASE("special members are told of only when they are made", "[wedge][unpack
   }
   const auto special = GENERATE(false, true);
   wedge::WriteOptions options;
-  options.fidelity.special = special;
+  options.fidelity.fifos = special;
   std::vector<std::string> told;
   options.on_row = [&](const Row& row) { told.push_back(row.path); };
   const auto summary = unpack(dir / "x.tar", "tar", dir.path(), "out", options);

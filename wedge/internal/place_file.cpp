@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "formats/base/endian.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
@@ -21,6 +22,8 @@ namespace {
 
 using formats::kHoleBlock;
 using formats::Row;
+
+constexpr const char* kAccessAcl = "system.posix_acl_access";
 
 std::array<timespec, 2> times_of(const Row& row) {
   const timespec mtime{row.mtime.seconds, row.mtime.nanoseconds};
@@ -47,11 +50,42 @@ bool is_zero(base::Bytes bytes) {
 }  // namespace
 
 std::uint32_t restored_mode(const Row& row, const Fidelity& fidelity) {
-  return row.mode & (fidelity.owners ? 07777U : 01777U);
+  std::uint32_t mode = row.mode & (fidelity.owners ? 07777U : 01777U);
+  const auto acl = fidelity.acls ? row.xattrs.end() : row.xattrs.find(kAccessAcl);
+  if (acl == row.xattrs.end()) return mode;
+  // With an access control list the group bits of the mode are its mask; without it they would let the group
+  // do what the list let others do.
+  auto entries = base::as_bytes(acl->second);
+  constexpr std::size_t kHeader = 4, kEntry = 8;  // entry: tag, permissions, id; little-endian
+  constexpr std::uint16_t kGroup = 4;
+  for (entries = entries.subspan(std::min(kHeader, entries.size())); entries.size() >= kEntry;
+       entries = entries.subspan(kEntry))
+    if (base::load_le<std::uint16_t>(entries.data()) == kGroup)
+      mode &= ~070U | (base::load_le<std::uint16_t>(entries.data() + 2) & 7U) << 3;
+  return mode;
+}
+
+bool is_acl(const std::string& name) noexcept {
+  return name == kAccessAcl || name == "system.posix_acl_default";
 }
 
 bool is_restored_xattr(const std::string& name, const Fidelity& fidelity) {
-  return fidelity.owners || name.starts_with("user.");
+  return name.starts_with("user.") || (is_acl(name) ? fidelity.acls : fidelity.owners);
+}
+
+bool is_left_out(const Row& row, const Fidelity& fidelity) noexcept {
+  return row.type == Row::Type::fifo ? !fidelity.fifos : formats::is_special(row) && !fidelity.devices;
+}
+
+void count_skipped(const Row& row, const Fidelity& fidelity, WriteSummary& summary) {
+  if (row.type == Row::Type::hard_link) return;
+  const bool other_owner = row.uid != ::geteuid() || row.gid != ::getegid();
+  const bool set_id = row.type != Row::Type::symlink && (row.mode & 06000) != 0;
+  const bool capable = row.xattrs.contains("security.capability");
+  if (!fidelity.owners && (other_owner || set_id || capable)) ++summary.skipped_owners;
+  if (!fidelity.acls && std::any_of(row.xattrs.begin(), row.xattrs.end(),
+                                    [](const auto& attribute) { return is_acl(attribute.first); }))
+    ++summary.skipped_acls;
 }
 
 void ContentWriter::write(base::Bytes bytes) {

@@ -15,6 +15,12 @@ namespace wedge::internal {
 [[nodiscard]] std::uint32_t restored_mode(const formats::Row& row, const Fidelity& fidelity);
 /// Whether an extended attribute is restored and compared.
 [[nodiscard]] bool is_restored_xattr(const std::string& name, const Fidelity& fidelity);
+/// Whether it is an access control list.
+[[nodiscard]] bool is_acl(const std::string& name) noexcept;
+/// Whether the row is a device or fifo that is neither restored nor compared.
+[[nodiscard]] bool is_left_out(const formats::Row& row, const Fidelity& fidelity) noexcept;
+/// Counts what of the row's metadata is not restored for want of a flag.
+void count_skipped(const formats::Row& row, const Fidelity& fidelity, WriteSummary& summary);
 
 /// Writes a stream of content to a file; as a sparse one, aligned zero blocks are left out.
 class ContentWriter {
