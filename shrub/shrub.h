@@ -54,8 +54,8 @@ class Shrub {
   [[nodiscard]] std::optional<formats::Vref> find_vref(const std::string& entry) const;
   /// Throws refused if no entry can have that name, or it clashes with another or with a directory.
   void require_free(const std::string& entry) const;
-  /// Whether the vref says something new, beyond the time it was added. Throws refused if an entry cannot have
-  /// that name, or clashes with another.
+  /// Whether the vref says something new, beyond the time it was added. Throws refused if an entry cannot
+  /// have that name, or clashes with another.
   [[nodiscard]] bool would_write(const std::string& entry, const formats::Vref& vref) const;
   /// Writes the vref if it would; returns whether it was written.
   bool write(const std::string& entry, const formats::Vref& vref) const;

@@ -4,3 +4,4 @@ shrub_test(vat SOURCES vat/stream_cutter_test.cpp vat/group_cache_test.cpp vat/i
            LIBRARIES shrub::vat shrub::text shrub::vat_json shrub::map SQLite::SQLite3)
 shrub_test(wedge SOURCES wedge/tree_test.cpp wedge/unpack_test.cpp wedge/wedge_test.cpp wedge/stat_cache_test.cpp
            LIBRARIES shrub::wedge shrub::text SQLite::SQLite3)
+shrub_test(shrub SOURCES shrub/repository_test.cpp LIBRARIES shrub::shrub)

@@ -1,0 +1,166 @@
+#include <filesystem>
+
+#include "formats/base/error.h"
+#include "formats/base/numbers.h"
+#include "formats/base/object_id.h"
+#include "shrub/internal/process.h"
+#include "shrub/internal/repositories.h"
+
+namespace shrub::internal {
+namespace {
+
+using base::Category;
+using base::Error;
+
+constexpr std::size_t kMaxTree = std::size_t{64} << 20;
+
+/// Variables that would make git look at another repository than the one we name.
+const std::vector<std::string> kHidden{"GIT_DIR",
+                                       "GIT_WORK_TREE",
+                                       "GIT_INDEX_FILE",
+                                       "GIT_OBJECT_DIRECTORY",
+                                       "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+                                       "GIT_COMMON_DIR",
+                                       "GIT_NAMESPACE"};
+
+class GitProgram final : public Repository {
+ public:
+  explicit GitProgram(std::string top) : Repository(std::move(top)) {
+    Process git(command({"rev-parse", "--show-object-format"}), kHidden);
+    const auto format = git.read_rest();
+    if (git.finish() != 0)
+      throw Error(Category::refused, "repository " + this->top() + ": git cannot read it",
+                  "git -C " + this->top() + " status");
+    id_size_ = format == "sha256\n" ? 32 : 20;
+  }
+
+  std::string resolve(const std::string& revision) override {
+    Process git(command({"rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"}),
+                kHidden);
+    std::string id;
+    const bool found = git.read_until('\n', id);
+    if (git.finish() != 0 || !found) throw Error(Category::not_found, "revision " + revision + ": not found");
+    return id;
+  }
+
+  std::optional<std::vector<GitEntry>> list(const std::string& commit, const std::string& path) override {
+    const auto tree = find(commit + (path == "." ? "^{tree}" : ":" + path), kMaxTree);
+    if (!tree || tree->type != "tree") return std::nullopt;
+    std::vector<GitEntry> entries;
+    for (std::string_view rest = tree->content; !rest.empty();) {
+      const auto mode = base::take_field(rest, ' ');
+      GitEntry entry;
+      entry.name = base::take_field(rest, '\0');
+      if (rest.size() < id_size_) throw Error(Category::refused, "tree of " + path + " is cut off");
+      entry.type = mode == "40000"           ? GitEntry::Type::directory
+                   : mode.starts_with("100") ? GitEntry::Type::file
+                                             : GitEntry::Type::other;
+      entry.id = base::to_hex(base::as_bytes(rest.substr(0, id_size_)));
+      rest.remove_prefix(id_size_);
+      entries.push_back(std::move(entry));
+    }
+    return entries;
+  }
+
+  std::optional<std::string> read(const std::string& commit, const std::string& path,
+                                  std::size_t limit) override {
+    if (!is_file(commit, path)) return std::nullopt;
+    auto blob = find(commit + ":" + path, limit);
+    if (!blob || blob->type != "blob") return std::nullopt;
+    return std::move(blob->content);
+  }
+
+  std::optional<std::string> find_id(const std::string& commit, const std::string& path) override {
+    const auto object = find(commit + (path == "." ? "^{tree}" : ":" + path), SIZE_MAX);
+    return object ? std::optional(object->id) : std::nullopt;
+  }
+
+  void walk(const std::string& commit, const std::function<bool(const CommitInfo&)>& visit) override {
+    Process git(command({"rev-list", "--date-order", "--no-commit-header",
+                         "--format=%H%x00%P%x00%ct%x00%an <%ae>%x00%s", commit, "--"}),
+                kHidden);
+    for (std::string line; git.read_until('\n', line);) {
+      std::string_view rest = line;
+      CommitInfo info;
+      info.id = base::take_field(rest, '\0');
+      for (std::string_view parents = base::take_field(rest, '\0'); !parents.empty();)
+        info.parents.emplace_back(base::take_field(parents, ' '));
+      info.time = base::parse_signed(base::take_field(rest, '\0')).value_or(0);
+      info.author = base::take_field(rest, '\0');
+      info.subject = rest;
+      if (!visit(info)) return;
+    }
+    if (git.finish() != 0)
+      throw Error(Category::refused, "repository " + top() + ": git cannot read its history");
+  }
+
+  bool is_shallow() override {
+    Process git(command({"rev-parse", "--is-shallow-repository"}), kHidden);
+    return git.read_rest() == "true\n";
+  }
+
+ private:
+  struct Object {
+    std::string id, type, content;
+  };
+
+  [[nodiscard]] std::vector<std::string> command(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(),
+                     {"git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", top()});
+    return arguments;
+  }
+
+  /// The object and, if it is not larger than `limit`, its content.
+  std::optional<Object> find(const std::string& name, std::size_t limit) {
+    if (batch_ == nullptr)
+      batch_ = std::make_unique<Process>(command({"cat-file", "--batch", "-z"}), kHidden);
+    batch_->write(name + '\0');
+    // The name comes back where there is no such object, line feeds and all.
+    std::string line;
+    if (!batch_->read_until('\n', line))
+      throw Error(Category::refused, "repository " + top() + ": git gave up");
+    for (auto feed = name.find('\n'); feed != std::string::npos && line == name.substr(0, feed);
+         feed = name.find('\n', feed + 1)) {
+      std::string more;
+      if (!batch_->read_until('\n', more)) break;
+      line += "\n" + more;
+    }
+    if (line == name + " missing") return std::nullopt;
+    std::string_view rest = line;
+    Object object;
+    object.id = base::take_field(rest, ' ');
+    object.type = base::take_field(rest, ' ');
+    const auto size = base::parse_decimal(rest);
+    if (object.id.size() != 2 * id_size_ || !size)
+      throw Error(Category::refused, "repository " + top() + ": git says '" + line.substr(0, 100) + "'");
+    if (*size > std::uint64_t{1} << 32) throw Error(Category::refused, name + ": too large");
+    object.content = batch_->read_exactly(static_cast<std::size_t>(*size));
+    (void)batch_->read_exactly(1);
+    if (limit != SIZE_MAX && object.content.size() > limit)
+      throw Error(Category::refused,
+                  name.substr(name.find(':') + 1) + ": larger than " + std::to_string(limit) + " bytes");
+    return object;
+  }
+
+  /// Not a symlink, whose blob looks like a file's.
+  bool is_file(const std::string& commit, const std::string& path) {
+    const auto slash = path.rfind('/');
+    const auto siblings = list(commit, slash == std::string::npos ? "." : path.substr(0, slash));
+    if (!siblings) return false;
+    const auto name = path.substr(slash == std::string::npos ? 0 : slash + 1);
+    for (const auto& entry : *siblings)
+      if (entry.name == name) return entry.type == GitEntry::Type::file;
+    return false;
+  }
+
+  std::size_t id_size_ = 20;
+  std::unique_ptr<Process> batch_;
+};
+
+}  // namespace
+
+std::unique_ptr<Repository> open_with_git_program(const std::string& top) {
+  return std::make_unique<GitProgram>(top);
+}
+
+}  // namespace shrub::internal

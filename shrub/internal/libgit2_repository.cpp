@@ -1,0 +1,182 @@
+#include <git2.h>
+
+#include <mutex>
+
+#include "formats/base/c_ptr.h"
+#include "formats/base/error.h"
+#include "shrub/internal/repositories.h"
+
+namespace shrub::internal {
+namespace {
+
+using base::Category;
+using base::Error;
+
+std::string message_of_libgit2() {
+  const git_error* error = git_error_last();
+  return error != nullptr && error->message != nullptr ? error->message : "unknown error";
+}
+
+/// Throws unless `code` is one of success.
+void check(int code, const std::string& what) {
+  if (code >= 0) return;
+  const auto text = what + ": " + message_of_libgit2();
+  if (code == GIT_EOWNER)
+    throw Error(Category::refused, text, "git config --global --add safe.directory DIR, if you trust it");
+  throw Error(code == GIT_ENOTFOUND || code == GIT_EINVALIDSPEC || code == GIT_EAMBIGUOUS
+                  ? Category::not_found
+                  : Category::refused,
+              text);
+}
+
+template <typename T, auto Release, typename Make>
+base::CPtr<T, Release> make(const std::string& what, Make&& call) {
+  T* raw = nullptr;
+  check(call(&raw), what);
+  return base::CPtr<T, Release>(raw);
+}
+
+std::string hex(const git_oid& id) {
+  char text[GIT_OID_HEXSZ + 1];
+  git_oid_tostr(text, sizeof text, &id);
+  return text;
+}
+
+GitEntry::Type type_of(const git_tree_entry& entry) {
+  switch (git_tree_entry_filemode(&entry)) {
+    case GIT_FILEMODE_TREE:
+      return GitEntry::Type::directory;
+    case GIT_FILEMODE_BLOB:
+    case GIT_FILEMODE_BLOB_EXECUTABLE:
+      return GitEntry::Type::file;
+    default:
+      return GitEntry::Type::other;
+  }
+}
+
+class Libgit2Repository final : public Repository {
+ public:
+  Libgit2Repository(std::string top, git_repository* repository)
+      : Repository(std::move(top)), repository_(repository) {}
+
+  std::string resolve(const std::string& revision) override {
+    const auto what = "revision " + revision;
+    const auto object = make<git_object, git_object_free>(what, [&](git_object** out) {
+      return git_revparse_single(out, repository_.get(), revision.c_str());
+    });
+    const auto commit = make<git_object, git_object_free>(
+        what, [&](git_object** out) { return git_object_peel(out, object.get(), GIT_OBJECT_COMMIT); });
+    return hex(*git_object_id(commit.get()));
+  }
+
+  std::optional<std::vector<GitEntry>> list(const std::string& commit, const std::string& path) override {
+    const auto tree = find_tree(commit, path);
+    if (tree == nullptr) return std::nullopt;
+    std::vector<GitEntry> entries;
+    for (std::size_t i = 0; i < git_tree_entrycount(tree.get()); ++i) {
+      const git_tree_entry* entry = git_tree_entry_byindex(tree.get(), i);
+      entries.push_back({git_tree_entry_name(entry), type_of(*entry), hex(*git_tree_entry_id(entry))});
+    }
+    return entries;
+  }
+
+  std::optional<std::string> read(const std::string& commit, const std::string& path,
+                                  std::size_t limit) override {
+    const auto entry = find_entry(commit, path);
+    if (entry == nullptr || type_of(*entry) != GitEntry::Type::file) return std::nullopt;
+    const auto blob = make<git_blob, git_blob_free>(path, [&](git_blob** out) {
+      return git_blob_lookup(out, repository_.get(), git_tree_entry_id(entry.get()));
+    });
+    const auto size = static_cast<std::uint64_t>(git_blob_rawsize(blob.get()));
+    if (size > limit)
+      throw Error(Category::refused, path + ": larger than " + std::to_string(limit) + " bytes");
+    return std::string(static_cast<const char*>(git_blob_rawcontent(blob.get())),
+                       static_cast<std::size_t>(size));
+  }
+
+  std::optional<std::string> find_id(const std::string& commit, const std::string& path) override {
+    if (path == ".") return hex(*git_tree_id(tree_of(commit).get()));
+    const auto entry = find_entry(commit, path);
+    return entry == nullptr ? std::nullopt : std::optional(hex(*git_tree_entry_id(entry.get())));
+  }
+
+  void walk(const std::string& commit, const std::function<bool(const CommitInfo&)>& visit) override {
+    const auto walker = make<git_revwalk, git_revwalk_free>(
+        "history", [&](git_revwalk** out) { return git_revwalk_new(out, repository_.get()); });
+    check(git_revwalk_sorting(walker.get(), GIT_SORT_TOPOLOGICAL | GIT_SORT_TIME), "history");
+    const auto start = id_of(commit);
+    check(git_revwalk_push(walker.get(), &start), "history");
+    for (git_oid id; true;) {
+      const int code = git_revwalk_next(&id, walker.get());
+      if (code == GIT_ITEROVER) return;
+      check(code, "history");
+      const auto found = find_commit(id);
+      CommitInfo info;
+      info.id = hex(id);
+      for (unsigned i = 0; i < git_commit_parentcount(found.get()); ++i) {
+        info.parents.push_back(hex(*git_commit_parent_id(found.get(), i)));
+      }
+      info.time = git_commit_time(found.get());
+      const git_signature* author = git_commit_author(found.get());
+      if (author != nullptr) info.author = std::string(author->name) + " <" + author->email + ">";
+      const char* summary = git_commit_summary(found.get());
+      if (summary != nullptr) info.subject = summary;
+      if (!visit(info)) return;
+    }
+  }
+
+  bool is_shallow() override { return false; }
+
+ private:
+  using Tree = base::CPtr<git_tree, git_tree_free>;
+  using Entry = base::CPtr<git_tree_entry, git_tree_entry_free>;
+
+  static git_oid id_of(const std::string& text) {
+    git_oid id;
+    check(git_oid_fromstr(&id, text.c_str()), "id " + text);
+    return id;
+  }
+  [[nodiscard]] base::CPtr<git_commit, git_commit_free> find_commit(const git_oid& id) const {
+    return make<git_commit, git_commit_free>("commit " + hex(id), [&](git_commit** out) {
+      return git_commit_lookup(out, repository_.get(), &id);
+    });
+  }
+  [[nodiscard]] Tree tree_of(const std::string& commit) const {
+    const auto found = find_commit(id_of(commit));
+    return make<git_tree, git_tree_free>("commit " + commit,
+                                         [&](git_tree** out) { return git_commit_tree(out, found.get()); });
+  }
+  [[nodiscard]] Entry find_entry(const std::string& commit, const std::string& path) const {
+    const auto tree = tree_of(commit);
+    git_tree_entry* raw = nullptr;
+    const int code = git_tree_entry_bypath(&raw, tree.get(), path.c_str());
+    if (code != GIT_ENOTFOUND) check(code, path);
+    return Entry(code == GIT_ENOTFOUND ? nullptr : raw);
+  }
+  [[nodiscard]] Tree find_tree(const std::string& commit, const std::string& path) const {
+    if (path == ".") return tree_of(commit);
+    const auto entry = find_entry(commit, path);
+    if (entry == nullptr || type_of(*entry) != GitEntry::Type::directory) return nullptr;
+    return make<git_tree, git_tree_free>(path, [&](git_tree** out) {
+      return git_tree_lookup(out, repository_.get(), git_tree_entry_id(entry.get()));
+    });
+  }
+
+  base::CPtr<git_repository, git_repository_free> repository_;
+};
+
+}  // namespace
+
+std::unique_ptr<Repository> open_with_libgit2(const std::string& top) {
+  static std::once_flag once;
+  std::call_once(once, [] { git_libgit2_init(); });
+  git_repository* raw = nullptr;
+  const int code = git_repository_open_ext(&raw, top.c_str(), GIT_REPOSITORY_OPEN_NO_SEARCH, nullptr);
+  if (code == GIT_EOWNER) check(code, "repository " + top);
+  if (code < 0) return nullptr;
+  base::CPtr<git_repository, git_repository_free> opened(raw);
+  if (git_repository_is_shallow(raw) == 1) return nullptr;  // it would look for parents that are not there
+  return std::make_unique<Libgit2Repository>(top, opened.release());
+}
+
+}  // namespace shrub::internal

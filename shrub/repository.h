@@ -1,0 +1,73 @@
+// Commits of a git repository, read without a checkout.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace shrub {
+
+struct CommitInfo {
+  std::string id;  ///< hex
+  std::vector<std::string> parents;
+  std::int64_t time = 0;  ///< of the commit, seconds
+  std::string author;     ///< Name <mail>
+  std::string subject;    ///< first line of the message
+};
+
+struct GitEntry {
+  enum class Type : std::uint8_t { file, directory, other };  ///< other: symlinks and submodules
+  std::string name;
+  Type type = Type::other;
+  std::string id;  ///< hex
+};
+
+/// An open repository: ordinary, bare, a linked worktree, shallow, of either object format. libgit2 reads it;
+/// where that refuses (SHA-256, shallow clones, some extensions) the git program does. Paths are relative to
+/// the top of the tree, `.` for the top itself; commits are named by their ids, as resolve() gives them.
+///
+/// One thread at a time. Errors: not_found, refused for a repository that cannot be read as it is, local.
+class Repository {
+ public:
+  /// The repository that `path`, which need not exist, lies in. Throws no_store if there is none.
+  [[nodiscard]] static std::unique_ptr<Repository> find(const std::string& path);
+
+  virtual ~Repository() = default;
+  Repository(const Repository&) = delete;
+  Repository& operator=(const Repository&) = delete;
+
+  /// Absolute: the directory of the working tree, or of a bare repository.
+  [[nodiscard]] const std::string& top() const noexcept { return top_; }
+
+  /// The commit that a revision names (HEAD, a branch, a tag, an id, HEAD~2). Throws not_found.
+  [[nodiscard]] virtual std::string resolve(const std::string& revision) = 0;
+  /// What a directory holds, in git's order; nullopt if there is none.
+  [[nodiscard]] virtual std::optional<std::vector<GitEntry>> list(const std::string& commit,
+                                                                  const std::string& path) = 0;
+  /// A file of at most `limit` bytes; nullopt if there is none.
+  [[nodiscard]] virtual std::optional<std::string> read(const std::string& commit, const std::string& path,
+                                                        std::size_t limit) = 0;
+  /// The id of the blob or tree at `path`; nullopt if there is none.
+  [[nodiscard]] virtual std::optional<std::string> find_id(const std::string& commit,
+                                                           const std::string& path) = 0;
+  /// The commit and all before it, children first, until `visit` returns false.
+  virtual void walk(const std::string& commit, const std::function<bool(const CommitInfo&)>& visit) = 0;
+  /// Whether history was cut off when it was fetched.
+  [[nodiscard]] virtual bool is_shallow() = 0;
+
+  /// The commits that left at `path` something else than all of their parents have there, children first,
+  /// until `visit` returns false.
+  void log(const std::string& commit, const std::string& path,
+           const std::function<bool(const CommitInfo&)>& visit);
+
+ protected:
+  explicit Repository(std::string top) : top_(std::move(top)) {}
+
+ private:
+  std::string top_;
+};
+
+}  // namespace shrub

@@ -1,0 +1,208 @@
+// One suite for every kind of repository and both ways of reading them.
+#include "shrub/repository.h"
+
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cstdlib>
+#include <functional>
+
+#include "formats/base/error.h"
+#include "shrub/internal/repositories.h"
+#include "tests/formats/damage.h"
+#include "tests/support/temp_dir.h"
+
+using base::Category;
+using shrub::CommitInfo;
+using shrub::GitEntry;
+using shrub::Repository;
+
+namespace {
+
+bool run(const std::string& command) {
+  return std::system(("( " + command + " ) > /dev/null 2>&1").c_str()) == 0;
+}
+
+std::string output_of(const std::string& command) {
+  FILE* const pipe = ::popen(command.c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::string text;
+  for (int c; (c = std::fgetc(pipe)) != EOF;) text.push_back(static_cast<char>(c));
+  REQUIRE(::pclose(pipe) == 0);
+  while (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
+/// Four commits: a file comes, another in a directory, a branch changes the first, a merge brings both
+/// together.
+bool make_history(const std::string& dir, const std::string& init) {
+  return run("export HOME=" + dir +
+             " GIT_AUTHOR_NAME='A U Thor' GIT_AUTHOR_EMAIL=a@example.org GIT_COMMITTER_NAME=c "
+             "GIT_COMMITTER_EMAIL=c@example.org; unset GIT_DIR; set -e; git init -q -b main " +
+             init + " " + dir + "; cd " + dir +
+             "; at() { export GIT_AUTHOR_DATE=\"$1 +0000\" GIT_COMMITTER_DATE=\"$1 +0000\"; };"
+             "at 1700000001; echo one > a.vref; git add .; git commit -qm 'first of all';"
+             "at 1700000002; mkdir -p sub/deep; echo two > sub/b.vref; ln -s a.vref link; printf nl > "
+             "\"$(printf 'new\\nline')\"; "
+             "printf 'f' > 'sub/deep/a b'; git add .; git commit -qm 'second\n\nwith a body';"
+             "git branch side; at 1700000003; echo more >> sub/b.vref; git commit -qam third;"
+             "git checkout -q side; at 1700000004; echo changed > a.vref; git commit -qam 'on the side';"
+             "git checkout -q main; at 1700000005; git merge -q --no-edit side; git tag -a -m 'a tag' v1");
+}
+
+std::vector<std::string> subjects(Repository& repository, const std::string& path) {
+  std::vector<std::string> found;
+  repository.log(repository.resolve("HEAD"), path, [&](const CommitInfo& info) {
+    found.push_back(info.subject);
+    return true;
+  });
+  return found;
+}
+
+using Open = std::unique_ptr<Repository> (*)(const std::string&);
+
+void check_reading(Repository& repository, const std::string& git_dir) {
+  const auto head = repository.resolve("HEAD");
+  CHECK(head == output_of("git --git-dir=" + git_dir + " rev-parse HEAD"));
+  CHECK(repository.resolve("v1") == head);
+  CHECK(repository.resolve("main") == head);
+  CHECK(repository.resolve(head) == head);
+  CHECK(repository.resolve(head.substr(0, 12)) == head);
+  for (const auto* wrong : {"no-such-branch", "-x", "--all", "", "HEAD:a.vref", "HEAD~99", "main..side"}) {
+    INFO(wrong);
+    CHECK(tests::category_of([&] { (void)repository.resolve(wrong); }) == Category::not_found);
+  }
+
+  CHECK(repository.read(head, "a.vref", 100) == "changed\n");
+  CHECK(repository.read(head, "sub/b.vref", 100) == "two\nmore\n");
+  CHECK(repository.read(head, "sub/deep/a b", 100) == "f");
+  CHECK(repository.read(head, "new\nline", 100) == "nl");
+  for (const auto* absent : {"b.vref", "sub", "sub/c", "a.vref/x", "link", "no\nsuch\nfile", "x/y"}) {
+    INFO(absent);
+    CHECK_FALSE(repository.read(head, absent, 100));
+  }
+  CHECK(tests::category_of([&] { (void)repository.read(head, "sub/b.vref", 8); }) == Category::refused);
+  CHECK(repository.read(head, "sub/b.vref", 9));
+
+  const auto top = repository.list(head, ".").value();
+  std::vector<std::string> names;
+  for (const auto& entry : top) names.push_back(entry.name);
+  CHECK(names == std::vector<std::string>{"a.vref", "link", "new\nline", "sub"});
+  CHECK(top[0].type == GitEntry::Type::file);
+  CHECK(top[1].type == GitEntry::Type::other);
+  CHECK(top[3].type == GitEntry::Type::directory);
+  CHECK(top[0].id == output_of("git --git-dir=" + git_dir + " rev-parse HEAD:a.vref"));
+  CHECK(repository.find_id(head, "a.vref") == top[0].id);
+  CHECK(repository.find_id(head, "sub") == top[3].id);
+  CHECK(repository.find_id(head, ".") == output_of("git --git-dir=" + git_dir + " rev-parse 'HEAD^{tree}'"));
+  CHECK_FALSE(repository.find_id(head, "b.vref"));
+  CHECK(repository.list(head, "sub").value().size() == 2);
+  CHECK_FALSE(repository.list(head, "a.vref"));
+  CHECK_FALSE(repository.list(head, "nowhere"));
+}
+
+void check_history(Repository& repository) {
+  CHECK(subjects(repository, "a.vref") == std::vector<std::string>{"on the side", "first of all"});
+  CHECK(subjects(repository, "sub/b.vref") == std::vector<std::string>{"third", "second"});
+  CHECK(subjects(repository, "nowhere").empty());
+  const auto old = repository.resolve("HEAD~2");
+  CHECK(repository.read(old, "a.vref", 100) == "one\n");
+  std::vector<CommitInfo> commits;
+  repository.walk(repository.resolve("HEAD"), [&](const CommitInfo& info) {
+    commits.push_back(info);
+    return true;
+  });
+  REQUIRE(commits.size() == 5);
+  CHECK(commits[0].parents.size() == 2);
+  CHECK(commits[0].time == 1700000005);
+  CHECK(commits[4].parents.empty());
+  CHECK(commits[4].subject == "first of all");
+  CHECK(commits[4].author == "A U Thor <a@example.org>");
+  std::size_t seen = 0;
+  repository.walk(repository.resolve("HEAD"), [&](const CommitInfo&) { return ++seen < 2; });
+  CHECK(seen == 2);
+  CHECK_FALSE(repository.is_shallow());
+}
+
+}  // namespace
+
+TEST_CASE("every kind of repository is read alike", "[shrub][repository]") {
+  if (!run("git --version")) {
+    WARN("SKIPPED: no git");
+    return;
+  }
+  const tests::TempDir dir;
+  const auto origin = dir / "origin";
+  const std::string kind =
+      GENERATE(as<std::string>(), "ordinary", "bare", "linked worktree", "sha256", "worktreeConfig");
+  INFO(kind);
+  REQUIRE(make_history(origin, kind == "sha256" ? "--object-format=sha256" : ""));
+  auto top = origin, git_dir = origin + "/.git";
+  if (kind == "bare") {
+    REQUIRE(run("git clone -q --bare " + origin + " " + (dir / "bare.git")));
+    top = git_dir = dir / "bare.git";
+  } else if (kind == "linked worktree") {
+    REQUIRE(run("git -C " + origin + " worktree add -q --detach " + (dir / "linked") + " HEAD"));
+    top = dir / "linked";
+  } else if (kind == "worktreeConfig") {
+    REQUIRE(
+        run("cd " + origin +
+            " && git config core.repositoryformatversion 1 && git config extensions.worktreeConfig true"));
+  }
+  const auto with_libgit2 = shrub::internal::open_with_libgit2(top);
+  CHECK((with_libgit2 == nullptr) == (kind == "sha256" || kind == "worktreeConfig"));
+  if (with_libgit2 != nullptr) {
+    check_reading(*with_libgit2, git_dir);
+    check_history(*with_libgit2);
+  }
+  const auto with_program = shrub::internal::open_with_git_program(top);
+  check_reading(*with_program, git_dir);
+  check_history(*with_program);
+  for (const auto* below : {"", "/sub/deep", "/sub/no/such", "/a.vref"}) {
+    const auto found = Repository::find(top + below);
+    CHECK(found->top() == top);
+    check_reading(*found, git_dir);
+  }
+}
+
+TEST_CASE("a shallow clone says so, and its history ends where it was cut", "[shrub][repository]") {
+  if (!run("git --version")) {
+    WARN("SKIPPED: no git");
+    return;
+  }
+  const tests::TempDir dir;
+  REQUIRE(make_history(dir / "origin", ""));
+  const auto top = dir / "shallow";
+  REQUIRE(run("git clone -q --depth 2 file://" + (dir / "origin") + " " + top));
+  CHECK(shrub::internal::open_with_libgit2(top) == nullptr);
+  const auto repository = Repository::find(top);
+  CHECK(repository->is_shallow());
+  check_reading(*repository, top + "/.git");
+  CHECK(subjects(*repository, "sub/b.vref") == std::vector<std::string>{"on the side", "third"});
+}
+
+TEST_CASE("what is no repository, or a broken one", "[shrub][repository]") {
+  const tests::TempDir dir;
+  CHECK(tests::category_of([&] { (void)Repository::find(dir.path()); }) == Category::no_store);
+  CHECK(tests::category_of([&] { (void)Repository::find(dir / "no/such/place"); }) == Category::no_store);
+  if (!run("mkdir -p " + (dir / "broken") + " && git init -q " + (dir / "empty") + " && echo nonsense > " +
+           (dir / "broken/.git"))) {
+    WARN("SKIPPED: no git");
+    return;
+  }
+  CHECK(tests::category_of([&] { (void)Repository::find(dir / "broken"); }) == Category::refused);
+  CHECK(tests::category_of([&] { (void)Repository::find(dir / "empty")->resolve("HEAD"); }) ==
+        Category::not_found);
+  CHECK(tests::category_of([&] {
+          (void)shrub::internal::open_with_git_program(dir / "empty")->resolve("HEAD");
+        }) == Category::not_found);
+  REQUIRE(make_history(dir / "damaged", ""));
+  REQUIRE(run("cd " + (dir / "damaged") + " && git gc -q; rm -rf .git/objects/pack"));
+  for (const Open open : {shrub::internal::open_with_libgit2, shrub::internal::open_with_git_program}) {
+    const auto category = tests::category_of([&] {
+      const auto repository = open(dir / "damaged");
+      (void)repository->list(repository->resolve("main"), ".");
+    });
+    CHECK((category == Category::not_found || category == Category::refused));
+  }
+}
