@@ -14,6 +14,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/text/manifest.h"
+#include "shrub/internal/files.h"
 
 namespace shrub {
 namespace {
@@ -34,9 +35,11 @@ std::string canonical(const std::string& path) {
   return text;
 }
 
-formats::VatList read_list(const std::string& root) {
+formats::VatList read_list(const internal::Files& files, const std::string& root) {
   return base::named(root + "/" + kVatListFile, [&] {
-    return formats::parse_vat_list(base::read_file(AT_FDCWD, root + "/" + kVatListFile, kMaxVatList));
+    const auto text = files.read(kVatListFile, kMaxVatList);
+    if (!text) throw Error(Category::no_store, "is gone");
+    return formats::parse_vat_list(*text);
   });
 }
 
@@ -82,18 +85,15 @@ void check_no_clash(const std::string& root, const std::string& entry) {
       throw Error(Category::refused, entry + ": lies below the entry " + entry.substr(0, slash));
 }
 
-/// `prefix`: the directory below `top`, empty or ending in '/'.
-void collect(int top, const std::string& prefix, std::vector<std::string>& entries) {
-  const auto dir = base::open_beneath(top, prefix.empty() ? "." : prefix.substr(0, prefix.size() - 1),
-                                      O_RDONLY | O_DIRECTORY);
+/// `prefix`: the directory, empty or ending in '/'.
+void collect(const internal::Files& files, const std::string& prefix, std::vector<std::string>& entries) {
   std::set<std::string> directories, vrefs;
-  for (const auto& name : base::list_directory(dir.get())) {
+  for (const auto& [name, directory] :
+       files.list(prefix.empty() ? "." : prefix.substr(0, prefix.size() - 1))) {
     if (name.starts_with('.')) continue;
-    struct stat info;
-    if (::fstatat(dir.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (S_ISDIR(info.st_mode))
+    if (directory)
       directories.insert(name);
-    else if (S_ISREG(info.st_mode) && name.ends_with(kVrefSuffix) && name.size() > 5)
+    else if (name.ends_with(kVrefSuffix) && name.size() > 5)
       vrefs.insert(name.substr(0, name.size() - 5));
   }
   for (const auto& name : vrefs) {
@@ -102,26 +102,50 @@ void collect(int top, const std::string& prefix, std::vector<std::string>& entri
     check_entry_name(prefix + name);
     entries.push_back(prefix + name);
   }
-  for (const auto& name : directories) collect(top, prefix + name + "/", entries);
+  for (const auto& name : directories) collect(files, prefix + name + "/", entries);
 }
 
 }  // namespace
+
+Shrub::Shrub(std::string root, std::shared_ptr<const internal::Files> files, std::string commit)
+    : root_(std::move(root)),
+      files_(std::move(files)),
+      commit_(std::move(commit)),
+      list_(read_list(*files_, root_)) {}
 
 Shrub Shrub::find(const std::string& path) {
   const auto start = canonical(path);
   for (fs::path at = start;; at = at.parent_path()) {
     std::error_code failure;
-    if (fs::is_regular_file(at / kVatListFile, failure)) return {at.string(), read_list(at.string())};
+    if (fs::is_regular_file(at / kVatListFile, failure))
+      return {at.string(), internal::files_in(at.string())};
     if (at == at.root_path()) break;
   }
   throw Error(Category::no_store, path + ": no shrub here or above (no VAT.json)",
               "make one: shrub init --vat VAT " + path);
 }
 
+Shrub Shrub::find_at(const std::string& path, const std::string& revision) {
+  const std::shared_ptr<Repository> repository = Repository::find(path);
+  const auto commit = repository->resolve(revision);
+  const auto full = canonical(path);
+  const auto& top = repository->top();
+  auto below = full == top ? "." : full.substr(top == "/" ? 1 : top.size() + 1);
+  while (true) {
+    const auto list = below == "." ? std::string(kVatListFile) : below + "/" + kVatListFile;
+    if (repository->find_id(commit, list))
+      return {below == "." ? top : top + "/" + below, internal::files_at(repository, commit, below), commit};
+    if (below == ".") break;
+    const auto slash = below.rfind('/');
+    below = slash == std::string::npos ? "." : below.substr(0, slash);
+  }
+  throw Error(Category::no_store, path + ": no shrub here or above in " + revision + " (no VAT.json)");
+}
+
 bool Shrub::would_create(const std::string& path, const formats::VatList& list) {
   if (!base::find_open_at(AT_FDCWD, path + "/" + kVatListFile, O_RDONLY)) return true;
   const auto root = canonical(path);
-  if (formats::to_text(read_list(root)) != formats::to_text(list))
+  if (formats::to_text(read_list(*internal::files_in(root), root)) != formats::to_text(list))
     throw Error(Category::refused, root + ": already a shrub, with other vats",
                 "edit " + root + "/VAT.json instead");
   return false;
@@ -131,10 +155,9 @@ Shrub Shrub::create(const std::string& path, const formats::VatList& list) {
   const bool fresh = would_create(path, list);
   base::make_directories(path);
   const auto root = canonical(path);
-  if (!fresh) return {root, read_list(root)};
   const auto dir = base::open_directory(AT_FDCWD, root);
-  base::write_file_atomically(dir.get(), kVatListFile, base::as_bytes(formats::to_text(list)));
-  return {root, list};
+  if (fresh) base::write_file_atomically(dir.get(), kVatListFile, base::as_bytes(formats::to_text(list)));
+  return {root, internal::files_in(root)};
 }
 
 std::string Shrub::relative(const std::string& path) const {
@@ -145,21 +168,22 @@ std::string Shrub::relative(const std::string& path) const {
 
 std::vector<std::string> Shrub::entries(const std::string& below) const {
   std::vector<std::string> found;
-  const auto top = base::open_directory(AT_FDCWD, root_);
-  if (below != ".") check_entry_name(below);
-  if (base::find_regular_at(top.get(), below + kVrefSuffix)) return {below};
-  if (below != "." && below.ends_with(kVrefSuffix)) return {below.substr(0, below.size() - 5)};
-  collect(top.get(), below == "." ? "" : below + "/", found);
+  if (below != ".") {
+    check_entry_name(below);
+    const auto bare = below.ends_with(kVrefSuffix) ? below.substr(0, below.size() - 5) : below;
+    if (bare != below || files_->read(below + kVrefSuffix, formats::kMaxVref)) return {bare};
+  }
+  collect(*files_, below == "." ? "" : below + "/", found);
   std::sort(found.begin(), found.end());
   return found;
 }
 
 std::optional<formats::Vref> Shrub::find_vref(const std::string& entry) const {
   check_entry_name(entry);
-  const auto path = root_ + "/" + entry + kVrefSuffix;
-  if (!base::find_open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK)) return std::nullopt;
-  return base::named(entry + kVrefSuffix, [&] {
-    auto vref = formats::parse_vref(base::read_file(AT_FDCWD, path, formats::kMaxVref));
+  return base::named(entry + kVrefSuffix, [&]() -> std::optional<formats::Vref> {
+    const auto text = files_->read(entry + kVrefSuffix, formats::kMaxVref);
+    if (!text) return std::nullopt;
+    auto vref = formats::parse_vref(*text);
     if (vref.object_format != list_.object_format)
       throw Error(Category::refused, "object format " + std::string(base::to_string(vref.object_format)) +
                                          ", but VAT.json says " +
@@ -186,6 +210,7 @@ bool Shrub::would_write(const std::string& entry, const formats::Vref& vref) con
 }
 
 bool Shrub::write(const std::string& entry, const formats::Vref& vref) const {
+  if (!commit_.empty()) throw Error(Category::refused, "commit " + commit_ + ": cannot be written");
   if (!would_write(entry, vref)) return false;
   const fs::path path = fs::path(root_) / (entry + kVrefSuffix);
   base::make_directories(path.parent_path().string());

@@ -16,6 +16,9 @@
 #include "wedge/wedge.h"
 
 namespace shrub {
+namespace internal {
+class Files;
+}
 
 inline constexpr const char* kVatListFile = "VAT.json";
 inline constexpr const char* kVrefSuffix = ".vref";
@@ -34,6 +37,9 @@ class Shrub {
   /// Finds the shrub that `path` (a directory, or a file that may not exist yet) lies in, by looking for
   /// VAT.json in it and above. Throws no_store if there is none.
   static Shrub find(const std::string& path);
+  /// The same as a commit of the git repository around it has it; nothing has to be checked out. Throws no_store,
+  /// not_found for the revision.
+  static Shrub find_at(const std::string& path, const std::string& revision);
 
   /// False if create() has nothing to do. Throws refused as create() would.
   [[nodiscard]] static bool would_create(const std::string& path, const formats::VatList& list);
@@ -41,6 +47,8 @@ class Shrub {
   static Shrub create(const std::string& path, const formats::VatList& list);
 
   [[nodiscard]] const std::string& root() const noexcept { return root_; }  ///< absolute, without symlinks
+  /// The commit it is read from; empty for the directory as it is.
+  [[nodiscard]] const std::string& commit() const noexcept { return commit_; }
   [[nodiscard]] const formats::VatList& list() const noexcept { return list_; }
 
   /// `path` relative to the root. Throws refused if it lies outside.
@@ -57,12 +65,14 @@ class Shrub {
   /// Whether the vref says something new, beyond the time it was added. Throws refused if an entry cannot
   /// have that name, or clashes with another.
   [[nodiscard]] bool would_write(const std::string& entry, const formats::Vref& vref) const;
-  /// Writes the vref if it would; returns whether it was written.
+  /// Writes the vref if it would; returns whether it was written. Throws refused for a shrub of a commit.
   bool write(const std::string& entry, const formats::Vref& vref) const;
 
  private:
-  Shrub(std::string root, formats::VatList list) : root_(std::move(root)), list_(std::move(list)) {}
+  Shrub(std::string root, std::shared_ptr<const internal::Files> files, std::string commit = {});
   std::string root_;
+  std::shared_ptr<const internal::Files> files_;  // shared: a Shrub is a value
+  std::string commit_;
   formats::VatList list_;
 };
 

@@ -219,7 +219,8 @@ class ScanItem final : public vat::IngestItem {
   void take(const KnownFile& known) {
     scanned.row.sparse = known.sparse && !options_.normalize;
     for (const auto& [name, value] : known.xattrs)
-      if ((options_.all_xattrs && !options_.normalize) || is_recorded_xattr(name, options_.normalize.has_value()))
+      if ((options_.all_xattrs && !options_.normalize) ||
+          is_recorded_xattr(name, options_.normalize.has_value()))
         scanned.row.xattrs.emplace(name, value);
   }
 

@@ -154,6 +154,11 @@ std::string_view to_string(Outcome outcome) noexcept {
   return "unknown";
 }
 
+std::string_view to_string(EntryStatus::State state) noexcept {
+  static constexpr const char* kNames[] = {"clean", "missing", "outdated", "changed", "foreign"};
+  return kNames[static_cast<std::size_t>(state)];
+}
+
 class Wedge::Impl {
  public:
   Impl(const std::string& path, bool read_only, StatCache* cache) : cache_(cache) {
@@ -254,6 +259,29 @@ class Wedge::Impl {
     result.in_the_way.clear();
     if (!options.dry_run) base::remove_tree(records_.get(), record_name(path) + ".state");
     return result;
+  }
+
+  EntryStatus status(const std::string& path, const EntryRoot& root, const SyncOptions& options) const {
+    using State = EntryStatus::State;
+    const auto record = find_record(path);
+    const auto [parent_path, name] = formats::split_path(path);
+    const auto parent = look_for_parent(parent_path);
+    EntryStatus status;
+    if (!parent || !find_stat(parent->get(), name)) {
+      status.state = State::missing;
+    } else if (!record) {
+      status.state = State::foreign;
+    } else if (survey(path, *record, options,
+                      [&](const Difference& difference) {
+                        if (difference.kind != Difference::Kind::extra || !is_by_product(difference.path))
+                          status.differences.push_back(difference);
+                      });
+               !status.differences.empty()) {
+      status.state = State::changed;
+    } else if (record->key != key_of(root, options.fidelity)) {
+      status.state = State::outdated;
+    }
+    return status;
   }
 
   std::vector<std::string> entries(const std::string& owner) const {
@@ -420,16 +448,12 @@ class Wedge::Impl {
     for (const auto& name : base::list_directory(tmp_.get())) base::remove_tree(tmp_.get(), name);
   }
 
-  /// Compares an entry with what was made, by metadata. True if nothing differs. Differences that may not be
-  /// lost go to `in_the_way`, extra paths that move over to `carried`.
+  /// Compares an entry with what was made. True if nothing differs. Differences that may not be lost go to
+  /// `in_the_way`, extra paths that move over to `carried`.
   bool survey(const std::string& path, const Record& record, const SyncOptions& options,
               std::vector<Difference>& in_the_way, std::vector<std::string>& carried) const {
-    auto file = base::find_open_at(records_.get(), record_name(path) + ".state", O_RDONLY | O_NOFOLLOW);
-    if (!file) return false;
-    RecordReader reader(std::move(*file));
-    (void)reader.head();
     bool intact = true;
-    const auto note = [&](const Difference& difference) {
+    const bool readable = survey(path, record, options, [&](const Difference& difference) {
       const bool extra = difference.kind == Difference::Kind::extra;
       if (extra && (options.keep_extra || is_by_product(difference.path))) {
         carried.push_back(difference.path);
@@ -437,7 +461,17 @@ class Wedge::Impl {
       }
       intact = false;
       if (difference.kind != Difference::Kind::missing) in_the_way.push_back(difference);
-    };
+    });
+    return readable && intact;
+  }
+
+  /// False if the record says nothing.
+  bool survey(const std::string& path, const Record& record, const SyncOptions& options,
+              const std::function<void(const Difference&)>& note) const {
+    auto file = base::find_open_at(records_.get(), record_name(path) + ".state", O_RDONLY | O_NOFOLLOW);
+    if (!file) return false;
+    RecordReader reader(std::move(*file));
+    (void)reader.head();
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
     const auto info = find_stat(parent.get(), name);
@@ -448,11 +482,11 @@ class Wedge::Impl {
         note({Difference::Kind::type, ".", {}});
       else if (!is_as_made(parent.get(), name, *info, first, record, options.spot_check))
         note({Difference::Kind::content, ".", {}});
-      return intact;
+      return true;
     }
     if (!S_ISDIR(info->st_mode)) {
       note({Difference::Kind::type, ".", {}});
-      return intact;
+      return true;
     }
     const auto top = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
     CompareOptions compare;
@@ -476,7 +510,7 @@ class Wedge::Impl {
       if (difference.kind == Difference::Kind::metadata && difference.detail == "time") return;
       note(difference);
     });
-    return intact;
+    return true;
   }
 
   /// Whether an entry that is a file still is what `made` says.
@@ -732,6 +766,10 @@ Wedge::~Wedge() = default;
 SyncResult Wedge::sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
                        const std::string& owner, const SyncOptions& options) {
   return base::named(path, [&] { return impl_->sync(source, path, root, owner, options); });
+}
+
+EntryStatus Wedge::status(const std::string& path, const EntryRoot& root, const SyncOptions& options) const {
+  return base::named(path, [&] { return impl_->status(path, root, options); });
 }
 
 SyncResult Wedge::remove(const std::string& path, const SyncOptions& options) {

@@ -45,6 +45,15 @@ struct SyncResult {
 
 [[nodiscard]] std::string_view to_string(SyncResult::Outcome outcome) noexcept;
 
+/// How an entry stands to what it is to hold.
+struct EntryStatus {
+  enum class State : std::uint8_t { clean, missing, outdated, changed, foreign };
+  State state = State::clean;
+  std::vector<Difference> differences;  ///< changed: from what sync made
+};
+
+[[nodiscard]] std::string_view to_string(EntryStatus::State state) noexcept;
+
 /// An open wedge. Everything sync needs to know lies in `.shrub/` inside it: `entries/` (what was made),
 /// `tmp/` (what is being made), `old/` (the previous state of each entry, until its next change), `lock`.
 ///
@@ -68,6 +77,11 @@ class Wedge {
                   const std::string& owner, const SyncOptions& options);
   /// Moves an entry away, if nothing in it would be lost.
   SyncResult remove(const std::string& path, const SyncOptions& options);
+
+  /// Changes nothing. A foreign entry is not looked into. Of `options`, threads, fidelity and spot_check
+  /// count.
+  [[nodiscard]] EntryStatus status(const std::string& path, const EntryRoot& root,
+                                   const SyncOptions& options) const;
 
   /// Paths of the entries that were made for `owner`, in order.
   [[nodiscard]] std::vector<std::string> entries(const std::string& owner) const;

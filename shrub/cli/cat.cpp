@@ -42,7 +42,7 @@ Row find_row(vat::BlobSource& source, const ObjectId& manifest, std::string path
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto named = find_named(call.get("VREF"));
+  const auto named = find_named(call.get("VREF"), call);
   const auto vref = named.shrub.read(named.entry);
   const auto vats = open_vats(named.shrub, call, output);
   const auto write = [&](base::Bytes bytes) { output.write(bytes); };
@@ -81,7 +81,7 @@ cli::Command cat_command() {
           "symlink, its target.",
           {{"VREF", cli::Argument::Count::one, "a vref", cli::Completion::file},
            {"PATH", cli::Argument::Count::optional, "a path in the tree"}},
-          {},
+          {revision_option()},
           {{"shrub cat deps.shrub/gcc.vref bin/gcc | file -", "look at one file"}},
           {4, 5, 8, 10, 11},
           run};

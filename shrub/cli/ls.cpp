@@ -1,5 +1,3 @@
-#include <filesystem>
-
 #include "formats/base/error.h"
 #include "shrub/cli/verbs.h"
 #include "wedge/tree_writer.h"
@@ -26,30 +24,30 @@ int list_tree(const formats::Vref& vref, vat::BlobSource& source, cli::Output& o
   return 0;
 }
 
-int run(const cli::Call& call, cli::Output& output) {
-  const auto path = call.get("VREF");
-  if (std::error_code absent; std::filesystem::is_directory(path, absent)) {
-    const auto shrub = shrub::Shrub::find(path);
-    for (const auto& entry : shrub.entries(shrub.relative(path))) {
-      const auto vref = shrub.read(entry);
-      if (!output.json()) {
-        output.line(std::string(formats::to_string(vref.type)) + " " + std::to_string(vref.size) + " " +
-                    formats::escape(entry));
-        continue;
-      }
-      formats::json::Object record{{"kind", formats::to_string(vref.type)}, {"size", vref.size}};
-      cli::add_path(record, "entry", entry);
-      output.record("vref", std::move(record));
+int list_vrefs(const shrub::Shrub& shrub, const std::string& below, cli::Output& output) {
+  for (const auto& entry : shrub.entries(below)) {
+    const auto vref = shrub.read(entry);
+    if (!output.json()) {
+      output.line(std::string(formats::to_string(vref.type)) + " " + std::to_string(vref.size) + " " +
+                  formats::escape(entry));
+      continue;
     }
-    return 0;
+    formats::json::Object record{{"kind", formats::to_string(vref.type)}, {"size", vref.size}};
+    cli::add_path(record, "entry", entry);
+    output.record("vref", std::move(record));
   }
-  const auto named = find_named(path);
-  const auto vref = named.shrub.read(named.entry);
-  if (vref.type != formats::Vref::Type::tree)
-    throw base::Error(
-        base::Category::usage,
-        named.entry + ": a " + std::string(formats::to_string(vref.type)) + ", only trees have paths");
-  return list_tree(vref, *open_vats(named.shrub, call, output).source, output);
+  return 0;
+}
+
+int run(const cli::Call& call, cli::Output& output) {
+  const auto [shrub, below] = find_shrub(call.get("VREF"), call);
+  const auto entry = below.ends_with(shrub::kVrefSuffix) ? below.substr(0, below.size() - 5) : below;
+  const auto vref = below == "." ? std::nullopt : shrub.find_vref(entry);
+  if (!vref) return list_vrefs(shrub, below, output);
+  if (vref->type != formats::Vref::Type::tree)
+    throw base::Error(base::Category::usage, entry + ": a " + std::string(formats::to_string(vref->type)) +
+                                                 ", only trees have paths");
+  return list_tree(*vref, *open_vats(shrub, call, output).source, output);
 }
 
 }  // namespace
@@ -61,7 +59,7 @@ cli::Command ls_command() {
           "For a directory: "
           "type, size and name of each vref below it.",
           {{"VREF", cli::Argument::Count::one, "a vref, or a directory of a shrub", cli::Completion::file}},
-          {},
+          {revision_option()},
           {{"shrub ls deps.shrub/gcc.vref", "the paths of one tree"}, {"shrub ls deps.shrub", "the vrefs"}},
           {4, 5, 8, 10, 11},
           run};

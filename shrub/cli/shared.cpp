@@ -1,6 +1,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "cli/environment.h"
 #include "formats/base/error.h"
 #include "formats/text/layout.h"
@@ -31,9 +33,46 @@ shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
   return vats;
 }
 
-NamedVref find_named(const std::string& path) {
-  auto shrub = shrub::Shrub::find(path);
-  auto entry = shrub.relative(path);
+namespace {
+
+struct Revised {
+  std::string path, revision;
+};
+
+/// Takes `@REV` off, unless there is something of the whole name.
+Revised split_revision(const std::string& text) {
+  std::error_code absent;
+  const auto exists = [&](const std::string& path) {
+    return std::filesystem::exists(path, absent) ||
+           std::filesystem::exists(path + shrub::kVrefSuffix, absent);
+  };
+  if (text.find('@') == std::string::npos || exists(text)) return {text, {}};
+  std::size_t last = std::string::npos;
+  for (auto at = text.rfind('@'); at != std::string::npos && at > 0; at = text.rfind('@', at - 1)) {
+    if (text.compare(at, 2, "@{") == 0) continue;  // part of a revision
+    if (exists(text.substr(0, at))) return {text.substr(0, at), text.substr(at + 1)};
+    if (last == std::string::npos) last = at;
+  }
+  if (last == std::string::npos) return {text, {}};
+  return {text.substr(0, last), text.substr(last + 1)};
+}
+
+}  // namespace
+
+cli::Option revision_option() {
+  return {"--rev", "REV", "as that commit of the git repository has it (or SHRUB@REV)"};
+}
+
+NamedShrub find_shrub(const std::string& path, const cli::Call& call, const std::string& otherwise) {
+  auto [bare, revision] = call.has("--rev") ? Revised{path, call.get("--rev")} : split_revision(path);
+  if (revision.empty()) revision = otherwise;
+  auto shrub = revision.empty() ? shrub::Shrub::find(bare) : shrub::Shrub::find_at(bare, revision);
+  auto below = shrub.relative(bare);
+  return {std::move(shrub), std::move(below)};
+}
+
+NamedVref find_named(const std::string& path, const cli::Call& call, const std::string& otherwise) {
+  auto [shrub, entry] = find_shrub(path, call, otherwise);
   if (entry.ends_with(shrub::kVrefSuffix)) entry.resize(entry.size() - 5);
   if (!formats::is_safe_path(entry) || entry == ".")
     throw Error(Category::usage, path + ": not the name of a vref");
@@ -53,7 +92,9 @@ vat::AddOptions add_options(const cli::Call& call) {
 }
 
 Addition begin_addition(const cli::Call& call, cli::Output& output) {
-  auto named = find_named(call.get("VREF"));
+  auto named = find_named(call.get("VREF"), call);
+  if (!named.shrub.commit().empty())
+    throw Error(Category::usage, call.get("VREF") + ": a commit cannot be added to");
   auto before = named.shrub.find_vref(named.entry);
   named.shrub.require_free(named.entry);
   auto vats = open_writable_vats(named.shrub, call, output);

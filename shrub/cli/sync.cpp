@@ -41,8 +41,9 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto shrub = shrub::Shrub::find(call.get("SHRUB"));
-  const auto below = shrub.relative(call.get("SHRUB"));
+  const auto named = find_shrub(call.get("SHRUB"), call);
+  const auto& shrub = named.shrub;
+  const auto& below = named.below;
   const auto entries = shrub.entries(below);
   const auto vats = open_vats(shrub, call, output);
   wedge::SyncOptions options;
@@ -116,6 +117,7 @@ cli::Command sync_command() {
   options.insert(options.end(),
                  {{"--keep-extra", "", "paths that sync did not make move over into the new tree"},
                   {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
+                  revision_option(),
                   spot_check_option(),
                   cli::dry_run_option()});
   return {"sync",
@@ -133,7 +135,9 @@ cli::Command sync_command() {
             cli::Completion::directory},
            {"WEDGE", cli::Argument::Count::one, "where the entries go", cli::Completion::directory}},
           options,
-          {{"shrub sync deps.shrub deps", "everything"}, {"shrub sync deps.shrub/toolchains deps", "a part"}},
+          {{"shrub sync deps.shrub deps", "everything"},
+           {"shrub sync deps.shrub/toolchains deps", "a part"},
+           {"shrub sync deps.shrub@v1.2 deps", "as a tag of the repository has it"}},
           {1, 4, 5, 8, 10, 11},
           run};
 }

@@ -20,6 +20,9 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command verify_command();
 [[nodiscard]] cli::Command ls_command();
 [[nodiscard]] cli::Command cat_command();
+[[nodiscard]] cli::Command status_command();
+[[nodiscard]] cli::Command diff_command();
+[[nodiscard]] cli::Command log_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(cli::Output& output);
 
@@ -29,12 +32,25 @@ namespace shrub_cli {
 [[nodiscard]] shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
                                              cli::Output& output);
 
-/// A vref the user named, with or without .vref: the shrub it lies in and its entry.
+/// --rev.
+[[nodiscard]] cli::Option revision_option();
+
+/// A shrub or a part of one: `path` with or without `@REV` behind it, or with --rev; else at revision
+/// `otherwise`, or, if that is empty, as it lies in its directory.
+struct NamedShrub {
+  shrub::Shrub shrub;
+  std::string below;  ///< relative to its root
+};
+[[nodiscard]] NamedShrub find_shrub(const std::string& path, const cli::Call& call,
+                                    const std::string& otherwise = {});
+
+/// A vref the user named, with or without .vref, `@REV` and --rev: the shrub it lies in and its entry.
 struct NamedVref {
   shrub::Shrub shrub;
   std::string entry;
 };
-[[nodiscard]] NamedVref find_named(const std::string& path);
+[[nodiscard]] NamedVref find_named(const std::string& path, const cli::Call& call,
+                                   const std::string& otherwise = {});
 
 [[nodiscard]] unsigned jobs(const cli::Call& call);
 /// --level, --jobs and --dry-run.
@@ -63,7 +79,8 @@ bool finish_addition(const Addition& addition, formats::Vref vref);
 /// --spot-check.
 [[nodiscard]] cli::Option spot_check_option();
 /// Its share of the tree in directory `top`, another each time; nothing if it is not given.
-[[nodiscard]] wedge::SpotCheck spot_check(const cli::Call& call, wedge::StatCache& cache, const std::string& top);
+[[nodiscard]] wedge::SpotCheck spot_check(const cli::Call& call, wedge::StatCache& cache,
+                                          const std::string& top);
 
 /// --owners, --acls and --special, as far as this user may.
 [[nodiscard]] std::vector<cli::Option> fidelity_options();

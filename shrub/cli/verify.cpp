@@ -4,8 +4,8 @@ namespace shrub_cli {
 namespace {
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto shrub = shrub::Shrub::find(call.get("SHRUB"));
-  const auto below = shrub.relative(call.get("SHRUB"));
+  const auto named = find_shrub(call.get("SHRUB"), call);
+  const auto& shrub = named.shrub;
   const auto vats = open_vats(shrub, call, output);
   wedge::CompareOptions options;
   options.threads = jobs(call);
@@ -16,7 +16,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.fidelity = fidelity(call, output);
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
   std::uint64_t differences = 0, count = 0;
-  for (const auto& entry : shrub.entries(below)) {
+  for (const auto& entry : shrub.entries(named.below)) {
     ++count;
     differences += wedge::verify_entry(
         *vats.source, call.get("WEDGE"), entry, shrub::entry_root(shrub.read(entry)), options,
@@ -34,6 +34,7 @@ int run(const cli::Call& call, cli::Output& output) {
 cli::Command verify_command() {
   auto options = fidelity_options();
   options.push_back({"--quick", "", "compare sizes and times instead of reading content"});
+  options.push_back(revision_option());
   return {"verify",
           "Compare a wedge with a shrub",
           "Reads every file of the entries and prints each path that differs from what the vrefs say, with "
