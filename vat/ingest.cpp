@@ -120,6 +120,52 @@ struct stat state_of(int fd) {
   return info;
 }
 
+/// Where the next data begins, as the file system knows; `maybe_sparse` is cleared when there is no hole
+/// ahead.
+std::uint64_t next_data(int fd, std::uint64_t at, std::uint64_t size, bool& maybe_sparse) {
+  const auto here = static_cast<off_t>(at);
+  const off_t data = ::lseek(fd, here, SEEK_DATA);
+  if (data < 0) {
+    if (errno == ENXIO) return size;
+    maybe_sparse = false;
+  } else if (data == here) {
+    const off_t hole = ::lseek(fd, here, SEEK_HOLE);
+    maybe_sparse = hole >= 0 && static_cast<std::uint64_t>(hole) < size;
+  }
+  if (data >= 0 && data != here) return std::min(static_cast<std::uint64_t>(data), size);
+  if (::lseek(fd, here, SEEK_SET) < 0) base::throw_errno("seek", errno);
+  return at;
+}
+
+/// Reads `size` bytes through `buffer`, in order; what the file system knows to be holes comes as a number.
+template <typename OnBytes, typename OnZeros>
+void read_sparse(int fd, std::uint64_t size, base::Buffer& buffer, const OnBytes& on_bytes,
+                 const OnZeros& on_zeros) {
+  bool maybe_sparse = true;
+  for (std::uint64_t at = 0; at < size;) {
+    if (maybe_sparse) {
+      const std::uint64_t data = next_data(fd, at, size, maybe_sparse);
+      if (data > at) {
+        on_zeros(data - at);
+        at = data;
+        if (::lseek(fd, static_cast<off_t>(at), SEEK_SET) < 0) base::throw_errno("seek", errno);
+        continue;
+      }
+    }
+    const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(size - at, buffer.size()));
+    const std::size_t count = base::read_some(fd, {buffer.data(), want});
+    if (count != want) throw Error(Category::local, "changed while it was read");
+    on_bytes(base::Bytes(buffer).subspan(0, count));
+    at += count;
+  }
+}
+
+void hash_zeros(base::ObjectHasher& hasher, std::uint64_t count) {
+  static constexpr std::array<std::byte, 65536> kZeros{};
+  for (; count > 0; count -= std::min<std::uint64_t>(count, kZeros.size()))
+    hasher.update({kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(count, kZeros.size()))});
+}
+
 /// Reads, cuts and names the items of one unit.
 class Worker {
  public:
@@ -177,54 +223,20 @@ class Worker {
           emit(only_chunk ? Event::Type::whole : Event::Type::chunk, id, chunk);
         },
         [&](std::uint64_t length) { emit_hole(length); });
-    bool maybe_sparse = true;
-    for (std::uint64_t at = 0; at < size;) {
-      if (maybe_sparse) {
-        const std::uint64_t data = next_data(fd, at, size, maybe_sparse);
-        if (data > at) {
-          if (storing_) cutter.feed_zeros(data - at);
-          hash_zeros(data - at);
-          parcel_.read += data - at;
-          at = data;
-          if (::lseek(fd, static_cast<off_t>(at), SEEK_SET) < 0) base::throw_errno("seek", errno);
-          continue;
-        }
-      }
-      const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(size - at, buffer_.size()));
-      const std::size_t count = base::read_some(fd, {buffer_.data(), want});
-      if (count != want) throw Error(Category::local, "changed while it was read");
-      const base::Bytes bytes(buffer_.data(), count);
-      content_hasher_.update(bytes);
-      if (storing_) cutter.feed(bytes);
-      parcel_.read += count;
-      at += count;
-    }
+    read_sparse(
+        fd, size, buffer_,
+        [&](base::Bytes bytes) {
+          content_hasher_.update(bytes);
+          if (storing_) cutter.feed(bytes);
+          parcel_.read += bytes.size();
+        },
+        [&](std::uint64_t zeros) {
+          if (storing_) cutter.feed_zeros(zeros);
+          hash_zeros(content_hasher_, zeros);
+          parcel_.read += zeros;
+        });
     if (storing_) cutter.finish();
     return content_hasher_.finish();
-  }
-
-  /// Where the next data begins, as the file system knows; `maybe_sparse` is cleared when there is no hole
-  /// ahead.
-  static std::uint64_t next_data(int fd, std::uint64_t at, std::uint64_t size, bool& maybe_sparse) {
-    const auto here = static_cast<off_t>(at);
-    const off_t data = ::lseek(fd, here, SEEK_DATA);
-    if (data < 0) {
-      if (errno == ENXIO) return size;
-      maybe_sparse = false;
-    } else if (data == here) {
-      const off_t hole = ::lseek(fd, here, SEEK_HOLE);
-      maybe_sparse = hole >= 0 && static_cast<std::uint64_t>(hole) < size;
-    }
-    if (data >= 0 && data != here) return std::min(static_cast<std::uint64_t>(data), size);
-    if (::lseek(fd, here, SEEK_SET) < 0) base::throw_errno("seek", errno);
-    return at;
-  }
-
-  void hash_zeros(std::uint64_t count) {
-    static constexpr std::array<std::byte, 65536> kZeros{};
-    for (; count > 0; count -= std::min<std::uint64_t>(count, kZeros.size()))
-      content_hasher_.update(
-          {kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(count, kZeros.size()))});
   }
 
   void emit(Event::Type type, const ObjectId& id, base::Bytes bytes) {
@@ -417,6 +429,54 @@ Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Param
           [&](std::unique_ptr<IngestItem> finished) { done = std::move(finished); }, progress});
   if (const auto failure = static_cast<const FileItem&>(*done).find_failure()) throw Error(*failure);
   return *done->content;
+}
+
+IngestedImage ingest_image(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
+                           bool name_content, const std::function<void(std::uint64_t)>& progress) {
+  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
+  return base::named(path, [&] {
+    const auto before = state_of(fd.get());
+    if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
+    IngestedImage image;
+    image.size = static_cast<std::uint64_t>(before.st_size);
+    base::ObjectHasher content(adder.vat().object_format()), chunks(adder.vat().object_format());
+    if (name_content) content.reset(image.size);
+    formats::RecipeWriter recipe(adder.vat().object_format(), adder.put_text(BlobKind::recipe));
+    internal::StreamCutter cutter(
+        parameters,
+        [&](base::Bytes chunk) {
+          const auto id = chunks.hash(chunk);
+          (void)adder.put(id, BlobKind::data, Grouping::single, chunk);
+          recipe.add({RecipeItem::Type::chunk, chunk.size(), id, 0});
+        },
+        [&](std::uint64_t length) {
+          recipe.add({RecipeItem::Type::hole, length, {}, 0});
+        });
+    base::Buffer buffer(kReadSize);
+    std::uint64_t read = 0;
+    const auto count = [&](std::uint64_t size) {
+      read += size;
+      if (progress) progress(read);
+    };
+    read_sparse(
+        fd.get(), image.size, buffer,
+        [&](base::Bytes bytes) {
+          if (name_content) content.update(bytes);
+          cutter.feed(bytes);
+          count(bytes.size());
+        },
+        [&](std::uint64_t zeros) {
+          if (name_content) hash_zeros(content, zeros);
+          cutter.feed_zeros(zeros);
+          count(zeros);
+        });
+    cutter.finish();
+    if (!same_state(before, state_of(fd.get()))) throw Error(Category::local, "changed while it was read");
+    if (name_content) image.blob = content.finish();
+    image.recipe = recipe.finish({image.size, parameters.id(), image.blob});
+    if (image.blob) adder.claim(*image.blob, image.recipe, image.size);
+    return image;
+  });
 }
 
 Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters, const AddOptions& options, int fd,

@@ -78,6 +78,19 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
                                    const chunker::Parameters& parameters,
                                    const std::function<void(std::uint64_t)>& progress);
 
+/// A disk image that was stored.
+struct IngestedImage {
+  base::ObjectId recipe;               ///< its identity
+  std::optional<base::ObjectId> blob;  ///< whole-content id, if it was asked for
+  std::uint64_t size = 0;
+};
+
+/// Ingests a raw disk image: holes cost nothing, each chunk gets a group of its own. `name_content`: hash all
+/// of it too, which takes holes as zeros. Throws what fails, naming the path.
+[[nodiscard]] IngestedImage ingest_image(const std::string& path, Adder& adder,
+                                         const chunker::Parameters& parameters, bool name_content,
+                                         const std::function<void(std::uint64_t)>& progress);
+
 /// Stores a stream of unknown length, such as a pipe, in bounded memory: chunks go in as they come, the
 /// content id is found by reading them back. Finishes adders of its own.
 [[nodiscard]] Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters,

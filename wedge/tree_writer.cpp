@@ -3,6 +3,7 @@
 #include "wedge/tree_writer.h"
 
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -355,6 +356,63 @@ formats::ManifestReader read_manifest(vat::BlobSource& source, const ObjectId& m
 WriteSummary write_tree(vat::BlobSource& source, const ObjectId& manifest, const ObjectId& layout, int parent,
                         const std::string& name, const WriteOptions& options) {
   return TreeWriter(source, layout, options).write(manifest, parent, name);
+}
+
+namespace {
+
+bool is_same(const formats::RecipeItem& a, const formats::RecipeItem& b) {
+  return a.type == b.type && a.size == b.size && a.offset == b.offset &&
+         (a.type == formats::RecipeItem::Type::hole || a.id == b.id);
+}
+
+void punch(int fd, std::uint64_t offset, std::uint64_t size) {
+  if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                  static_cast<off_t>(size)) != 0)
+    base::throw_errno("punch a hole", errno);
+}
+
+}  // namespace
+
+std::uint64_t update_content(vat::BlobSource& source, const ObjectId& before, const ObjectId& after, int fd,
+                             bool trusted) {
+  using Item = formats::RecipeItem;
+  const auto get = getter(source);
+  formats::RecipeReader old_reader(source.read(before), source.object_format(), get);
+  formats::RecipeReader reader(source.read(after), source.object_format(), get);
+  base::ObjectHasher hasher(source.object_format());
+  base::Buffer there;
+  Item old, item;
+  std::uint64_t old_offset = 0, written = 0;
+  bool have_old = old_reader.next(old);
+  const auto still_holds = [&](std::uint64_t offset) {
+    if (trusted) return true;
+    if (item.type != Item::Type::chunk) return false;
+    there.resize(static_cast<std::size_t>(item.size));
+    return base::read_exact_at(fd, offset, there) && hasher.hash(there) == item.id;
+  };
+  // Sizes first: what is cut off or added need not be looked at.
+  if (::ftruncate(fd, static_cast<off_t>(reader.header().size)) != 0) base::throw_errno("set size", errno);
+  for (std::uint64_t offset = 0; reader.next(item); offset += item.size) {
+    while (have_old && old_offset < offset) {
+      old_offset += old.size;
+      have_old = old_reader.next(old);
+    }
+    if (have_old && old_offset == offset && is_same(old, item) && still_holds(offset)) continue;
+    if (item.type == Item::Type::hole) {
+      punch(fd, offset, item.size);
+      continue;
+    }
+    const auto blob = source.read(item.id);
+    if (item.offset + item.size > blob.size() || (item.type == Item::Type::chunk && blob.size() != item.size))
+      throw Error(Category::refused, "blob " + item.id.hex() + " is not of the size it lists");
+    // A hole first, then what is not zero: whole zero blocks stay holes.
+    punch(fd, offset, item.size);
+    ContentWriter(fd, true, offset)
+        .write(base::Bytes(blob).subspan(static_cast<std::size_t>(item.offset),
+                                         static_cast<std::size_t>(item.size)));
+    written += item.size;
+  }
+  return written;
 }
 
 KnownFile known_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,

@@ -57,6 +57,12 @@ void write_content(vat::BlobSource& source, const std::optional<base::ObjectId>&
                    const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse, int parent,
                    const std::string& name, const std::function<void(std::uint64_t)>& progress);
 
+/// Makes the file of `fd`, which holds what `before` describes, hold what `after` does, by writing only where
+/// they differ. `trusted`: nobody changed it since; else what stays is read and proven. Holes are punched.
+/// Returns how many content bytes were written.
+std::uint64_t update_content(vat::BlobSource& source, const base::ObjectId& before,
+                             const base::ObjectId& after, int fd, bool trusted);
+
 /// Reads the rows of a manifest, pieces fetched through `source`.
 [[nodiscard]] formats::ManifestReader read_manifest(vat::BlobSource& source, const base::ObjectId& manifest);
 

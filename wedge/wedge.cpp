@@ -3,7 +3,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <linux/fs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -49,6 +51,13 @@ std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
   return key + " " + (root.unpack.empty() ? "-" : root.unpack) + (fidelity.owners ? " owners" : "") +
          (fidelity.acls ? " acls" : "") + (fidelity.fifos ? " fifos" : "") +
          (fidelity.devices ? " devices" : "");
+}
+
+/// The recipe of a file or image, as key_of() wrote it.
+std::optional<ObjectId> recipe_of(const std::string& key, base::ObjectFormat format) {
+  std::string_view rest = key, field;
+  for (int i = 0; i < 5; ++i) field = base::take_field(rest, ' ');
+  return key.starts_with("tree ") ? std::nullopt : ObjectId::parse(format, std::string(field));
 }
 
 Fidelity fidelity_of(const std::string& key) {
@@ -563,15 +572,43 @@ class Wedge::Impl {
                        const std::function<void(const Difference&)>& on_difference) const;
 
  private:
+  /// Makes "new" from the present file by a reflink and what has changed. False if that cannot be done: it is
+  /// no file of ours, or the file system has no reflinks.
+  bool clone_content(vat::BlobSource& source, const std::string& path, const EntryRoot& root, int work,
+                     WriteSummary& summary) const {
+    const auto record = find_record(path);
+    const auto before = record ? recipe_of(record->key, source.object_format()) : std::nullopt;
+    if (!before || !root.recipe) return false;
+    const auto [parent_path, name] = formats::split_path(path);
+    const auto parent = look_for_parent(parent_path);
+    const auto old = parent ? base::find_regular_at(parent->get(), name) : std::nullopt;
+    if (!old) return false;
+    struct stat info;
+    if (::fstat(old->get(), &info) != 0) base::throw_errno("stat", errno);
+    const auto known = cache_ != nullptr ? cache_->find(state_of(info)) : std::nullopt;
+    auto fd = base::open_at(work, "new", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+    if (::ioctl(fd.get(), FICLONE, old->get()) != 0) {
+      if (::unlinkat(work, "new", 0) != 0) base::throw_errno("remove", errno);
+      return false;
+    }
+    summary.fetched_size =
+        update_content(source, *before, *root.recipe, fd.get(), known && known->recipe == before);
+    summary.reused_files = 1;
+    fd.close();
+    return true;
+  }
+
   void build(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
              const SyncOptions& options, bool old_is_directory, int work, RecordWriter& record,
              WriteSummary& summary) const {
     const auto keep = [&](const Row& row) { record.add(row); };
     if (!is_tree(root)) {
-      write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image, work,
-                    "new", options.progress);
       summary.files = 1;
-      summary.fetched_size = root.size;
+      if (!clone_content(source, path, root, work, summary)) {
+        write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image, work,
+                      "new", options.progress);
+        summary.fetched_size = root.size;
+      }
       if (cache_ != nullptr) {
         const auto info = find_stat(work, "new");
         auto known = known_content(source, root.blob, root.recipe);

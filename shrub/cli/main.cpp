@@ -12,8 +12,8 @@ int main(int argc, char** argv) {
       "where the things themselves are put.",
       {{"--vat", "DIR", "use this vat instead of those VAT.json names; may be repeated",
         cli::Completion::directory, true}},
-      {init_command(), trust_command(), add_command(), add_dir_command(), sync_command(), status_command(),
-       verify_command(), ls_command(), cat_command(), diff_command(), log_command()}};
+      {init_command(), trust_command(), add_command(), add_dir_command(), add_image_command(), sync_command(),
+       status_command(), verify_command(), ls_command(), cat_command(), diff_command(), log_command()}};
   for (auto& option : cli::common_options()) program.options.push_back(std::move(option));
   return cli::run(program, argc, argv);
 }

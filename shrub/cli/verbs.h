@@ -16,6 +16,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command trust_command();
 [[nodiscard]] cli::Command add_command();
 [[nodiscard]] cli::Command add_dir_command();
+[[nodiscard]] cli::Command add_image_command();
 [[nodiscard]] cli::Command sync_command();
 [[nodiscard]] cli::Command verify_command();
 [[nodiscard]] cli::Command ls_command();

@@ -25,7 +25,8 @@ void count_skipped(const formats::Row& row, const Fidelity& fidelity, WriteSumma
 /// Writes a stream of content to a file; as a sparse one, aligned zero blocks are left out.
 class ContentWriter {
  public:
-  ContentWriter(int fd, bool sparse) : fd_(fd), sparse_(sparse) {}
+  /// Begins at `offset`.
+  ContentWriter(int fd, bool sparse, std::uint64_t offset = 0) : fd_(fd), sparse_(sparse), offset_(offset) {}
   void write(base::Bytes bytes);
   void hole(std::uint64_t size);
   /// Sets the final size, which a trailing hole needs.
@@ -35,7 +36,7 @@ class ContentWriter {
  private:
   int fd_;
   bool sparse_;
-  std::uint64_t offset_ = 0;
+  std::uint64_t offset_;
   bool ends_in_hole_ = false;
 };
 
