@@ -27,8 +27,8 @@ function(shrub_library name)
   target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${ARG_HEADERS})
   target_link_libraries(${target} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ON)
-  install(TARGETS ${target} EXPORT shrubTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}"
-          FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/shrub")
+  install(TARGETS ${target} EXPORT shrubTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT dev
+          FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/shrub" COMPONENT dev)
 endfunction()
 
 # shrub_program(NAME SOURCES ... PRIVATE ...): one of the two programs.
@@ -39,7 +39,7 @@ function(shrub_program name)
   set_target_properties(${name}_program PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
   target_compile_definitions(${name}_program PRIVATE SHRUB_VERSION="${PROJECT_VERSION}")
   target_link_libraries(${name}_program PRIVATE ${ARG_PRIVATE})
-  install(TARGETS ${name}_program RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+  install(TARGETS ${name}_program RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}" COMPONENT runtime)
   shrub_documents(${name})
 endfunction()
 
@@ -61,8 +61,8 @@ function(shrub_documents name)
     DEPENDS ${name}_program
     COMMENT "Writing man pages and completions of ${name}" VERBATIM)
   add_custom_target(${name}_documents ALL DEPENDS "${dir}.stamp")
-  install(DIRECTORY "${dir}/man/" DESTINATION "${CMAKE_INSTALL_MANDIR}/man1")
-  install(DIRECTORY "${dir}/bash/" DESTINATION "${CMAKE_INSTALL_DATADIR}/bash-completion/completions")
-  install(DIRECTORY "${dir}/zsh/" DESTINATION "${CMAKE_INSTALL_DATADIR}/zsh/site-functions")
-  install(DIRECTORY "${dir}/fish/" DESTINATION "${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d")
+  install(DIRECTORY "${dir}/man/" DESTINATION "${CMAKE_INSTALL_MANDIR}/man1" COMPONENT runtime)
+  install(DIRECTORY "${dir}/bash/" DESTINATION "${CMAKE_INSTALL_DATADIR}/bash-completion/completions" COMPONENT runtime)
+  install(DIRECTORY "${dir}/zsh/" DESTINATION "${CMAKE_INSTALL_DATADIR}/zsh/site-functions" COMPONENT runtime)
+  install(DIRECTORY "${dir}/fish/" DESTINATION "${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d" COMPONENT runtime)
 endfunction()
