@@ -36,7 +36,9 @@ std::vector<std::string> patterns(const cli::Call& call) {
   return all;
 }
 
-int run(const cli::Call& call, cli::Output& output) {
+}  // namespace
+
+int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   const auto path = call.get("DIR");
   const auto addition = begin_addition(call, output);
   if (!std::filesystem::is_directory(path) && std::filesystem::exists(path))
@@ -81,6 +83,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.entries = ids.entries;
   const bool changed = finish_addition(addition, std::move(vref));
   const auto name = addition.named.entry + shrub::kVrefSuffix;
+  if (only_news && !changed) return ids.partial ? 3 : 0;
   if (output.json()) {
     formats::json::Object record{{"manifest", ids.manifest.hex()}, {"layout", ids.layout.hex()},
                                  {"tree", ids.tree.hex()},         {"size", ids.size},
@@ -96,36 +99,39 @@ int run(const cli::Call& call, cli::Output& output) {
   return ids.partial ? 3 : 0;
 }
 
-}  // namespace
+std::vector<cli::Option> add_dir_options() {
+  return {{"--exclude", "PATTERN", "leave out what matches; may be repeated", cli::Completion::none, true},
+          {"--exclude-from", "FILE", "patterns, one a line; # begins a comment", cli::Completion::file, true},
+          {"--one-file-system", "", "do not go into mounted file systems"},
+          {"--all-xattrs", "", "record all extended attributes, not only user.*, ACLs and capabilities"},
+          {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
+          {"--keep-going", "", "pass over what cannot be read, exit 3"},
+          {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+          {"--always-hash", "PATTERN", "read what matches, though it looks unchanged; may be repeated",
+           cli::Completion::none, true},
+          spot_check_option()};
+}
 
 cli::Command add_dir_command() {
+  auto options = add_dir_options();
+  options.push_back(cli::dry_run_option());
   return {
       "add-dir",
       "Store a directory and write its vref",
       "Stores the tree below DIR in the writable vat and writes VREF, which pins it. When the command ends, "
-      "both survive power "
-      "loss. Adding an unchanged tree leaves the vref untouched.\n\n"
+      "both survive power loss. Adding an unchanged tree leaves the vref untouched, and reads no file that "
+      "looks "
+      "unchanged.\n\n"
       "PATTERN is a shell glob: without / it is matched against names at any depth, with / against the path "
-      "below DIR; a "
-      "trailing / makes it match directories only.",
+      "below DIR; a trailing / makes it match directories only.",
       {{"DIR", cli::Argument::Count::one, "the tree", cli::Completion::directory},
        {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
-      {{"--exclude", "PATTERN", "leave out what matches; may be repeated", cli::Completion::none, true},
-       {"--exclude-from", "FILE", "patterns, one a line; # begins a comment", cli::Completion::file, true},
-       {"--one-file-system", "", "do not go into mounted file systems"},
-       {"--all-xattrs", "", "record all extended attributes, not only user.*, ACLs and capabilities"},
-       {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
-       {"--keep-going", "", "pass over what cannot be read, exit 3"},
-       {"--level", "N", "zstd level, 1 to 19 (default 3)"},
-       {"--always-hash", "PATTERN", "read what matches, though it looks unchanged; may be repeated",
-        cli::Completion::none, true},
-       spot_check_option(),
-       cli::dry_run_option()},
+      options,
       {{"shrub add-dir build/sdk deps.shrub/sdk.vref", "one tree"},
        {"shrub add-dir --exclude '*.o' --exclude .git/ src deps.shrub/src.vref",
         "without what can be made again"}},
       {3, 5, 8, 10, 11},
-      run};
+      [](const cli::Call& call, cli::Output& output) { return add_dir(call, output, false); }};
 }
 
 }  // namespace shrub_cli

@@ -16,6 +16,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command trust_command();
 [[nodiscard]] cli::Command add_command();
 [[nodiscard]] cli::Command add_dir_command();
+[[nodiscard]] cli::Command watch_command();
 [[nodiscard]] cli::Command add_image_command();
 [[nodiscard]] cli::Command sync_command();
 [[nodiscard]] cli::Command verify_command();
@@ -74,6 +75,10 @@ bool finish_addition(const Addition& addition, formats::Vref vref);
 /// The chunker profile for an add: that of the vref's present recipe, else the vat's.
 [[nodiscard]] chunker::Parameters profile_for(const std::optional<formats::Vref>& before,
                                               vat::BlobSource& source, const vat::Vat& writable);
+
+/// One add of a directory. `only_news`: nothing is said if the vref stays as it is.
+int add_dir(const cli::Call& call, cli::Output& output, bool only_news);
+[[nodiscard]] std::vector<cli::Option> add_dir_options();
 
 /// What is known of the files of this machine.
 [[nodiscard]] std::unique_ptr<wedge::StatCache> open_stat_cache(base::ObjectFormat format);
