@@ -13,7 +13,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <climits>
 #include <cstdio>
+#include <fstream>
 #include <map>
 #include <set>
 #include <thread>
@@ -75,6 +77,40 @@ std::optional<struct stat> find_stat(int dir, const std::string& name) {
 bool is_by_product(const std::string& path) {
   return ::fnmatch("*.pyc", path.c_str(), 0) == 0 ||
          ("/" + path + "/").find("/__pycache__/") != std::string::npos;
+}
+
+/// A path as /proc/self/mountinfo has it, with some bytes as `\ooo`.
+std::string mount_point(std::string_view text) {
+  std::string path;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 3 < text.size() && text[i + 1] >= '0' && text[i + 1] <= '3') {
+      path += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
+      i += 3;
+    } else {
+      path += text[i];
+    }
+  }
+  return path;
+}
+
+/// Refuses to move `path` below the directory `top` if it is a mount point or has one in it: the mount would
+/// go along, and nobody could remove it later.
+void refuse_mounts(int top, const std::string& path) {
+  std::string place(PATH_MAX, '\0');
+  const ssize_t size =
+      ::readlink(("/proc/self/fd/" + std::to_string(top)).c_str(), place.data(), place.size());
+  if (size < 0) return;  // without /proc the move will say
+  place.resize(static_cast<std::size_t>(size));
+  place += (place == "/" ? "" : "/") + path;
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    std::string_view rest = line, field;
+    for (int i = 0; i < 5; ++i) field = base::take_field(rest, ' ');
+    const auto mount = mount_point(field);
+    if (mount == place || mount.starts_with(place + "/"))
+      throw Error(Category::local, formats::escape(mount) + ": something is mounted there",
+                  "unmount it, or mount it outside of the wedge");
+  }
 }
 
 /// A row for a single file or image, as a record keeps it.
@@ -220,6 +256,7 @@ class Wedge::Impl {
         return result;
       }
     }
+    if (there) refuse_mounts(top_.get(), path);
     result.in_the_way.clear();
     result.outcome = there ? Outcome::updated : Outcome::created;
     if (options.dry_run) return result;
@@ -258,6 +295,7 @@ class Wedge::Impl {
         result.outcome = Outcome::blocked;
         return result;
       }
+      refuse_mounts(top_.get(), path);
       if (options.dry_run) return result;
       discard_old(record_name(path));
       const WritableTop writable(parent->get(), name);
