@@ -94,6 +94,11 @@ void Output::message(std::string_view text) {
   if (!quiet_) warning(text);
 }
 
+void Output::summary(std::string_view text) {
+  finish();
+  message(text);
+}
+
 void Output::detail(std::string_view text) {
   if (verbose_) warning(text);
 }

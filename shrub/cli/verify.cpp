@@ -25,7 +25,7 @@ int run(const cli::Call& call, cli::Output& output) {
   if (output.json())
     output.record("verify", {{"entries", count}, {"differences", differences}});
   else
-    output.message(std::to_string(count) + " entries, " + std::to_string(differences) + " differences");
+    output.summary(std::to_string(count) + " entries, " + std::to_string(differences) + " differences");
   return differences == 0 ? 0 : 1;
 }
 

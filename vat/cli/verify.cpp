@@ -65,7 +65,7 @@ int run(const cli::Call& call, cli::Output& output) {
                              {"damaged", summary.damaged},
                              {"repaired", summary.repaired}});
   else
-    output.message(std::to_string(summary.packs) + " packs, " + std::to_string(summary.loose_files) +
+    output.summary(std::to_string(summary.packs) + " packs, " + std::to_string(summary.loose_files) +
                    " hand-filled files, " + std::to_string(summary.blobs) + " blobs read, " +
                    std::to_string(summary.damaged) + " damaged, " + std::to_string(summary.repaired) +
                    " repaired");
