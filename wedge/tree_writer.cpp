@@ -59,10 +59,14 @@ Layout read_layout(vat::BlobSource& source, const ObjectId& id) {
   return layout;
 }
 
-/// Content of one file into an open descriptor.
-void fill(vat::BlobSource& source, const std::optional<ObjectId>& blob, const std::optional<ObjectId>& recipe,
-          std::uint64_t size, ContentWriter& writer) {
-  const auto write = [&](base::Bytes bytes) { writer.write(bytes); };
+/// Content of one file into an open descriptor. Returns how many bytes came from the source; holes do not.
+std::uint64_t fill(vat::BlobSource& source, const std::optional<ObjectId>& blob,
+                   const std::optional<ObjectId>& recipe, std::uint64_t size, ContentWriter& writer) {
+  std::uint64_t fetched = 0;
+  const auto write = [&](base::Bytes bytes) {
+    fetched += bytes.size();
+    writer.write(bytes);
+  };
   if (recipe) {
     const auto header = formats::find_recipe_header(source.read(*recipe), source.object_format());
     if (!header || header->size != size || (blob && header->blob && header->blob != blob))
@@ -73,6 +77,7 @@ void fill(vat::BlobSource& source, const std::optional<ObjectId>& blob, const st
   }
   writer.finish();
   if (writer.size() != size) throw Error(Category::refused, "content is not of the size listed");
+  return fetched;
 }
 
 class TreeWriter {
@@ -196,8 +201,7 @@ class TreeWriter {
     auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     const auto recipe = recipe_of(row);
     ContentWriter writer(fd.get(), row.sparse);
-    fill(source_, row.blob, recipe, row.size, writer);
-    fetched_ += row.size;
+    fetched_ += fill(source_, row.blob, recipe, row.size, writer);
     complete(fd.get(), row, [&] { return known_content(source_, row.blob, recipe); });
     fd.close();
   }
@@ -427,14 +431,16 @@ KnownFile known_content(vat::BlobSource& source, const std::optional<ObjectId>& 
   return known;
 }
 
-void write_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,
-                   const std::optional<ObjectId>& recipe, std::uint64_t size, bool sparse, int parent,
-                   const std::string& name, const std::function<void(std::uint64_t)>& progress) {
+std::uint64_t write_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,
+                            const std::optional<ObjectId>& recipe, std::uint64_t size, bool sparse,
+                            int parent, const std::string& name,
+                            const std::function<void(std::uint64_t)>& progress) {
   auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
   ContentWriter writer(fd.get(), sparse);
-  fill(source, blob, recipe, size, writer);
+  const auto fetched = fill(source, blob, recipe, size, writer);
   if (progress) progress(size);
   fd.close();
+  return fetched;
 }
 
 }  // namespace wedge

@@ -52,10 +52,11 @@ WriteSummary write_tree(vat::BlobSource& source, const base::ObjectId& manifest,
                                       const std::optional<base::ObjectId>& recipe);
 
 /// Writes content as a new file `name` in `parent`, mode 0666 less the umask. `sparse`: zero blocks become
-/// holes.
-void write_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
-                   const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse, int parent,
-                   const std::string& name, const std::function<void(std::uint64_t)>& progress);
+/// holes. Returns how many bytes came from the source; holes do not.
+std::uint64_t write_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
+                            const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse,
+                            int parent, const std::string& name,
+                            const std::function<void(std::uint64_t)>& progress);
 
 /// Makes the file of `fd`, which holds what `before` describes, hold what `after` does, by writing only where
 /// they differ. `trusted`: nobody changed it since; else what stays is read and proven. Holes are punched.

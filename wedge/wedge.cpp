@@ -153,7 +153,7 @@ class WritableTop {
 /// forwards only, but what they lie in may have to be read twice to be proven.
 base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir) {
   const auto name = base::random_name();
-  write_content(source, root.blob, root.recipe, root.size, true, dir, name, {});
+  (void)write_content(source, root.blob, root.recipe, root.size, true, dir, name, {});
   auto fd = base::open_at(dir, name, O_RDONLY | O_NOFOLLOW);
   if (::unlinkat(dir, name.c_str(), 0) != 0) base::throw_errno("spool", errno);
   return fd;
@@ -642,11 +642,10 @@ class Wedge::Impl {
     const auto keep = [&](const Row& row) { record.add(row); };
     if (!is_tree(root)) {
       summary.files = 1;
-      if (!clone_content(source, path, root, work, summary)) {
-        write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image, work,
-                      "new", options.progress);
-        summary.fetched_size = root.size;
-      }
+      if (!clone_content(source, path, root, work, summary))
+        summary.fetched_size =
+            write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image,
+                          work, "new", options.progress);
       if (cache_ != nullptr) {
         const auto info = find_stat(work, "new");
         auto known = known_content(source, root.blob, root.recipe);
