@@ -322,7 +322,7 @@ class TreeWriter {
     struct stat info;
     if (::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(info.st_mode))
       throw Error(Category::refused, "hard link to what is not an earlier file");
-    const auto link = [&] {
+    const auto link = [&, &target_name = target_name, &name = name] {
       if (::linkat(from->get(), target_name.c_str(), to->get(), name.c_str(), 0) != 0)
         base::throw_errno("link", errno);
     };
