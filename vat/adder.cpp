@@ -32,7 +32,7 @@ class Adder::Impl {
  public:
   Impl(Vat& vat, const AddOptions& options)
       : face_(vat),
-        vat_(vat.impl()),
+        vat_(face_.impl()),
         level_(options.level),
         pack_size_(options.pack_size),
         dry_run_(options.dry_run),

@@ -52,22 +52,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.blob = content.blob;
   vref.recipe = content.recipe;
   vref.size = content.size;
-  const bool changed = finish_addition(addition, std::move(vref));
-  const auto name = addition.named.entry + shrub::kVrefSuffix;
-  if (output.json()) {
-    formats::json::Object record{{"blob", content.blob.hex()}};
-    if (content.recipe) record.emplace_back("recipe", content.recipe->hex());
-    record.insert(record.end(), {{"size", content.size},
-                                 {"new", summary.new_size},
-                                 {"stored", summary.stored_size},
-                                 {"changed", changed}});
-    cli::add_path(record, "vref", name);
-    output.record("add", std::move(record));
-  } else {
-    output.message(name + (changed ? "" : " unchanged") + ": " + base::human_size(content.size) + ", " +
-                   base::human_size(summary.new_size) + " new, " + base::human_size(summary.stored_size) +
-                   " stored");
-  }
+  finish_addition(addition, std::move(vref), summary, output);
   return 0;
 }
 

@@ -81,21 +81,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vref.tree = ids.tree;
   vref.size = ids.size;
   vref.entries = ids.entries;
-  const bool changed = finish_addition(addition, std::move(vref));
-  const auto name = addition.named.entry + shrub::kVrefSuffix;
-  if (only_news && !changed) return ids.partial ? 3 : 0;
-  if (output.json()) {
-    formats::json::Object record{{"manifest", ids.manifest.hex()}, {"layout", ids.layout.hex()},
-                                 {"tree", ids.tree.hex()},         {"size", ids.size},
-                                 {"entries", ids.entries},         {"new", summary.new_size},
-                                 {"stored", summary.stored_size},  {"changed", changed}};
-    cli::add_path(record, "vref", name);
-    output.record("add", std::move(record));
-  } else {
-    output.message(name + (changed ? "" : " unchanged") + ": " + std::to_string(ids.entries) + " entries, " +
-                   base::human_size(ids.size) + ", " + base::human_size(summary.new_size) + " new, " +
-                   base::human_size(summary.stored_size) + " stored");
-  }
+  finish_addition(addition, std::move(vref), summary, output, only_news);
   return ids.partial ? 3 : 0;
 }
 

@@ -19,22 +19,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.blob = image.blob;
   vref.recipe = image.recipe;
   vref.size = image.size;
-  const bool changed = finish_addition(addition, std::move(vref));
-  const auto name = addition.named.entry + shrub::kVrefSuffix;
-  if (output.json()) {
-    formats::json::Object record{{"recipe", image.recipe.hex()}};
-    if (image.blob) record.emplace_back("blob", image.blob->hex());
-    record.insert(record.end(), {{"size", image.size},
-                                 {"new", summary.new_size},
-                                 {"stored", summary.stored_size},
-                                 {"changed", changed}});
-    cli::add_path(record, "vref", name);
-    output.record("add", std::move(record));
-  } else {
-    output.message(name + (changed ? "" : " unchanged") + ": " + base::human_size(image.size) + ", " +
-                   base::human_size(summary.new_size) + " new, " + base::human_size(summary.stored_size) +
-                   " stored");
-  }
+  finish_addition(addition, std::move(vref), summary, output);
   return 0;
 }
 

@@ -15,8 +15,8 @@ struct Side {
       : named(find_shrub(path, call)), vats(open_vats(named.shrub, call, output)) {
     auto vref = named.below;
     if (vref.ends_with(shrub::kVrefSuffix)) vref.resize(vref.size() - 5);
-    single = vref != "." && named.shrub.find_vref(vref).has_value();
-    prefix = single ? vref : named.below == "." ? "" : named.below + "/";
+    const bool single = vref != "." && named.shrub.find_vref(vref).has_value();
+    const auto prefix = single ? vref : named.below == "." ? "" : named.below + "/";
     // Entries by their names below the path given, so that a whole can be compared with another whole.
     if (single)
       entries.emplace("", vref);
@@ -24,14 +24,13 @@ struct Side {
       for (const auto& entry : named.shrub.entries(named.below))
         entries.emplace(entry.substr(prefix.size()), entry);
   }
-  [[nodiscard]] formats::Vref read(const std::string& name) const {
-    return named.shrub.read(entries.at(name));
+  [[nodiscard]] std::optional<formats::Vref> find(const std::string& name) const {
+    const auto entry = entries.find(name);
+    return entry == entries.end() ? std::nullopt : std::optional(named.shrub.read(entry->second));
   }
 
   NamedShrub named;
   shrub::Vats vats;
-  bool single = false;
-  std::string prefix;
   std::map<std::string, std::string> entries;
 };
 
@@ -76,11 +75,11 @@ int run(const cli::Call& call, cli::Output& output) {
     for (const auto& [name, entry] : side->entries) names.insert(name);
   wedge::Parts old_parts, new_parts;
   for (const auto& name : names) {
-    const bool was = before.entries.contains(name), is = after.entries.contains(name);
-    if (was) wedge::add_parts(*before.vats.source, shrub::entry_root(before.read(name)), old_parts);
-    if (is) wedge::add_parts(*after.vats.source, shrub::entry_root(after.read(name)), new_parts);
+    const auto was = before.find(name), is = after.find(name);
+    if (was) wedge::add_parts(*before.vats.source, shrub::entry_root(*was), old_parts);
+    if (is) wedge::add_parts(*after.vats.source, shrub::entry_root(*is), new_parts);
     if (was && is)
-      comparison.compare(name, before.read(name), *before.vats.source, after.read(name), *after.vats.source);
+      comparison.compare(name, *was, *before.vats.source, *is, *after.vats.source);
     else
       comparison.report(is ? "added" : "removed", name, {});
   }

@@ -5,6 +5,7 @@
 
 #include "cli/environment.h"
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/text/layout.h"
 #include "formats/text/recipe.h"
 #include "shrub/cli/verbs.h"
@@ -102,7 +103,8 @@ Addition begin_addition(const cli::Call& call, cli::Output& output) {
           cli::format_time(cli::current_time())};
 }
 
-bool finish_addition(const Addition& addition, formats::Vref vref) {
+void finish_addition(const Addition& addition, formats::Vref vref, const vat::AddSummary& summary,
+                     cli::Output& output, bool only_news) {
   const auto& [named, vats, before, options, time] = addition;
   vref.object_format = vats.writable->object_format();
   if (before) vref.unknown = before->unknown;
@@ -110,9 +112,33 @@ bool finish_addition(const Addition& addition, formats::Vref vref) {
   if (before && before->manifest == vref.manifest && before->blob == vref.blob)
     vref.provenance = before->provenance;
   formats::json::set(vref.provenance, "added", time);
-  if (options.dry_run) return named.shrub.would_write(named.entry, vref);
-  vat::write_map(*vats.writable, {vref.manifest, vref.layout, vref.blob, vref.recipe});
-  return named.shrub.write(named.entry, vref);
+  bool changed = false;
+  if (options.dry_run) {
+    changed = named.shrub.would_write(named.entry, vref);
+  } else {
+    vat::write_map(*vats.writable, {vref.manifest, vref.layout, vref.blob, vref.recipe});
+    changed = named.shrub.write(named.entry, vref);
+  }
+  if (only_news && !changed) return;
+  const auto name = named.entry + shrub::kVrefSuffix;
+  if (!output.json())
+    return output.message(name + (changed ? "" : " unchanged") + ": " +
+                          (vref.entries ? std::to_string(*vref.entries) + " entries, " : "") +
+                          base::human_size(vref.size) + ", " + base::human_size(summary.new_size) + " new, " +
+                          base::human_size(summary.stored_size) + " stored");
+  formats::json::Object record;
+  for (const auto& [key, id] : {std::pair{"manifest", vref.manifest},
+                                {"layout", vref.layout},
+                                {"tree", vref.tree},
+                                {"blob", vref.blob},
+                                {"recipe", vref.recipe}})
+    if (id) record.emplace_back(key, id->hex());
+  record.emplace_back("size", vref.size);
+  if (vref.entries) record.emplace_back("entries", *vref.entries);
+  record.insert(record.end(),
+                {{"new", summary.new_size}, {"stored", summary.stored_size}, {"changed", changed}});
+  cli::add_path(record, "vref", name);
+  output.record("add", std::move(record));
 }
 
 chunker::Parameters profile_for(const std::optional<formats::Vref>& before, vat::BlobSource& source,

@@ -68,9 +68,10 @@ struct Addition {
   [[nodiscard]] vat::Vat& vat() const noexcept { return *vats.writable; }
 };
 [[nodiscard]] Addition begin_addition(const cli::Call& call, cli::Output& output);
-/// Ends an add: map and vref, with what is to be kept of the vref that was there. Returns whether the vref
-/// changed, or would.
-bool finish_addition(const Addition& addition, formats::Vref vref);
+/// Ends an add: map and vref, with what is to be kept of the vref that was there, and says what was done.
+/// `only_news`: nothing if the vref stays as it is.
+void finish_addition(const Addition& addition, formats::Vref vref, const vat::AddSummary& summary,
+                     cli::Output& output, bool only_news = false);
 
 /// The chunker profile for an add: that of the vref's present recipe, else the vat's.
 [[nodiscard]] chunker::Parameters profile_for(const std::optional<formats::Vref>& before,
