@@ -1,0 +1,182 @@
+#include "wedge/internal/entry.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <fstream>
+#include <vector>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/numbers.h"
+#include "formats/text/recipe.h"
+#include "wedge/unpack.h"
+
+namespace wedge::internal {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::Row;
+
+namespace {
+
+/// A path as /proc/self/mountinfo has it, with some bytes as `\ooo`.
+std::string mount_point(std::string_view text) {
+  std::string path;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 3 < text.size() && text[i + 1] >= '0' && text[i + 1] <= '3') {
+      path += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
+      i += 3;
+    } else {
+      path += text[i];
+    }
+  }
+  return path;
+}
+
+/// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
+bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, int fd) {
+  formats::RecipeReader reader(source.read(recipe), source.object_format(),
+                               [&](const ObjectId& id) { return source.read(id); });
+  base::ObjectHasher hasher(source.object_format());
+  base::Buffer buffer;
+  for (formats::RecipeItem item; reader.next(item);) {
+    std::uint64_t offset = reader.offset() - item.size;
+    if (item.type != formats::RecipeItem::Type::hole) {
+      buffer.resize(static_cast<std::size_t>(item.size));
+      if (!base::read_exact_at(fd, offset, buffer)) return false;
+      if (item.type == formats::RecipeItem::Type::chunk) {
+        if (hasher.hash(buffer) != item.id) return false;
+      } else {
+        const auto blob = source.read(item.id);
+        if (item.offset + item.size > blob.size() ||
+            !std::equal(buffer.begin(), buffer.end(),
+                        blob.begin() + static_cast<std::ptrdiff_t>(item.offset)))
+          return false;
+      }
+      continue;
+    }
+    buffer.resize(std::size_t{64} << 10);
+    for (std::uint64_t left = item.size; left > 0;) {
+      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer.size()));
+      if (!base::read_exact_at(fd, offset, {buffer.data(), count}) ||
+          std::any_of(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(count),
+                      [](std::byte b) { return b != std::byte{0}; }))
+        return false;
+      offset += count;
+      left -= count;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+std::optional<struct stat> find_stat(int dir, const std::string& name) {
+  struct stat info;
+  if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return info;
+  if (errno != ENOENT && errno != ENOTDIR) base::throw_errno(name, errno);
+  return std::nullopt;
+}
+
+void refuse_mounts(int top, const std::string& path) {
+  std::string place(PATH_MAX, '\0');
+  const ssize_t size =
+      ::readlink(("/proc/self/fd/" + std::to_string(top)).c_str(), place.data(), place.size());
+  if (size < 0) return;  // without /proc the move will say
+  place.resize(static_cast<std::size_t>(size));
+  place += (place == "/" ? "" : "/") + path;
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    std::string_view rest = line, field;
+    for (int i = 0; i < 5; ++i) field = base::take_field(rest, ' ');
+    const auto mount = mount_point(field);
+    if (mount == place || mount.starts_with(place + "/"))
+      throw Error(Category::local, formats::escape(mount) + ": something is mounted there",
+                  "unmount it, or mount it outside of the wedge");
+  }
+}
+
+base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir) {
+  const auto name = base::random_name();
+  (void)write_content(source, root.blob, root.recipe, root.size, true, dir, name, {});
+  auto fd = base::open_at(dir, name, O_RDONLY | O_NOFOLLOW);
+  if (::unlinkat(dir, name.c_str(), 0) != 0) base::throw_errno("spool", errno);
+  return fd;
+}
+
+formats::ByteSource reading(int fd) {
+  return [fd](base::MutableBytes buffer) { return base::read_some(fd, buffer); };
+}
+
+ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size) {
+  base::ObjectHasher hasher(format);
+  hasher.reset(size);
+  base::Buffer buffer(std::size_t{1} << 20);
+  while (const std::size_t count = base::read_some(fd, buffer)) {
+    if (count > size) return {};  // it grew
+    size -= count;
+    hasher.update(base::Bytes(buffer).subspan(0, count));
+  }
+  return size == 0 ? hasher.finish() : ObjectId();
+}
+
+std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& path, const EntryRoot& root,
+                           const CompareOptions& options,
+                           const std::function<void(const Difference&)>& on_difference) {
+  const auto report = [&](Difference::Kind kind) {
+    on_difference({kind, ".", {}});
+    return std::uint64_t{1};
+  };
+  const auto [parent_path, name] = formats::split_path(path);
+  std::optional<struct stat> info;
+  base::UniqueFd parent;
+  try {
+    parent = base::open_beneath(top, parent_path, O_RDONLY | O_DIRECTORY);
+    info = find_stat(parent.get(), name);
+  } catch (const Error& error) {
+    if (error.category() != Category::not_found && error.category() != Category::refused) throw;
+  }
+  if (!info) return report(Difference::Kind::missing);
+  if (!root.unpack.empty()) {
+    if (!S_ISDIR(info->st_mode)) return report(Difference::Kind::type);
+    const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
+    const auto archive = spool(source, root, base::open_directory(AT_FDCWD, "/var/tmp").get());
+    std::vector<Row> rows;
+    list_archive(reading(archive.get()), root.unpack, source.object_format(),
+                 [&](const Row& row) { rows.push_back(row); });
+    auto next = rows.begin();
+    return compare_tree(
+        dir.get(), source.object_format(),
+        [&](Row& row) {
+          if (next == rows.end()) return false;
+          row = *next++;
+          return true;
+        },
+        options, on_difference);
+  }
+  if (root.type == EntryRoot::Type::tree) {
+    if (!S_ISDIR(info->st_mode)) return report(Difference::Kind::type);
+    const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
+    auto reader = read_manifest(source, *root.manifest);
+    return compare_tree(
+        dir.get(), source.object_format(), [&](Row& row) { return reader.next(row); }, options,
+        on_difference);
+  }
+  if (!S_ISREG(info->st_mode)) return report(Difference::Kind::type);
+  if (static_cast<std::uint64_t>(info->st_size) != root.size) return report(Difference::Kind::content);
+  if (!options.read_content) return 0;
+  const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
+  if (root.recipe)
+    return holds_recipe(source, *root.recipe, fd.get()) ? 0 : report(Difference::Kind::content);
+  return hash_content(fd.get(), source.object_format(), root.size) == *root.blob
+             ? 0
+             : report(Difference::Kind::content);
+}
+
+}  // namespace wedge::internal

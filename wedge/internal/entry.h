@@ -1,0 +1,39 @@
+// Looking at an entry of a wedge: what lies there, what it holds, whether it may be moved.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "formats/base/object_id.h"
+#include "formats/base/unique_fd.h"
+#include "formats/compression/decoder.h"
+#include "wedge/comparison.h"
+#include "wedge/wedge.h"
+
+namespace wedge::internal {
+
+/// nullopt if there is nothing of that name.
+[[nodiscard]] std::optional<struct stat> find_stat(int dir, const std::string& name);
+
+/// Refuses to move `path` below the directory `top` if it is a mount point or has one in it: the mount would
+/// go along, and nobody could remove it later.
+void refuse_mounts(int top, const std::string& path);
+
+/// The proven content of a root as an anonymous file in `dir`, read from its start. Archives are read
+/// forwards only, but what they lie in may have to be read twice to be proven.
+[[nodiscard]] base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir);
+[[nodiscard]] formats::ByteSource reading(int fd);
+
+/// The id of a file's content; no id at all if it is not `size` bytes long.
+[[nodiscard]] base::ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size);
+
+/// As verify_entry(), below an open wedge.
+std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& path, const EntryRoot& root,
+                           const CompareOptions& options,
+                           const std::function<void(const Difference&)>& on_difference);
+
+}  // namespace wedge::internal
