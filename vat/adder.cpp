@@ -32,7 +32,7 @@ class Adder::Impl {
  public:
   Impl(Vat& vat, const AddOptions& options)
       : face_(vat),
-        vat_(face_.impl()),
+        vat_(vat.impl()),
         level_(options.level),
         pack_size_(options.pack_size),
         dry_run_(options.dry_run),
@@ -80,13 +80,14 @@ class Adder::Impl {
     if (pack_) publish();
     if (dry_run_) return summary_;
     vat_.with_index([&](internal::Index& index) {
-      for (const auto& claim : claims_) index.put_claim(claim);
+      for (const auto& claim : claims_) index.put_claim(claim);  // of recipes that were there
     });
-    for (auto& claim : claims_) {
+    indexed_claims_.insert(indexed_claims_.end(), claims_.begin(), claims_.end());
+    claims_.clear();
+    for (auto claim : std::exchange(indexed_claims_, {})) {
       claim.proven = true;  // the content was hashed when it was added
       vat_.note_proven(claim);
     }
-    claims_.clear();
     return summary_;
   }
 
@@ -140,7 +141,10 @@ class Adder::Impl {
     if (::fstatat(packs_.get(), name.c_str(), &info, 0) != 0) base::throw_errno(name, errno);
     internal::PackRecord record{0, name, static_cast<std::uint64_t>(info.st_size),
                                 std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
-    vat_.with_index([&](internal::Index& index) { index.put_pack(record, pack_->blobs, {}); });
+    // Who is ended here leaves a pack that is indexed with all it says, claims too, or not at all.
+    vat_.with_index([&](internal::Index& index) { index.put_pack(record, pack_->blobs, claims_); });
+    indexed_claims_.insert(indexed_claims_.end(), claims_.begin(), claims_.end());
+    claims_.clear();
     summary_.stored_size += pack_->writer.size();
     summary_.packs.push_back(base::to_hex(digest));
     pack_.reset();
@@ -168,7 +172,7 @@ class Adder::Impl {
   std::unordered_set<ObjectId> seen_;
   std::deque<std::future<formats::EncodedGroup>> encoding_;
   std::optional<Pack> pack_;
-  std::vector<internal::Claim> claims_;
+  std::vector<internal::Claim> claims_, indexed_claims_;  ///< yet to be put into the index; put
   AddSummary summary_;
   base::WorkerPool pool_;
 };

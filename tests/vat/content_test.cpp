@@ -37,6 +37,28 @@ base::Buffer read(vat::BlobSource& source, const ObjectId& id, const vat::ByteRa
 
 }  // namespace
 
+TEST_CASE("a pack is indexed with the content its recipes describe, even if its add never ends",
+          "[vat][content]") {
+  TestVat store;
+  const auto first = tests::random_bytes(100'000, 1), second = tests::random_bytes(1000, 2);
+  auto content = first;
+  base::append(content, second);
+  const auto id = store.id_of(content);
+  {
+    vat::Adder adder(*store, {1, formats::kDefaultLevel, 1});  // a pack for each group
+    adder.claim(id, put_recipe(store, adder, {chunk(store, adder, first), chunk(store, adder, second)}, id),
+                content.size());
+    // What pushes the recipe's group out; then the add is abandoned.
+    const auto text = tests::random_bytes(300'000, 3);
+    (void)adder.put(store.id_of(text), formats::BlobKind::piece, vat::Grouping::text, text);
+    for (unsigned i = 4; i < 10; ++i) (void)store.put(adder, tests::random_bytes(1000, i));
+  }
+  store.reopen();
+  CHECK(read(*store, id) == content);
+  store.lose_index();  // as it is when made anew
+  CHECK(read(*store, id) == content);
+}
+
 TEST_CASE("ranges are exact at every edge of chunks, slices and holes", "[vat][content]") {
   TestVat store;
   vat::Adder adder(*store);
