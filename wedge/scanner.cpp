@@ -36,15 +36,7 @@ bool is_recorded_xattr(const std::string& name, bool normalized) {
 /// `all`: those of the machine too, as far as they can be read.
 std::map<std::string, std::string> read_xattrs(int fd, bool all) {
   std::map<std::string, std::string> found;
-  const ssize_t size = ::flistxattr(fd, nullptr, 0);
-  if (size <= 0) return found;  // none, or a file system without them
-  std::string names(static_cast<std::size_t>(size), '\0');
-  const ssize_t got = ::flistxattr(fd, names.data(), names.size());
-  if (got < 0) base::throw_errno("list extended attributes", errno);
-  names.resize(static_cast<std::size_t>(got));
-  for (std::size_t at = 0; at < names.size();) {
-    const std::string name = names.c_str() + at;
-    at += name.size() + 1;
+  for (const auto& name : internal::list_xattrs(fd)) {
     const bool recorded = is_recorded_xattr(name, false);
     if (!recorded && !all) continue;
     std::string value(65536, '\0');

@@ -3,13 +3,13 @@
 #include "wedge/tree_writer.h"
 
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <deque>
@@ -127,6 +127,15 @@ class TreeWriter {
       directories_.push_back(row);
       return true;
     }
+    if (options_.is_there) {
+      if (options_.is_there(row)) {
+        if (row.type != Row::Type::file) return true;
+        ++summary_.files;
+        ++reused_;
+        return true;
+      }
+      written_.insert(row.path);
+    }
     const auto [parent_path, name] = formats::split_path(row.path);
     switch (row.type) {
       case Row::Type::directory: {
@@ -165,7 +174,9 @@ class TreeWriter {
   SharedFd directory(const std::string& path) {
     for (auto known = open_.rbegin(); known != open_.rend(); ++known)
       if (known->first == path) return known->second;
-    auto fd = std::make_shared<base::UniqueFd>(base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY));
+    auto fd = std::make_shared<base::UniqueFd>(
+        options_.is_there ? internal::ensure_beneath(top_.get(), path)
+                          : base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY));
     if (open_.size() == kOpenDirectories) open_.pop_front();
     open_.emplace_back(path, fd);
     return fd;
@@ -261,7 +272,8 @@ class TreeWriter {
     {
       // Two paths that were one file may be two now; the manifest says which are linked.
       const std::lock_guard lock(linked_mutex_);
-      if (info.st_nlink > 1 && !linked_.emplace(info.st_dev, info.st_ino).second) return false;
+      if (info.st_nlink > 1 && (options_.is_there || !linked_.emplace(info.st_dev, info.st_ino).second))
+        return false;
     }
     const std::string self = "/proc/self/fd/" + std::to_string(old.get());
     if (::linkat(AT_FDCWD, self.c_str(), parent, name.c_str(), AT_SYMLINK_FOLLOW) != 0) return false;
@@ -299,16 +311,12 @@ class TreeWriter {
       const ssize_t size = ::fgetxattr(fd, attribute.c_str(), there.data(), there.size());
       if (size < 0 || there.substr(0, static_cast<std::size_t>(size)) != value) return false;
     }
-    std::string names(65536, '\0');
-    const ssize_t listed = ::flistxattr(fd, names.data(), names.size());
-    std::size_t count = 0;
-    for (ssize_t i = 0; i < listed; ++i) {
-      const std::string attribute = names.c_str() + i;
-      if (attribute.starts_with("user.") || attribute == "security.capability" || internal::is_acl(attribute))
-        ++count;
-      i += static_cast<ssize_t>(attribute.size());
-    }
-    return count == wanted;
+    const auto names = internal::list_xattrs(fd);
+    const auto count = std::count_if(names.begin(), names.end(), [](const auto& attribute) {
+      return attribute.starts_with("user.") || attribute == "security.capability" ||
+             internal::is_acl(attribute);
+    });
+    return static_cast<std::size_t>(count) == wanted;
   }
 
   // --- when all files are there
@@ -317,7 +325,10 @@ class TreeWriter {
   void make_link(const Row& row) {
     const auto [target_parent, target_name] = formats::split_path(row.target);
     const auto [parent, name] = formats::split_path(row.path);
-    const auto from = directory(target_parent);
+    const auto from = options_.is_there && !written_.contains(row.target)
+                          ? std::make_shared<base::UniqueFd>(
+                                base::open_beneath(options_.reuse_top, target_parent, O_RDONLY | O_DIRECTORY))
+                          : directory(target_parent);
     const auto to = directory(parent);
     struct stat info;
     if (::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(info.st_mode))
@@ -339,6 +350,7 @@ class TreeWriter {
   std::deque<std::pair<std::string, SharedFd>> open_;
   std::vector<Row> directories_, links_;
   std::unordered_set<std::string> left_out_;  ///< paths of special files
+  std::unordered_set<std::string> written_;   ///< paths, if not all are
   Batch batch_;
   std::deque<std::pair<std::uint64_t, std::future<void>>> running_;
   std::uint64_t done_ = 0;
@@ -360,63 +372,6 @@ formats::ManifestReader read_manifest(vat::BlobSource& source, const ObjectId& m
 WriteSummary write_tree(vat::BlobSource& source, const ObjectId& manifest, const ObjectId& layout, int parent,
                         const std::string& name, const WriteOptions& options) {
   return TreeWriter(source, layout, options).write(manifest, parent, name);
-}
-
-namespace {
-
-bool is_same(const formats::RecipeItem& a, const formats::RecipeItem& b) {
-  return a.type == b.type && a.size == b.size && a.offset == b.offset &&
-         (a.type == formats::RecipeItem::Type::hole || a.id == b.id);
-}
-
-void punch(int fd, std::uint64_t offset, std::uint64_t size) {
-  if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                  static_cast<off_t>(size)) != 0)
-    base::throw_errno("punch a hole", errno);
-}
-
-}  // namespace
-
-std::uint64_t update_content(vat::BlobSource& source, const ObjectId& before, const ObjectId& after, int fd,
-                             bool trusted) {
-  using Item = formats::RecipeItem;
-  const auto get = getter(source);
-  formats::RecipeReader old_reader(source.read(before), source.object_format(), get);
-  formats::RecipeReader reader(source.read(after), source.object_format(), get);
-  base::ObjectHasher hasher(source.object_format());
-  base::Buffer there;
-  Item old, item;
-  std::uint64_t old_offset = 0, written = 0;
-  bool have_old = old_reader.next(old);
-  const auto still_holds = [&](std::uint64_t offset) {
-    if (trusted) return true;
-    if (item.type != Item::Type::chunk) return false;
-    there.resize(static_cast<std::size_t>(item.size));
-    return base::read_exact_at(fd, offset, there) && hasher.hash(there) == item.id;
-  };
-  // Sizes first: what is cut off or added need not be looked at.
-  if (::ftruncate(fd, static_cast<off_t>(reader.header().size)) != 0) base::throw_errno("set size", errno);
-  for (std::uint64_t offset = 0; reader.next(item); offset += item.size) {
-    while (have_old && old_offset < offset) {
-      old_offset += old.size;
-      have_old = old_reader.next(old);
-    }
-    if (have_old && old_offset == offset && is_same(old, item) && still_holds(offset)) continue;
-    if (item.type == Item::Type::hole) {
-      punch(fd, offset, item.size);
-      continue;
-    }
-    const auto blob = source.read(item.id);
-    if (item.offset + item.size > blob.size() || (item.type == Item::Type::chunk && blob.size() != item.size))
-      throw Error(Category::refused, "blob " + item.id.hex() + " is not of the size it lists");
-    // A hole first, then what is not zero: whole zero blocks stay holes.
-    punch(fd, offset, item.size);
-    ContentWriter(fd, true, offset)
-        .write(base::Bytes(blob).subspan(static_cast<std::size_t>(item.offset),
-                                         static_cast<std::size_t>(item.size)));
-    written += item.size;
-  }
-  return written;
 }
 
 KnownFile known_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,

@@ -19,6 +19,7 @@ struct Fidelity {
   bool acls = false;    ///< access control lists; without them the group has what it has without a mask
   bool fifos = false;
   bool devices = false;  ///< needs root
+  friend bool operator==(const Fidelity&, const Fidelity&) = default;
 };
 
 struct WriteOptions {
@@ -26,6 +27,9 @@ struct WriteOptions {
   Fidelity fidelity;
   int reuse_top = -1;  ///< directory of an earlier state of the tree; files whose content is proven equal are
                        ///< taken from it
+  /// Asked for each row in order: whether reuse_top has it as it is to be. If so, nothing is written for it,
+  /// and directories that are there are made only to hold what is written, with mode 0700. May be empty.
+  std::function<bool(const formats::Row&)> is_there;
   StatCache* cache = nullptr;  ///< what it knows of files in reuse_top is not read; learns of what is written
   std::function<void(std::uint64_t)> progress;      ///< content bytes in place so far, on the calling thread
   std::function<void(const formats::Row&)> on_row;  ///< each row that now exists, in order
@@ -57,12 +61,6 @@ std::uint64_t write_content(vat::BlobSource& source, const std::optional<base::O
                             const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse,
                             int parent, const std::string& name,
                             const std::function<void(std::uint64_t)>& progress);
-
-/// Makes the file of `fd`, which holds what `before` describes, hold what `after` does, by writing only where
-/// they differ. `trusted`: nobody changed it since; else what stays is read and proven. Holes are punched.
-/// Returns how many content bytes were written.
-std::uint64_t update_content(vat::BlobSource& source, const base::ObjectId& before,
-                             const base::ObjectId& after, int fd, bool trusted);
 
 /// Reads the rows of a manifest, pieces fetched through `source`.
 [[nodiscard]] formats::ManifestReader read_manifest(vat::BlobSource& source, const base::ObjectId& manifest);

@@ -25,7 +25,9 @@
 #include "formats/base/numbers.h"
 #include "formats/json/json.h"
 #include "formats/text/recipe.h"
+#include "wedge/internal/content_update.h"
 #include "wedge/internal/entry.h"
+#include "wedge/internal/in_place.h"
 #include "wedge/internal/place_file.h"
 #include "wedge/internal/record.h"
 #include "wedge/internal/walk.h"
@@ -46,6 +48,7 @@ using internal::Record;
 using internal::RecordReader;
 using internal::RecordWriter;
 using internal::spool;
+using internal::WritableTop;
 using Outcome = SyncResult::Outcome;
 
 std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
@@ -87,29 +90,6 @@ Row file_row(int dir, const std::string& name, const EntryRoot& root) {
   if (root.blob) row.blob = *root.blob;
   return row;
 }
-
-/// Lets the owner write a directory for as long as it is being moved; then its mode is as before.
-class WritableTop {
- public:
-  WritableTop(int parent, std::string name) : parent_(parent), name_(std::move(name)) {
-    const auto info = find_stat(parent_, name_);
-    if (!info || !S_ISDIR(info->st_mode) || (info->st_mode & S_IWUSR) != 0) return;
-    mode_ = info->st_mode & 07777;
-    (void)::fchmodat(parent_, name_.c_str(), *mode_ | S_IWUSR, 0);  // the move will say if it was not enough
-    fd_ = base::open_at(parent_, name_, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  }
-  ~WritableTop() {
-    if (mode_) (void)::fchmod(fd_.get(), *mode_);
-  }
-  WritableTop(const WritableTop&) = delete;
-  WritableTop& operator=(const WritableTop&) = delete;
-
- private:
-  int parent_;
-  std::string name_;
-  std::optional<mode_t> mode_;
-  base::UniqueFd fd_;
-};
 
 bool is_tree(const EntryRoot& root) {
   return root.type == EntryRoot::Type::tree || !root.unpack.empty();
@@ -200,6 +180,14 @@ class Wedge::Impl {
     if (!parent) parent = make_parent(parent_path);
     Record made{path, owner, key, 0, base::random_name(), source.object_format()};
     auto work = base::ensure_directory(tmp_.get(), made.workspace, 0700);
+    if (intact && options.in_place && can_change_in_place(*record, root, options.fidelity, *there)) {
+      made.in_place = true;
+      made.inode = there->st_ino;
+      stage(source, root, options, *record, made, carried, work.get(), result.summary);
+      wait_for_clock();
+      settle(made);
+      return result;
+    }
     {
       RecordWriter next(records_.get(), made, work.get());
       build(source, path, root, options, there && S_ISDIR(there->st_mode), work.get(), next, result.summary);
@@ -327,15 +315,104 @@ class Wedge::Impl {
     return read_record(record_name(path) + ".state");
   }
 
+  static bool can_change_in_place(const Record& record, const EntryRoot& root, const Fidelity& fidelity,
+                                  const struct stat& there) {
+    if (is_tree(root))
+      return root.unpack.empty() && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
+             fidelity_of(record.key) == fidelity;
+    return root.recipe && recipe_of(record.key, root.recipe->format()) && S_ISREG(there.st_mode) &&
+           there.st_nlink == 1;  // nothing is ever set on a linked file
+  }
+
+  /// Makes in `work` what changes, and announces it; nothing in the entry changes yet.
+  void stage(vat::BlobSource& source, const EntryRoot& root, const SyncOptions& options, const Record& record,
+             const Record& made, const std::vector<std::string>& carried, int work,
+             WriteSummary& summary) const {
+    RecordWriter next(records_.get(), made, -1);
+    if (is_tree(root)) {
+      auto before = read_rows(record_name(made.path) + ".state");
+      std::vector<std::string> removed;  // directories
+      internal::RowChanges changes(before, [&](const Row& row) {
+        if (row.type == Row::Type::directory) removed.push_back(row.path);
+      });
+      const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
+      auto write = write_options(options, top.get(), next);
+      write.is_there = [&](const Row& row) {
+        return changes.next(row) != internal::RowChanges::Change::made;
+      };
+      summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
+      changes.finish();
+      for (const auto& extra : carried)
+        for (const auto& directory : removed)
+          if (extra.starts_with(directory + "/") && !is_by_product(extra)) refuse_to_carry(extra);
+    } else {
+      const auto [parent_path, name] = formats::split_path(made.path);
+      const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
+      const auto fd = base::open_at(parent.get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      summary.files = summary.reused_files = 1;
+      summary.fetched_size =
+          internal::stage_content(source, content_update(record, root, fd.get()), fd.get(), work);
+      auto row = file_row(parent.get(), name, root);
+      timespec now{};
+      (void)::clock_gettime(CLOCK_REALTIME, &now);
+      row.mtime = {now.tv_sec, static_cast<std::uint32_t>(now.tv_nsec)};
+      next.add(row);
+    }
+    if (::syncfs(work) != 0) base::throw_errno("sync", errno);
+    next.publish(record_name(made.path) + ".next");
+  }
+
+  /// Puts in place what was staged. May be interrupted and run again at any point.
+  void carry_out(const Record& made, int work) const {
+    const auto name = record_name(made.path);
+    auto after = read_rows(name + ".next");
+    Row first;
+    if (!after(first)) throw Error(Category::local, "the record of what was under way is not readable");
+    if (first.type == Row::Type::directory) {
+      const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
+      bool at_first = true;
+      internal::change_tree(
+          top.get(), work, read_rows(name + ".state"),
+          [&](Row& row) {
+            if (!std::exchange(at_first, false)) return after(row);
+            row = first;
+            return true;
+          },
+          fidelity_of(made.key), cache_);
+      if (::syncfs(top.get()) != 0) base::throw_errno("sync", errno);
+    } else {
+      const auto fd = base::open_beneath(top_.get(), made.path, O_RDWR | O_NONBLOCK);
+      internal::apply_content(work, fd.get(), first.size);
+      const timespec time{first.mtime.seconds, first.mtime.nanoseconds};
+      const timespec times[] = {time, time};
+      if (::futimens(fd.get(), times) != 0) base::throw_errno("set time", errno);
+      base::sync_file(fd.get());
+      discard_old(name);  // what was overwritten is nowhere
+    }
+  }
+
+  /// The rows of a record; none if there is no such record.
+  NextRow read_rows(const std::string& name) const {
+    auto fd = base::find_open_at(records_.get(), name, O_RDONLY | O_NOFOLLOW);
+    if (!fd) return [](Row&) { return false; };
+    auto reader = std::make_shared<RecordReader>(std::move(*fd));  // shared: a function has to be copyable
+    (void)reader->head();
+    return [reader](Row& row) { return reader->next(row); };
+  }
+
   /// After the exchange: finishes the top of the new entry, keeps the previous state under old/, makes the
   /// record the current one. May be interrupted and run again at any point.
   void settle(const Record& made) const {
     const auto name = record_name(made.path);
-    finish_top(made);
-    if (const auto work =
-            base::find_open_at(tmp_.get(), made.workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)) {
+    const auto work = base::find_open_at(tmp_.get(), made.workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (!made.in_place)
+      finish_top(made);
+    else if (work)
+      carry_out(made, work->get());
+    if (work) {
       for (const auto* previous : {"new", "old"}) {
-        if (!find_stat(work->get(), previous)) continue;
+        const bool staged = made.in_place && *previous == 'n';  // not what was there before
+        if (staged || !find_stat(work->get(), previous)) continue;
         discard_old(name);
         const WritableTop writable(work->get(), previous);
         if (::renameat(work->get(), previous, old_.get(), name.c_str()) != 0)
@@ -411,7 +488,7 @@ class Wedge::Impl {
         const auto [parent_path, entry] = formats::split_path(record->path);
         const auto parent = look_for_parent(parent_path);
         const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
-        if (info && info->st_ino == record->inode) {
+        if (info && info->st_ino == record->inode) {  // exchanged already, or to be changed in place
           settle(*record);
           continue;
         }
@@ -546,27 +623,43 @@ class Wedge::Impl {
                        const std::function<void(const Difference&)>& on_difference) const;
 
  private:
+  /// From what `record` says of the file of `fd` to `root`; both have recipes.
+  internal::ContentUpdate content_update(const Record& record, const EntryRoot& root, int fd) const {
+    struct stat info;
+    if (::fstat(fd, &info) != 0) base::throw_errno("stat", errno);
+    const auto before = recipe_of(record.key, root.recipe->format());
+    const auto known = cache_ != nullptr ? cache_->find(state_of(info)) : std::nullopt;
+    return {*before, *root.recipe, known && known->recipe == before};
+  }
+
+  WriteOptions write_options(const SyncOptions& options, int reuse_top, RecordWriter& record) const {
+    WriteOptions write;
+    write.threads = options.threads;
+    write.fidelity = options.fidelity;
+    write.reuse_top = reuse_top;
+    write.cache = cache_;
+    write.progress = options.progress;
+    write.on_row = [&](const Row& row) { record.add(row); };
+    return write;
+  }
+
   /// Makes "new" from the present file by a reflink and what has changed. False if that cannot be done: it is
   /// no file of ours, or the file system has no reflinks.
   bool clone_content(vat::BlobSource& source, const std::string& path, const EntryRoot& root, int work,
                      WriteSummary& summary) const {
     const auto record = find_record(path);
-    const auto before = record ? recipe_of(record->key, source.object_format()) : std::nullopt;
-    if (!before || !root.recipe) return false;
+    if (!record || !root.recipe || !recipe_of(record->key, root.recipe->format())) return false;
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = look_for_parent(parent_path);
     const auto old = parent ? base::find_regular_at(parent->get(), name) : std::nullopt;
     if (!old) return false;
-    struct stat info;
-    if (::fstat(old->get(), &info) != 0) base::throw_errno("stat", errno);
-    const auto known = cache_ != nullptr ? cache_->find(state_of(info)) : std::nullopt;
+    const auto update = content_update(*record, root, old->get());
     auto fd = base::open_at(work, "new", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
     if (::ioctl(fd.get(), FICLONE, old->get()) != 0) {
       if (::unlinkat(work, "new", 0) != 0) base::throw_errno("remove", errno);
       return false;
     }
-    summary.fetched_size =
-        update_content(source, *before, *root.recipe, fd.get(), known && known->recipe == before);
+    summary.fetched_size = internal::update_content(source, update, fd.get());
     summary.reused_files = 1;
     fd.close();
     return true;
@@ -575,7 +668,6 @@ class Wedge::Impl {
   void build(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
              const SyncOptions& options, bool old_is_directory, int work, RecordWriter& record,
              WriteSummary& summary) const {
-    const auto keep = [&](const Row& row) { record.add(row); };
     if (!is_tree(root)) {
       summary.files = 1;
       if (!clone_content(source, path, root, work, summary))
@@ -588,17 +680,11 @@ class Wedge::Impl {
         known.sparse = info->st_blocks * 512 < info->st_size;
         cache_->put(state_of(*info), known, StatCache::kUnshared);
       }
-      return keep(file_row(work, "new", root));
+      return record.add(file_row(work, "new", root));
     }
     base::UniqueFd old;
     if (old_is_directory) old = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
-    WriteOptions write;
-    write.threads = options.threads;
-    write.fidelity = options.fidelity;
-    write.reuse_top = old ? old.get() : -1;
-    write.cache = cache_;
-    write.progress = options.progress;
-    write.on_row = keep;
+    const auto write = write_options(options, old ? old.get() : -1, record);
     if (!root.unpack.empty()) {
       const auto archive = spool(source, root, tmp_.get());
       summary =
@@ -606,6 +692,11 @@ class Wedge::Impl {
       return;
     }
     summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
+  }
+
+  [[noreturn]] static void refuse_to_carry(const std::string& extra) {
+    throw Error(Category::refused,
+                "extra path " + formats::escape(extra) + ": its directory is not in the new tree");
   }
 
   /// Takes an extra path of the old entry over into the new one: files by hard link, so that the old tree
@@ -620,8 +711,7 @@ class Wedge::Impl {
       to = base::open_beneath(fresh.get(), parent_path, O_RDONLY | O_DIRECTORY);
     } catch (const Error&) {
       if (is_by_product(extra)) return;  // the directory it was a by-product of is gone
-      throw Error(Category::refused,
-                  "extra path " + formats::escape(extra) + ": its directory is not in the new tree");
+      refuse_to_carry(extra);
     }
     const auto info = find_stat(from.get(), name);
     if (!info) return;

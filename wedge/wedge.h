@@ -32,6 +32,7 @@ struct SyncOptions {
   Fidelity fidelity;
   bool keep_extra = false;  ///< paths that sync did not make move over into the new entry
   bool overwrite = false;   ///< … or are left behind in the old one, as changed files are
+  bool in_place = false;    ///< change what is as sync left it where it lies, as far as it differs
   bool dry_run = false;
   std::function<void(std::uint64_t)> progress;
 };

@@ -51,6 +51,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.fidelity = fidelity(call, output);
   options.keep_extra = call.has("--keep-extra");
   options.overwrite = call.has("--overwrite");
+  options.in_place = call.has("--in-place");
   options.dry_run = call.has("--dry-run");
   std::uint64_t total = 0, before = 0;
   std::vector<std::pair<std::string, formats::Vref>> vrefs;
@@ -117,29 +118,36 @@ cli::Command sync_command() {
   options.insert(options.end(),
                  {{"--keep-extra", "", "paths that sync did not make move over into the new tree"},
                   {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
+                  {"--in-place", "", "change entries where they lie, path by path, not as a whole"},
                   revision_option(),
                   spot_check_option(),
                   cli::dry_run_option()});
-  return {"sync",
-          "Make a wedge hold what a shrub says",
-          "Makes each vref x/t.vref at or below SHRUB the entry WEDGE/x/t: a tree, a file or an image. Every "
-          "byte is proven. "
-          "Each entry changes atomically; its previous state stays under WEDGE/.shrub/old until it changes "
-          "again. Entries whose "
-          "vref is gone are moved there too. Unchanged entries are left alone, unchanged files are taken "
-          "over.\n\n"
-          "Paths in an entry that sync did not make, and files changed since, are listed and nothing is done "
-          "to that entry "
-          "(exit 1), but for __pycache__ and *.pyc, which move over.",
-          {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
-            cli::Completion::directory},
-           {"WEDGE", cli::Argument::Count::one, "where the entries go", cli::Completion::directory}},
-          options,
-          {{"shrub sync deps.shrub deps", "everything"},
-           {"shrub sync deps.shrub/toolchains deps", "a part"},
-           {"shrub sync deps.shrub@v1.2 deps", "as a tag of the repository has it"}},
-          {1, 4, 5, 8, 10, 11},
-          run};
+  return {
+      "sync",
+      "Make a wedge hold what a shrub says",
+      "Makes each vref x/t.vref at or below SHRUB the entry WEDGE/x/t: a tree, a file or an image. Every "
+      "byte is proven. "
+      "Each entry changes atomically; its previous state stays under WEDGE/.shrub/old until it changes "
+      "again. Entries whose "
+      "vref is gone are moved there too. Unchanged entries are left alone, unchanged files are taken "
+      "over.\n\n"
+      "Paths in an entry that sync did not make, and files changed since, are listed and nothing is done "
+      "to that entry "
+      "(exit 1), but for __pycache__ and *.pyc, which move over.\n\n"
+      "With --in-place a tree that is as sync left it gets only what changed, and an image only the extents "
+      "that changed. "
+      "Nothing is put in place before all of it is there and durable; a sync that was interrupted is "
+      "finished by the next. Readers may see old and new paths side by side, and old only has what was "
+      "replaced.",
+      {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
+        cli::Completion::directory},
+       {"WEDGE", cli::Argument::Count::one, "where the entries go", cli::Completion::directory}},
+      options,
+      {{"shrub sync deps.shrub deps", "everything"},
+       {"shrub sync deps.shrub/toolchains deps", "a part"},
+       {"shrub sync deps.shrub@v1.2 deps", "as a tag of the repository has it"}},
+      {1, 4, 5, 8, 10, 11},
+      run};
 }
 
 }  // namespace shrub_cli

@@ -102,6 +102,18 @@ void refuse_mounts(int top, const std::string& path) {
   }
 }
 
+WritableTop::WritableTop(int parent, const std::string& name) {
+  const auto info = find_stat(parent, name);
+  if (!info || !S_ISDIR(info->st_mode) || (info->st_mode & S_IWUSR) != 0) return;
+  mode_ = info->st_mode & 07777;
+  (void)::fchmodat(parent, name.c_str(), *mode_ | S_IWUSR, 0);  // the move will say if it was not enough
+  fd_ = base::open_at(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+}
+
+WritableTop::~WritableTop() {
+  if (mode_) (void)::fchmod(fd_.get(), *mode_);
+}
+
 base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir) {
   const auto name = base::random_name();
   (void)write_content(source, root.blob, root.recipe, root.size, true, dir, name, {});

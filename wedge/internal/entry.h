@@ -19,6 +19,20 @@ namespace wedge::internal {
 /// nullopt if there is nothing of that name.
 [[nodiscard]] std::optional<struct stat> find_stat(int dir, const std::string& name);
 
+/// Lets the owner write a directory for as long as it is being moved; then its mode is as before. Anything
+/// else is left alone.
+class WritableTop {
+ public:
+  WritableTop(int parent, const std::string& name);
+  ~WritableTop();
+  WritableTop(const WritableTop&) = delete;
+  WritableTop& operator=(const WritableTop&) = delete;
+
+ private:
+  std::optional<mode_t> mode_;
+  base::UniqueFd fd_;
+};
+
 /// Refuses to move `path` below the directory `top` if it is a mount point or has one in it: the mount would
 /// go along, and nobody could remove it later.
 void refuse_mounts(int top, const std::string& path);

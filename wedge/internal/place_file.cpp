@@ -65,6 +65,18 @@ std::uint32_t restored_mode(const Row& row, const Fidelity& fidelity) {
   return mode;
 }
 
+std::vector<std::string> list_xattrs(int fd) {
+  std::vector<std::string> found;
+  const ssize_t size = ::flistxattr(fd, nullptr, 0);
+  if (size <= 0) return found;
+  std::string names(static_cast<std::size_t>(size), '\0');
+  const ssize_t got = ::flistxattr(fd, names.data(), names.size());
+  if (got < 0) base::throw_errno("list extended attributes", errno);
+  names.resize(static_cast<std::size_t>(got));
+  for (std::string_view rest = names; !rest.empty();) found.emplace_back(base::take_field(rest, '\0'));
+  return found;
+}
+
 bool is_acl(const std::string& name) noexcept {
   return name == kAccessAcl || name == "system.posix_acl_default";
 }
@@ -133,6 +145,26 @@ std::uint64_t set_metadata(int fd, const Row& row, const Fidelity& fidelity) {
   if (::fchmod(fd, restored_mode(row, fidelity)) != 0) base::throw_errno("change mode", errno);
   if (::futimens(fd, times_of(row).data()) != 0) base::throw_errno("set time", errno);
   return skipped;
+}
+
+void remove_other_xattrs(int fd, const Row& row, const Fidelity& fidelity) {
+  for (const auto& name : list_xattrs(fd))
+    if (is_restored_xattr(name, fidelity) && !row.xattrs.contains(name) &&
+        ::fremovexattr(fd, name.c_str()) != 0 && errno != EPERM && errno != ENODATA)
+      base::throw_errno("extended attribute " + name, errno);
+}
+
+base::UniqueFd ensure_beneath(int top, const std::string& path) {
+  try {
+    return base::open_beneath(top, path, O_RDONLY | O_DIRECTORY);
+  } catch (const base::Error& error) {
+    if (error.category() != base::Category::not_found) throw;
+  }
+  const auto [parent_path, name] = formats::split_path(path);
+  const auto parent = ensure_beneath(top, parent_path);
+  if (::mkdirat(parent.get(), name.c_str(), 0700) != 0 && errno != EEXIST)
+    base::throw_errno("make directory", errno);
+  return base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
 }
 
 void make_symlink(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {

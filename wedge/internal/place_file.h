@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "formats/base/bytes.h"
 #include "formats/base/unique_fd.h"
@@ -15,6 +16,8 @@ namespace wedge::internal {
 [[nodiscard]] std::uint32_t restored_mode(const formats::Row& row, const Fidelity& fidelity);
 /// Whether an extended attribute is restored and compared.
 [[nodiscard]] bool is_restored_xattr(const std::string& name, const Fidelity& fidelity);
+/// Names of the extended attributes of an open file or directory; none where the file system has none.
+[[nodiscard]] std::vector<std::string> list_xattrs(int fd);
 /// Whether it is an access control list.
 [[nodiscard]] bool is_acl(const std::string& name) noexcept;
 /// Whether the row is a device or fifo that is neither restored nor compared.
@@ -43,6 +46,12 @@ class ContentWriter {
 /// Owner, attributes, mode and time of an open file or directory. Returns how many attributes could not be
 /// set.
 std::uint64_t set_metadata(int fd, const formats::Row& row, const Fidelity& fidelity);
+
+/// Takes away what set_metadata() would have set but the row does not have.
+void remove_other_xattrs(int fd, const formats::Row& row, const Fidelity& fidelity);
+
+/// The directory `path` below `top`, made with all that it lies in, mode 0700, where that is missing.
+[[nodiscard]] base::UniqueFd ensure_beneath(int top, const std::string& path);
 
 void make_symlink(int parent, const std::string& name, const formats::Row& row, const Fidelity& fidelity);
 /// A device or fifo.

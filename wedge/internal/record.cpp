@@ -20,14 +20,15 @@ constexpr std::size_t kMaxHead = std::size_t{1} << 20;
 constexpr std::size_t kWriteBuffer = std::size_t{256} << 10;
 
 std::string to_text(const Record& record) {
-  return formats::json::to_line(formats::json::Object{{"entry", 1},
-                                                      {"object-format", base::to_string(record.format)},
-                                                      {"key", record.key},
-                                                      {"inode", record.inode},
-                                                      {"workspace", record.workspace},
-                                                      {"owner", formats::escape(record.owner)},
-                                                      {"path", formats::escape(record.path)}}) +
-         "\n";
+  formats::json::Object object{{"entry", 1},
+                               {"object-format", base::to_string(record.format)},
+                               {"key", record.key},
+                               {"inode", record.inode},
+                               {"workspace", record.workspace},
+                               {"owner", formats::escape(record.owner)},
+                               {"path", formats::escape(record.path)}};
+  if (record.in_place) object.emplace_back("in-place", true);
+  return formats::json::to_line(object) + "\n";
 }
 
 /// Throws refused where the head is not one.
@@ -54,7 +55,8 @@ Record parse_head(std::string_view line) {
           text("key"),
           number("inode"),
           text("workspace"),
-          *format};
+          *format,
+          formats::json::find(*object, "in-place") != nullptr};
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct Record {
   std::uint64_t inode = 0;  ///< of the entry's top
   std::string workspace;    ///< directory in tmp/ where the entry was built
   base::ObjectFormat format = base::ObjectFormat::sha256;
+  bool in_place = false;  ///< the workspace has what changes, not the whole entry
 };
 
 /// Reads a record line by line; what does not parse is as if it were not there.

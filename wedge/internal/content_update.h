@@ -1,0 +1,29 @@
+// Making a file of one content hold another by writing only where they differ.
+#pragma once
+
+#include <cstdint>
+
+#include "formats/base/object_id.h"
+#include "vat/blob_source.h"
+
+namespace wedge::internal {
+
+/// From one recipe to another.
+struct ContentUpdate {
+  base::ObjectId before, after;
+  bool trusted = false;  ///< nobody changed the file since it was made; else what stays is read and proven
+};
+
+/// Makes the file of `fd`, which holds what `update.before` describes, hold what `update.after` does. Holes
+/// are punched. Returns how many content bytes were written.
+std::uint64_t update_content(vat::BlobSource& source, const ContentUpdate& update, int fd);
+
+/// The same in two steps. The first leaves the file alone: in the directory `work` it makes "new", which has
+/// the bytes that change at their offsets, and "extents", which says where these are. Returns how many there
+/// are.
+std::uint64_t stage_content(vat::BlobSource& source, const ContentUpdate& update, int fd, int work);
+/// The second carries out what was staged in `work`; it may be interrupted and run again. `size`: of the file
+/// afterwards.
+void apply_content(int work, int fd, std::uint64_t size);
+
+}  // namespace wedge::internal
