@@ -2,6 +2,7 @@
 
 #include "chunker/internal/scan.h"
 #include "formats/base/numbers.h"
+#include "formats/base/simd.h"
 
 namespace chunker {
 namespace {
@@ -9,8 +10,7 @@ namespace {
 constexpr std::string_view kIdPrefix = "vg1:a=";
 
 internal::FindCut fastest() noexcept {
-  const auto avx2 = internal::find_avx2();
-  return avx2 != nullptr ? avx2 : internal::find_cut_scalar;
+  return base::simd() >= base::Simd::avx2 ? internal::find_avx2() : internal::find_cut_scalar;
 }
 
 }  // namespace

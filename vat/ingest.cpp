@@ -33,17 +33,17 @@ using formats::BlobKind;
 using formats::RecipeItem;
 
 constexpr std::size_t kItemsPerUnit = 64;
-constexpr std::size_t kParcelSize = std::size_t{1} << 20;
+constexpr std::size_t kParcelSize = std::size_t{2} << 20;
 constexpr std::size_t kChannelSize = std::size_t{4} << 20;
 constexpr std::size_t kReadSize = std::size_t{1} << 20;  ///< buffers have one byte more, to see growth
 static_assert(kReadSize >= std::size_t{1} << chunker::kMaxExponent);
 
 /// Something the storing thread has to do, in order.
 struct Event {
-  enum class Type : std::uint8_t { whole, chunk, hole, done };
+  enum class Type : std::uint8_t { whole, chunk, refused, hole, done };
   Type type;
   ObjectId id;
-  std::uint64_t size = 0;            ///< whole and chunk: bytes of the parcel; hole: its length
+  std::uint64_t size = 0;            ///< whole, chunk, refused: bytes of the parcel; hole: its length
   std::unique_ptr<IngestItem> item;  ///< done
 };
 struct Parcel {
@@ -171,9 +171,9 @@ class Worker {
  public:
   Worker(const chunker::Parameters& parameters, base::ObjectFormat format, bool storing)
       : parameters_(parameters),
+        format_(format),
         storing_(storing),
-        chunk_hasher_(format),
-        content_hasher_(format),
+        hasher_(format),
         buffer_(kReadSize + 1) {}
 
   void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
@@ -187,6 +187,7 @@ class Worker {
         item->content.reset();
       }
       parcel_.events.push_back({Event::Type::done, {}, 0, std::move(item)});
+      if (parcel_.bytes.size() >= kParcelSize) flush();
     }
     flush();
   }
@@ -196,66 +197,119 @@ class Worker {
     before = state_of(fd);
     if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
     const auto size = static_cast<std::uint64_t>(before.st_size);
-    const auto id = size <= parameters_.average_size() ? read_small(fd, size) : read_large(fd, size);
+    ObjectId id;
+    if (size <= parameters_.average_size())
+      read_small(fd, size);
+    else
+      id = read_large(fd, size);
     if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
     return {id, {}, size};
   }
 
-  ObjectId read_small(int fd, std::uint64_t size) {
+  /// The id is set when the parcel goes.
+  void read_small(int fd, std::uint64_t size) {
     // One byte more than expected shows growth.
     const std::size_t count = base::read_some(fd, {buffer_.data(), static_cast<std::size_t>(size) + 1});
     if (count != size) throw Error(Category::local, "changed while it was read");
-    const base::Bytes bytes(buffer_.data(), count);
-    const auto id = chunk_hasher_.hash(bytes);
     parcel_.read += count;
-    emit(Event::Type::whole, id, bytes);
-    return id;
+    emit(Event::Type::whole, base::Bytes(buffer_).subspan(0, count));
   }
 
   ObjectId read_large(int fd, std::uint64_t size) {
-    content_hasher_.reset(size);
-    std::optional<ObjectId> only_chunk;
+    hasher_.reset(size);
     internal::StreamCutter cutter(
         parameters_,
         [&](base::Bytes chunk) {
-          const auto id = chunk_hasher_.hash(chunk);
-          if (chunk.size() == size) only_chunk = id;
-          emit(only_chunk ? Event::Type::whole : Event::Type::chunk, id, chunk);
+          emit(chunk.size() == size ? Event::Type::whole : Event::Type::chunk, chunk);
+          if (parcel_.bytes.size() >= kParcelSize) flush();
         },
-        [&](std::uint64_t length) { emit_hole(length); });
+        [&](std::uint64_t length) {
+          parcel_.events.push_back({Event::Type::hole, {}, length, nullptr});
+        });
     read_sparse(
         fd, size, buffer_,
         [&](base::Bytes bytes) {
-          content_hasher_.update(bytes);
+          hasher_.update(bytes);
           if (storing_) cutter.feed(bytes);
           parcel_.read += bytes.size();
         },
         [&](std::uint64_t zeros) {
           if (storing_) cutter.feed_zeros(zeros);
-          hash_zeros(content_hasher_, zeros);
+          hash_zeros(hasher_, zeros);
           parcel_.read += zeros;
         });
     if (storing_) cutter.finish();
-    return content_hasher_.finish();
+    return hasher_.finish();
   }
 
-  void emit(Event::Type type, const ObjectId& id, base::Bytes bytes) {
-    if (!storing_) return;
-    parcel_.events.push_back({type, id, bytes.size(), nullptr});
+  void emit(Event::Type type, base::Bytes bytes) {
+    parcel_.events.push_back({type, {}, bytes.size(), nullptr});
     base::append(parcel_.bytes, bytes);
-    if (parcel_.bytes.size() >= kParcelSize) flush();
   }
-  void emit_hole(std::uint64_t length) { parcel_.events.push_back({Event::Type::hole, {}, length, nullptr}); }
+
   void flush() {
+    name();
+    if (!storing_) {  // names are all that was wanted
+      std::erase_if(parcel_.events, [](const Event& event) { return event.type != Event::Type::done; });
+      parcel_.bytes.clear();
+    }
+    named_ = named_bytes_ = 0;
     if (!channel_->send(std::exchange(parcel_, {}))) throw Abandoned{};
   }
 
+  /// Gives what is in the parcel its ids, all at once, and small files theirs. What is refused fails its
+  /// item; if that is still being read, by throwing.
+  void name() {
+    std::vector<base::Bytes> contents;
+    auto rest = base::Bytes(parcel_.bytes).subspan(named_bytes_);
+    for (std::size_t i = named_; i < parcel_.events.size(); ++i) {
+      const auto& event = parcel_.events[i];
+      if (event.type != Event::Type::whole && event.type != Event::Type::chunk) continue;
+      contents.push_back(rest.subspan(0, static_cast<std::size_t>(event.size)));
+      rest = rest.subspan(contents.back().size());
+    }
+    std::vector<ObjectId> ids(contents.size());
+    bool all = true;
+    try {
+      base::hash_blobs(format_, contents, ids);
+    } catch (const Error&) {
+      all = false;  // one of them; which, has to be seen
+    }
+    base::ObjectHasher one(format_);
+    std::exception_ptr failure;
+    std::size_t next = 0;
+    ObjectId last;
+    const std::size_t begin = std::exchange(named_, parcel_.events.size());
+    named_bytes_ = parcel_.bytes.size();
+    for (std::size_t i = begin; i < parcel_.events.size(); ++i) {
+      auto& event = parcel_.events[i];
+      if (event.type == Event::Type::done) {
+        if (failure) event.item->failure = std::exchange(failure, nullptr);
+        if (event.item->failure) event.item->content.reset();
+        auto& content = event.item->content;
+        if (content && content->blob == ObjectId()) content->blob = last;
+      } else if (event.type != Event::Type::hole) {
+        try {
+          event.id = last = all ? ids[next] : one.hash(contents[next]);
+        } catch (const Error&) {
+          event.type = Event::Type::refused;
+          failure = std::current_exception();
+        }
+        ++next;
+      }
+    }
+    if (failure) std::rethrow_exception(failure);
+  }
+
   chunker::Parameters parameters_;
+  base::ObjectFormat format_;
   bool storing_;
-  base::ObjectHasher chunk_hasher_, content_hasher_;
+  base::ObjectHasher hasher_;
   base::Buffer buffer_;
   Channel* channel_ = nullptr;
   Parcel parcel_;
+  std::size_t named_ = 0,
+              named_bytes_ = 0;  ///< events of the parcel that have their ids; the bytes they are of
 };
 
 /// Does what parcels say, on the one storing thread.
@@ -267,9 +321,8 @@ class Storer {
   void take(Parcel& parcel, const IngestCallbacks& callbacks) {
     base::Bytes bytes(parcel.bytes);
     for (auto& event : parcel.events) {
-      const auto content = event.type == Event::Type::whole || event.type == Event::Type::chunk
-                               ? bytes.subspan(0, static_cast<std::size_t>(event.size))
-                               : base::Bytes();
+      const bool has_bytes = event.type != Event::Type::hole && event.type != Event::Type::done;
+      const auto content = bytes.subspan(0, has_bytes ? static_cast<std::size_t>(event.size) : 0);
       bytes = bytes.subspan(content.size());
       switch (event.type) {
         case Event::Type::whole:
@@ -280,6 +333,8 @@ class Storer {
         case Event::Type::chunk:
           (void)adder_->put(event.id, BlobKind::data, Grouping::chunk, content);
           recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
+          break;
+        case Event::Type::refused:
           break;
         case Event::Type::hole:
           recipe().add({RecipeItem::Type::hole, event.size, {}, 0});

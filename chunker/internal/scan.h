@@ -8,7 +8,7 @@ namespace chunker::internal {
 using FindCut = std::size_t (*)(const Parameters&, base::Bytes) noexcept;
 
 [[nodiscard]] std::size_t find_cut_scalar(const Parameters& parameters, base::Bytes rest) noexcept;
-/// nullptr where the machine lacks AVX2.
+/// nullptr where it was not compiled. Only for machines that base::simd() says have AVX2.
 [[nodiscard]] FindCut find_avx2() noexcept;
 
 /// H(i) of docs/formats/chunker.md for the last of the 16 bytes that end at `last`.

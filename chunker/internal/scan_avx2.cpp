@@ -110,7 +110,7 @@ SHRUB_AVX2 std::size_t find_cut_avx2(const Parameters& parameters, base::Bytes r
 }  // namespace
 
 FindCut find_avx2() noexcept {
-  return __builtin_cpu_supports("avx2") ? find_cut_avx2 : nullptr;
+  return find_cut_avx2;
 }
 
 }  // namespace chunker::internal

@@ -87,9 +87,7 @@ ObjectId ObjectHasher::finish() {
     throw Error(Category::internal, "hashed content is not of the size announced");
   if (auto* sha1 = std::get_if<internal::Sha1>(&state_->hash)) {
     const auto digest = sha1->finish();
-    if (sha1->collision_found())
-      throw Error(Category::refused, "content is part of a SHA-1 collision attack; it was not accepted",
-                  "a sha256 vat can hold it: vat init --object-format sha256 DIR");
+    if (sha1->collision_found()) internal::refuse_attack();
     return {ObjectFormat::sha1, digest};
   }
   return {ObjectFormat::sha256, std::get<EvpSha256>(state_->hash).finish()};

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -40,6 +41,10 @@ class ObjectHasher {
 
 /// The blob id of `content`.
 [[nodiscard]] ObjectId hash_blob(ObjectFormat format, Bytes content);
+
+/// The blob ids of many contents at once, several times faster than one by one where the machine has wide
+/// vectors and there are many. `ids` is as long as `contents`. Throws as ObjectHasher::finish().
+void hash_blobs(ObjectFormat format, std::span<const Bytes> contents, std::span<ObjectId> ids);
 
 /// Plain SHA-256 of a stream, as sha256sum prints it.
 class Sha256 {

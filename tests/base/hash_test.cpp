@@ -2,10 +2,16 @@
 
 #include <openssl/evp.h>
 
+#include <array>
+#include <bit>
 #include <catch2/catch.hpp>
+#include <vector>
 
+#include "formats/base/endian.h"
 #include "formats/base/error.h"
+#include "formats/base/internal/lanes.h"
 #include "formats/base/internal/sha1.h"
+#include "formats/base/simd.h"
 #include "tests/support/temp_dir.h"
 
 using base::as_bytes;
@@ -25,6 +31,15 @@ base::Buffer framed(base::Bytes content) {
   base::append(bytes, as_bytes("blob " + std::to_string(content.size()) + std::string(1, '\0')));
   base::append(bytes, content);
   return bytes;
+}
+
+/// The 80 words of a block.
+std::array<std::uint32_t, 80> expand(const std::byte* block) {
+  std::array<std::uint32_t, 80> w;
+  for (std::size_t t = 0; t < 80; ++t)
+    w[t] = t < 16 ? __builtin_bswap32(base::load_le<std::uint32_t>(block + 4 * t))
+                  : std::rotl(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
+  return w;
 }
 
 }  // namespace
@@ -92,20 +107,96 @@ TEST_CASE("message conditions rule out nearly every vector of ordinary data", "[
   const auto data = tests::random_bytes(64 * 20000, 9);
   std::size_t flagged = 0;
   for (std::size_t at = 0; at < data.size(); at += 64) {
-    std::uint32_t w[80];
-    for (std::size_t t = 0; t < 80; ++t) {
-      w[t] = t < 16 ? std::to_integer<std::uint32_t>(data[at + 4 * t]) << 24 |
-                          std::to_integer<std::uint32_t>(data[at + 4 * t + 1]) << 16 |
-                          std::to_integer<std::uint32_t>(data[at + 4 * t + 2]) << 8 |
-                          std::to_integer<std::uint32_t>(data[at + 4 * t + 3])
-                    : 0;
-      if (t >= 16) {
-        const auto x = w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16];
-        w[t] = x << 1 | x >> 31;
-      }
-    }
-    flagged += base::internal::Sha1::suspects(w) != 0;
+    const auto w = expand(&data[at]);
+    flagged += base::internal::Sha1::suspects(w.data()) != 0;
   }
   CHECK(flagged > 0);  // a test that cannot fail would show as 0
   CHECK(flagged < 20000 * 6 / 100);
+}
+
+TEST_CASE("many blobs at once have the names they have one by one", "[base]") {
+  const auto data = tests::random_bytes(400'000, 9);
+  const auto format = GENERATE(ObjectFormat::sha1, ObjectFormat::sha256);
+  const auto check = [&](const std::vector<base::Bytes>& contents) {
+    std::vector<base::ObjectId> ids(contents.size());
+    base::hash_blobs(format, contents, ids);
+    for (std::size_t i = 0; i < contents.size(); ++i) {
+      INFO(i << " of " << contents.size() << ": " << contents[i].size() << " bytes");
+      CHECK(ids[i].hex() == evp_hex(format == ObjectFormat::sha1 ? "SHA1" : "SHA256", framed(contents[i])));
+    }
+  };
+  check({});
+  std::vector<base::Bytes> contents;
+  for (std::size_t size = 0; size <= 300; ++size) contents.push_back(base::Bytes(data).subspan(size, size));
+  check(contents);
+  for (const std::size_t count : {1U, 2U, 7U, 8U, 9U, 15U, 16U, 17U, 40U}) {
+    contents.clear();  // all alike, and all different
+    for (std::size_t i = 0; i < count; ++i) contents.push_back(base::Bytes(data).subspan(i, 1000));
+    check(contents);
+    contents.clear();
+    for (std::size_t i = 0; i < count; ++i) contents.push_back(base::Bytes(data).subspan(i, i * i * 97));
+    check(contents);
+  }
+  contents.assign(20, base::Bytes(data).subspan(0, 100));
+  contents[11] = data;  // one that is longer than all others together
+  check(contents);
+}
+
+TEST_CASE("each kind of lanes sees what the scalar code sees", "[base]") {
+  const bool wide = GENERATE(false, true);
+  if (base::simd() < (wide ? base::Simd::avx512 : base::Simd::avx2)) return;
+  const auto* lanes = wide ? base::internal::find_avx512_lanes() : base::internal::find_avx2_lanes();
+  REQUIRE(lanes != nullptr);
+  auto data = tests::random_bytes(64 * 16 * 100, 10);
+  for (std::size_t at = 0; at < data.size(); at += 64 * lanes->lanes) {
+    std::array<std::uint32_t, base::internal::kMaxLanes> masks;
+    lanes->sha1_suspects(data.data() + at, masks.data());
+    for (std::size_t i = 0; i < lanes->lanes; ++i) {
+      REQUIRE(masks[i] == base::internal::Sha1::suspects(expand(&data[at + 64 * i]).data()));
+    }
+  }
+  // The SHAttered blocks in one lane, ordinary ones in the others.
+  const auto prefix = tests::read_file(tests::golden("shattered-prefix.bin"));
+  constexpr base::internal::Sha1::State kInitial{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
+  for (std::size_t lane = 0; lane < lanes->lanes; ++lane) {
+    std::array<std::uint32_t, 5 * base::internal::kMaxLanes> states;
+    std::array<const std::byte*, base::internal::kMaxLanes> blocks;
+    for (std::size_t i = 0; i < lanes->lanes; ++i) {
+      for (std::size_t j = 0; j < 5; ++j) states[j * lanes->lanes + i] = kInitial[j];
+      blocks[i] = i == lane ? base::as_bytes(prefix).data() : data.data() + 1000 * i;
+    }
+    std::vector<std::size_t> attacked;
+    struct Context {
+      const base::internal::Lanes& lanes;
+      std::vector<std::size_t>& attacked;
+    } context{*lanes, attacked};
+    lanes->sha1(
+        states.data(), blocks.data(), 5,
+        [](void* to, const base::internal::Suspect& suspect) {
+          const auto& [all, found] = *static_cast<Context*>(to);
+          base::internal::Sha1::State before;
+          std::copy_n(suspect.state, before.size(), before.begin());
+          const bool attack = base::internal::Sha1::completes_attack(before, suspect.block, suspect.mask);
+          if (attack) found.push_back(suspect.lane);
+          // The same by lanes, one vector at a time.
+          bool attack_by_lanes = false;
+          for (unsigned vector = 0; vector < 32; ++vector) {
+            if ((suspect.mask >> vector & 1) == 0) continue;
+            std::array<std::uint32_t, 5 * base::internal::kMaxLanes> from;
+            std::array<const std::byte*, base::internal::kMaxLanes> same;
+            std::array<std::uint32_t, base::internal::kMaxLanes> vectors, differs;
+            for (std::size_t i = 0; i < all.lanes; ++i) {
+              for (std::size_t j = 0; j < 5; ++j) from[j * all.lanes + i] = before[j];
+              same[i] = suspect.block;
+              vectors[i] = vector;
+            }
+            all.sha1_check(base::internal::Sha1::meeting_step(vector), from.data(), same.data(),
+                           vectors.data(), differs.data());
+            attack_by_lanes = attack_by_lanes || differs[all.lanes - 1] == 0;
+          }
+          CHECK(attack_by_lanes == attack);
+        },
+        &context);
+    CHECK(attacked == std::vector<std::size_t>{lane});
+  }
 }

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "chunker/internal/scan.h"
+#include "formats/base/simd.h"
 #include "tests/support/temp_dir.h"
 
 using chunker::internal::find_cut_scalar;
@@ -28,7 +29,7 @@ std::uint64_t fold(const std::vector<std::size_t>& sizes) {
 std::vector<std::pair<const char*, chunker::internal::FindCut>> implementations() {
   std::vector<std::pair<const char*, chunker::internal::FindCut>> all{{"scalar", find_cut_scalar},
                                                                       {"chosen", chunker::find_cut}};
-  if (const auto avx2 = chunker::internal::find_avx2())
+  if (const auto avx2 = chunker::internal::find_avx2(); base::simd() >= base::Simd::avx2 && avx2 != nullptr)
     all.emplace_back("avx2", avx2);
   else
     WARN("SKIPPED: this machine has no AVX2");

@@ -6,6 +6,8 @@
 #include <iterator>
 #include <utility>
 
+#include "formats/base/error.h"
+
 namespace base::internal {
 namespace {
 
@@ -134,27 +136,63 @@ Sha1::Digest Sha1::finish() noexcept {
   return digest;
 }
 
-void Sha1::compress(const std::byte* block) noexcept {
+namespace {
+
+/// A block in the course of being hashed, with the states that checks begin from.
+struct Trace {
   std::uint32_t w[80];
-  for (int t = 0; t < 16; ++t) {
-    std::memcpy(&w[t], block + 4 * t, 4);
-    w[t] = __builtin_bswap32(w[t]);
-  }
-  for (int t = 16; t < 80; ++t) w[t] = std::rotl(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
+  State at_58, at_65, after;
 
-  State s = state_;
-  run_forward<0, 58>(s, w);
-  const State at_58 = s;
-  run_forward<58, 65>(s, w);
-  const State at_65 = s;
-  run_forward<65, 80>(s, w);
-  for (std::size_t i = 0; i < 5; ++i) state_[i] += s[i];
-
-  for (std::uint32_t left = suspects(w); left != 0; left &= left - 1) {
-    const Vector& vector = kVectors[std::countr_zero(left)];
-    collision_found_ |=
-        vector.step == 58 ? collides<58>(vector, at_58, w, state_) : collides<65>(vector, at_65, w, state_);
+  explicit Trace(const std::byte* block) noexcept {
+    for (int t = 0; t < 16; ++t) {
+      std::memcpy(&w[t], block + 4 * t, 4);
+      w[t] = __builtin_bswap32(w[t]);
+    }
+    for (int t = 16; t < 80; ++t) w[t] = std::rotl(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
   }
+
+  void run(const State& before) noexcept {
+    at_58 = before;
+    run_forward<0, 58>(at_58, w);
+    at_65 = at_58;
+    run_forward<58, 65>(at_65, w);
+    after = at_65;
+    run_forward<65, 80>(after, w);
+    for (std::size_t i = 0; i < 5; ++i) after[i] += before[i];
+  }
+
+  [[nodiscard]] bool collides_along(std::uint32_t vectors) const noexcept {
+    for (; vectors != 0; vectors &= vectors - 1) {
+      const Vector& vector = kVectors[std::countr_zero(vectors)];
+      if (vector.step == 58 ? collides<58>(vector, at_58, w, after) : collides<65>(vector, at_65, w, after))
+        return true;
+    }
+    return false;
+  }
+};
+
+}  // namespace
+
+bool Sha1::completes_attack(const State& before, const std::byte* block, std::uint32_t mask) noexcept {
+  Trace trace(block);
+  trace.run(before);
+  return trace.collides_along(mask);
+}
+
+int Sha1::meeting_step(unsigned vector) noexcept {
+  return kVectors[vector].step;
+}
+
+void refuse_attack() {
+  throw Error(Category::refused, "content is part of a SHA-1 collision attack; it was not accepted",
+              "a sha256 vat can hold it: vat init --object-format sha256 DIR");
+}
+
+void Sha1::compress(const std::byte* block) noexcept {
+  Trace trace(block);
+  trace.run(state_);
+  state_ = trace.after;
+  collision_found_ |= trace.collides_along(suspects(trace.w));
 }
 
 }  // namespace base::internal

@@ -30,6 +30,12 @@ class Sha1 {
 
   /// Bit i is set iff vector i fits all message conditions of `expanded` (80 words). Exposed for tests.
   [[nodiscard]] static std::uint32_t suspects(const std::uint32_t* expanded) noexcept;
+  /// Whether `block` completes a collision attack along one of the vectors of `mask`, when hashed from
+  /// `before`. Exposed for tests.
+  [[nodiscard]] static bool completes_attack(const State& before, const std::byte* block,
+                                             std::uint32_t mask) noexcept;
+  /// Before which step the states of a colliding pair along a vector are equal: 58 or 65.
+  [[nodiscard]] static int meeting_step(unsigned vector) noexcept;
 
  private:
   void compress(const std::byte* block) noexcept;
@@ -39,5 +45,8 @@ class Sha1 {
   std::array<std::byte, 64> pending_{};
   bool collision_found_ = false;
 };
+
+/// Throws refused.
+[[noreturn]] void refuse_attack();
 
 }  // namespace base::internal
