@@ -180,10 +180,12 @@ class Wedge::Impl {
     if (!parent) parent = make_parent(parent_path);
     Record made{path, owner, key, 0, base::random_name(), source.object_format()};
     auto work = base::ensure_directory(tmp_.get(), made.workspace, 0700);
-    if (intact && options.in_place && can_change_in_place(*record, root, options.fidelity, *there)) {
+    // Extra paths move over as a whole, where none can get lost in what changes around it.
+    if (intact && options.in_place && std::all_of(carried.begin(), carried.end(), is_by_product) &&
+        can_change_in_place(*record, root, options.fidelity, *there)) {
       made.in_place = true;
       made.inode = there->st_ino;
-      stage(source, root, options, *record, made, carried, work.get(), result.summary);
+      stage(source, root, options, *record, made, work.get(), result.summary);
       wait_for_clock();
       settle(made);
       return result;
@@ -326,25 +328,17 @@ class Wedge::Impl {
 
   /// Makes in `work` what changes, and announces it; nothing in the entry changes yet.
   void stage(vat::BlobSource& source, const EntryRoot& root, const SyncOptions& options, const Record& record,
-             const Record& made, const std::vector<std::string>& carried, int work,
-             WriteSummary& summary) const {
+             const Record& made, int work, WriteSummary& summary) const {
     RecordWriter next(records_.get(), made, -1);
     if (is_tree(root)) {
       auto before = read_rows(record_name(made.path) + ".state");
-      std::vector<std::string> removed;  // directories
-      internal::RowChanges changes(before, [&](const Row& row) {
-        if (row.type == Row::Type::directory) removed.push_back(row.path);
-      });
+      internal::RowChanges changes(before);
       const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
       auto write = write_options(options, top.get(), next);
       write.is_there = [&](const Row& row) {
         return changes.next(row) != internal::RowChanges::Change::made;
       };
       summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
-      changes.finish();
-      for (const auto& extra : carried)
-        for (const auto& directory : removed)
-          if (extra.starts_with(directory + "/") && !is_by_product(extra)) refuse_to_carry(extra);
     } else {
       const auto [parent_path, name] = formats::split_path(made.path);
       const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
@@ -492,7 +486,7 @@ class Wedge::Impl {
           settle(*record);
           continue;
         }
-        if (parent && !info) {
+        if (parent && !info && !record->in_place) {
           const auto work =
               base::find_open_at(tmp_.get(), record->workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
           if (work && find_stat(work->get(), "old")) {

@@ -49,12 +49,14 @@ Record parse_head(std::string_view line) {
     return result;
   };
   const auto format = base::find_object_format(text("object-format"));
-  if (number("entry") != 1 || !format) refuse();
+  const auto workspace = text("workspace");  // a name, never a way out of tmp/
+  if (number("entry") != 1 || !format || workspace.find_first_not_of("0123456789abcdef") != std::string::npos)
+    refuse();
   return {formats::unescape(text("path")),
           formats::unescape(text("owner")),
           text("key"),
           number("inode"),
-          text("workspace"),
+          workspace,
           *format,
           formats::json::find(*object, "in-place") != nullptr};
 }
