@@ -82,9 +82,8 @@ class Adder::Impl {
     vat_.with_index([&](internal::Index& index) {
       for (const auto& claim : claims_) index.put_claim(claim);  // of recipes that were there
     });
-    indexed_claims_.insert(indexed_claims_.end(), claims_.begin(), claims_.end());
-    claims_.clear();
-    for (auto claim : std::exchange(indexed_claims_, {})) {
+    note_indexed();
+    for (auto& claim : std::exchange(indexed_claims_, {})) {
       claim.proven = true;  // the content was hashed when it was added
       vat_.note_proven(claim);
     }
@@ -142,12 +141,18 @@ class Adder::Impl {
     internal::PackRecord record{0, name, static_cast<std::uint64_t>(info.st_size),
                                 std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
     // Who is ended here leaves a pack that is indexed with all it says, claims too, or not at all.
-    vat_.with_index([&](internal::Index& index) { index.put_pack(record, pack_->blobs, claims_); });
-    indexed_claims_.insert(indexed_claims_.end(), claims_.begin(), claims_.end());
-    claims_.clear();
+    vat_.with_index([&](internal::Index& index) {
+      index.put_pack(record, pack_->blobs, claims_, internal::Index::Damage::forget);
+    });
+    note_indexed();
     summary_.stored_size += pack_->writer.size();
     summary_.packs.push_back(base::to_hex(digest));
     pack_.reset();
+  }
+
+  void note_indexed() {
+    indexed_claims_.insert(indexed_claims_.end(), claims_.begin(), claims_.end());
+    claims_.clear();
   }
 
   bool there_and_good(const std::string& name, const base::Sha256::Digest& digest) const {

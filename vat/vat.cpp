@@ -278,7 +278,8 @@ void Vat::Impl::index_pack(const PackRecord& pack) {
       if (error.category() != Category::corrupt) throw;  // whoever needs the recipe will hear of it
     }
   }
-  with_index([&](internal::Index& index) { index.put_pack(pack, blobs, claims); });
+  with_index(
+      [&](internal::Index& index) { index.put_pack(pack, blobs, claims, internal::Index::Damage::keep); });
 }
 
 // --- reading

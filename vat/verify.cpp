@@ -90,6 +90,8 @@ class PackCheck {
     while (!running.empty()) finish_oldest();
     if (!whole.get() && damages.empty())
       damages.push_back({{file_, std::nullopt, "its SHA-256 is not its name", false}, false});
+    if (damages.empty() && options_.sample >= 100)
+      impl_.with_index([&](internal::Index& index) { index.mark_sound(name_); });
   }
 
   /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id

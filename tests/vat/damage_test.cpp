@@ -326,7 +326,9 @@ TEST_CASE("rows whose guard was made to fit still cannot make wrong bytes pass",
   SECTION("beyond the group's blobs") {
     place.position = 1000;
   }
-  store->impl().with_index([&](auto& index) { index.put_pack(record, {{victim, place}}, {}); });
+  store->impl().with_index([&](auto& index) {
+    index.put_pack(record, {{victim, place}}, {}, vat::internal::Index::Damage::forget);
+  });
   CHECK(ask(*store, victim, blobs[0]) == Answer::right);
   for (const auto& blob : blobs) CHECK(tests::holds(*store, store.id_of(blob), blob));
 }
@@ -431,6 +433,32 @@ TEST_CASE("verify reports exactly the blobs that are damaged", "[vat][verify]") 
   for (const auto& damage : verify(store, true)) CHECK_FALSE(damage.repaired);
   CHECK(store.packs() == packs);
   CHECK(tests::holds(*store, store.id_of(blobs[0]), blobs[0]));
+}
+
+TEST_CASE("damage that was found is remembered until it is healed", "[vat][verify]") {
+  TestVat store;
+  const auto blobs = some_blobs(1, 4);
+  const auto name = store.add_pack(blobs);
+  const auto sound = tests::read_small_file(store.pack_path(name));
+  const auto ids = {store.id_of(blobs[1]), store.id_of(blobs[2])};
+  for (const auto& id : ids) store.damage(name, id);
+  store.reopen();
+  CHECK(verify(store).size() == 2);
+  // A read that fails makes the vat look at its packs again.
+  if (GENERATE(true, false)) CHECK(ask(*store, store.id_of(blobs[1]), blobs[1]) == Answer::corrupt);
+  for (const auto& id : ids) CHECK_FALSE(store->find(id));
+
+  SECTION("by adding again") {
+    for (const auto& i : {1, 2}) CHECK(store.add_pack({blobs[static_cast<std::size_t>(i)]}) != name);
+    for (const auto& blob : blobs) CHECK(tests::holds(*store, store.id_of(blob), blob));
+  }
+  SECTION("from outside, times kept") {
+    TestVat::edit(store.pack_path(name), [&](std::string& bytes) { bytes = sound; });
+    if (GENERATE(true, false)) store.reopen();
+    CHECK(verify(store).empty());
+    for (const auto& id : ids) CHECK(store->find(id));
+    for (const auto& blob : blobs) CHECK(tests::holds(*store, store.id_of(blob), blob));
+  }
 }
 
 TEST_CASE("repair keeps every id readable", "[vat][verify]") {

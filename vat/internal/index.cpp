@@ -122,10 +122,25 @@ std::int64_t Index::guard(const ObjectId& id, const Place& place) const {
       .value();
 }
 
+std::vector<IndexedBlob> Index::find_damaged_locked(const PackRecord& pack) const {
+  std::vector<IndexedBlob> blobs;
+  Statement statement(database_,
+                      "SELECT id,pack,offset,length,position,places.size,kind,guard,damaged FROM places "
+                      "JOIN packs ON pack=number WHERE name=? AND packs.size=? AND mtime=? AND damaged");
+  statement.bind(1, base::as_bytes(pack.name))
+      .bind(2, static_cast<std::int64_t>(pack.size))
+      .bind(3, pack.mtime);
+  while (statement.step())
+    if (statement.bytes(0).size() == base::id_size(format_))
+      blobs.push_back({ObjectId(format_, statement.bytes(0)), read_place(statement, 1)});
+  return blobs;
+}
+
 void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blobs,
-                     const std::vector<Claim>& claims) {
+                     const std::vector<Claim>& claims, Damage damage) {
   const std::lock_guard lock(mutex_);
   Transaction transaction(database_);
+  auto damaged = damage == Damage::keep ? find_damaged_locked(pack) : std::vector<IndexedBlob>();
   forget_pack_locked(pack.name);
   // A number is never used twice, in no index of this vat: open files and decoded groups are kept by it.
   Statement(database_, "INSERT INTO packs(number,name,size,mtime) VALUES(random() & 0xffffffffffff,?,?,?)")
@@ -153,6 +168,10 @@ void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blo
         .bind(8, guard(blob->id, place))
         .bind(9, place.damaged ? 1 : 0)
         .run();
+  }
+  for (auto& blob : damaged) {
+    blob.place.pack = number;
+    mark_damaged_locked(blob.id, blob.place);
   }
   for (const auto& claim : claims) put(database_, claim);
   transaction.commit();
@@ -201,6 +220,10 @@ std::vector<Place> Index::find(const ObjectId& id) const {
 
 void Index::mark_damaged(const ObjectId& id, const Place& place) {
   const std::lock_guard lock(mutex_);
+  mark_damaged_locked(id, place);
+}
+
+void Index::mark_damaged_locked(const ObjectId& id, const Place& place) {
   Statement(database_, "UPDATE places SET damaged=1 WHERE id=? AND pack=? AND offset=? AND position=?")
       .bind(1, id.raw())
       .bind(2, place.pack)
@@ -208,6 +231,14 @@ void Index::mark_damaged(const ObjectId& id, const Place& place) {
       .bind(4, place.position)
       .run();
   renew_state_locked();
+}
+
+void Index::mark_sound(const std::string& pack) {
+  const std::lock_guard lock(mutex_);
+  Statement(database_,
+            "UPDATE places SET damaged=0 WHERE damaged AND pack=(SELECT number FROM packs WHERE name=?)")
+      .bind(1, base::as_bytes(pack))
+      .run();
 }
 
 std::vector<Claim> Index::find_claims(const ObjectId& content) const {

@@ -66,9 +66,13 @@ class Index {
   Index(const std::string& path, base::ObjectFormat format);
 
   [[nodiscard]] std::vector<PackRecord> packs() const;
+  enum class Damage : std::uint8_t {
+    forget,  ///< the file was just written
+    keep     ///< what was found bad in a file of this size and time still is
+  };
   /// Replaces all that is known of the pack of that name.
   void put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blobs,
-                const std::vector<Claim>& claims);
+                const std::vector<Claim>& claims, Damage damage);
   void forget_pack(const std::string& name);
   [[nodiscard]] std::optional<std::string> find_pack_name(std::int64_t number) const;
 
@@ -78,6 +82,8 @@ class Index {
   [[nodiscard]] std::string state() const;
 
   void mark_damaged(const base::ObjectId& id, const Place& place);
+  /// The whole pack was read and found good.
+  void mark_sound(const std::string& pack);
   [[nodiscard]] std::vector<Claim> find_claims(const base::ObjectId& content) const;
   void put_claim(const Claim& claim);
 
@@ -91,6 +97,8 @@ class Index {
 
  private:
   [[nodiscard]] std::int64_t guard(const base::ObjectId& id, const Place& place) const;
+  [[nodiscard]] std::vector<IndexedBlob> find_damaged_locked(const PackRecord& pack) const;
+  void mark_damaged_locked(const base::ObjectId& id, const Place& place);
   void forget_pack_locked(const std::string& name);
   void renew_state_locked();
 
