@@ -27,17 +27,11 @@ using base::Category;
 using base::Error;
 using formats::Row;
 
-/// Extended attributes that belong to a tree; others come from the machine it lies on.
-bool is_recorded_xattr(const std::string& name, bool normalized) {
-  return name == "security.capability" ||
-         (!normalized && (name.starts_with("user.") || internal::is_acl(name)));
-}
-
 /// `all`: those of the machine too, as far as they can be read.
 std::map<std::string, std::string> read_xattrs(int fd, bool all) {
   std::map<std::string, std::string> found;
   for (const auto& name : internal::list_xattrs(fd)) {
-    const bool recorded = is_recorded_xattr(name, false);
+    const bool recorded = internal::is_recorded_xattr(name);
     if (!recorded && !all) continue;
     std::string value(65536, '\0');
     const ssize_t length = ::fgetxattr(fd, name.c_str(), value.data(), value.size());
@@ -160,7 +154,7 @@ class ScanItem final : public vat::IngestItem {
     take(fresh);
     if (options_.all_xattrs)
       std::erase_if(fresh.xattrs,
-                    [](const auto& attribute) { return !is_recorded_xattr(attribute.first, false); });
+                    [](const auto& attribute) { return !internal::is_recorded_xattr(attribute.first); });
     fresh_ = std::move(fresh);
     if (file && options_.read_content) return fd;
     if (!file) known_.put(file_state, *fresh_, read_since_);
@@ -211,8 +205,8 @@ class ScanItem final : public vat::IngestItem {
   void take(const KnownFile& known) {
     scanned.row.sparse = known.sparse && !options_.normalize;
     for (const auto& [name, value] : known.xattrs)
-      if ((options_.all_xattrs && !options_.normalize) ||
-          is_recorded_xattr(name, options_.normalize.has_value()))
+      if ((options_.all_xattrs && !options_.normalize) || name == "security.capability" ||
+          (!options_.normalize && internal::is_recorded_xattr(name)))
         scanned.row.xattrs.emplace(name, value);
   }
 

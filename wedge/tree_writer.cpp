@@ -101,6 +101,7 @@ class TreeWriter {
     }
     hand_over();
     while (!running_.empty()) wait_for_oldest();
+    check_links_to_the_present(manifest);
     for (const auto& link : links_) base::named(formats::escape(link.path), [&] { make_link(link); });
     directories_.erase(directories_.begin());  // the top: see tree_writer.h
     for (auto directory = directories_.rbegin(); directory != directories_.rend(); ++directory) {
@@ -134,7 +135,6 @@ class TreeWriter {
         ++reused_;
         return true;
       }
-      written_.insert(row.path);
     }
     const auto [parent_path, name] = formats::split_path(row.path);
     switch (row.type) {
@@ -313,8 +313,7 @@ class TreeWriter {
     }
     const auto names = internal::list_xattrs(fd);
     const auto count = std::count_if(names.begin(), names.end(), [](const auto& attribute) {
-      return attribute.starts_with("user.") || attribute == "security.capability" ||
-             internal::is_acl(attribute);
+      return internal::is_recorded_xattr(attribute);
     });
     return static_cast<std::size_t>(count) == wanted;
   }
@@ -322,13 +321,39 @@ class TreeWriter {
   // --- when all files are there
   // -------------------------------------------------------------------------------------
 
+  /// Whether the path was written, not found to be there.
+  bool is_written(const std::string& path) const {
+    if (!options_.is_there) return true;
+    const auto [parent_path, name] = formats::split_path(path);
+    try {
+      const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
+      return ::faccessat(parent.get(), name.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    } catch (const Error& error) {
+      if (error.category() != Category::not_found) throw;
+      return false;
+    }
+  }
+
+  /// What is there may be more than the tree has, and nobody else's file becomes part of it.
+  void check_links_to_the_present(const ObjectId& manifest) {
+    std::unordered_set<std::string> targets;
+    for (const auto& link : links_)
+      if (!is_written(link.target)) targets.insert(link.target);
+    if (targets.empty()) return;
+    auto reader = read_manifest(source_, manifest);
+    for (Row row; reader.next(row);) targets.erase(row.path);
+    if (!targets.empty())
+      throw Error(Category::refused,
+                  formats::escape(*targets.begin()) + ": hard link to what is not in the tree");
+  }
+
   void make_link(const Row& row) {
     const auto [target_parent, target_name] = formats::split_path(row.target);
     const auto [parent, name] = formats::split_path(row.path);
-    const auto from = options_.is_there && !written_.contains(row.target)
-                          ? std::make_shared<base::UniqueFd>(
-                                base::open_beneath(options_.reuse_top, target_parent, O_RDONLY | O_DIRECTORY))
-                          : directory(target_parent);
+    const auto from = is_written(row.target)
+                          ? directory(target_parent)
+                          : std::make_shared<base::UniqueFd>(base::open_beneath(
+                                options_.reuse_top, target_parent, O_RDONLY | O_DIRECTORY));
     const auto to = directory(parent);
     struct stat info;
     if (::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(info.st_mode))
@@ -350,7 +375,6 @@ class TreeWriter {
   std::deque<std::pair<std::string, SharedFd>> open_;
   std::vector<Row> directories_, links_;
   std::unordered_set<std::string> left_out_;  ///< paths of special files
-  std::unordered_set<std::string> written_;   ///< paths, if not all are
   Batch batch_;
   std::deque<std::pair<std::uint64_t, std::future<void>>> running_;
   std::uint64_t done_ = 0;

@@ -43,6 +43,7 @@ using base::ObjectId;
 using formats::Row;
 using internal::find_stat;
 using internal::hash_content;
+using internal::is_by_product;
 using internal::reading;
 using internal::Record;
 using internal::RecordReader;
@@ -73,10 +74,8 @@ Fidelity fidelity_of(const std::string& key) {
   return {has(" owners"), has(" acls"), has(" fifos"), has(" devices")};
 }
 
-bool is_by_product(const std::string& path) {
-  return ::fnmatch("*.pyc", path.c_str(), 0) == 0 ||
-         ("/" + path + "/").find("/__pycache__/") != std::string::npos;
-}
+constexpr const char* kPinned = "entry";   ///< in a workspace: a link to the file that changes in place
+constexpr std::time_t kLongestWrite = 10;  ///< seconds
 
 /// A row for a single file or image, as a record keeps it.
 Row file_row(int dir, const std::string& name, const EntryRoot& root) {
@@ -150,6 +149,7 @@ class Wedge::Impl {
                   const std::string& owner, const SyncOptions& options) {
     if (path == ".shrub" || path.starts_with(".shrub/"))
       throw Error(Category::refused, "no entry can have this name: the wedge keeps its state there");
+    if (state_) forget_unfinished(path, options);
     const auto record = find_record(path);
     const auto key = key_of(root, options.fidelity);
     const auto [parent_path, name] = formats::split_path(path);
@@ -158,6 +158,10 @@ class Wedge::Impl {
     SyncResult result;
     std::vector<std::string> carried;
     bool intact = false;
+    if (there && is_unfinished(path, *there)) {
+      result.outcome = Outcome::updated;
+      return result;
+    }
     if (there) {
       if (record) {
         intact = survey(path, *record, options, result.in_the_way, carried);
@@ -183,12 +187,19 @@ class Wedge::Impl {
     // Extra paths move over as a whole, where none can get lost in what changes around it.
     if (intact && options.in_place && std::all_of(carried.begin(), carried.end(), is_by_product) &&
         can_change_in_place(*record, root, options.fidelity, *there)) {
-      made.in_place = true;
-      made.inode = there->st_ino;
-      stage(source, root, options, *record, made, work.get(), result.summary);
-      wait_for_clock();
-      settle(made);
-      return result;
+      auto changed = made;
+      changed.in_place = true;
+      changed.inode = there->st_ino;
+      if (stage(source, root, options, *record, changed, work.get(), result.summary)) {
+        wait_for_clock();
+        for (const auto& left : settle(changed))
+          result.in_the_way.push_back({Difference::Kind::content, left, {}});
+        if (result.in_the_way.empty())
+          remember_content(source, root, parent->get(), name);
+        else
+          result.outcome = Outcome::blocked;
+        return result;
+      }
     }
     {
       RecordWriter next(records_.get(), made, work.get());
@@ -204,11 +215,12 @@ class Wedge::Impl {
     swap_in(work.get(), parent->get(), name, there.has_value());
     base::sync_directory(parent->get());
     work.reset();
-    settle(made);
+    (void)settle(made);
     return result;
   }
 
   SyncResult remove(const std::string& path, const SyncOptions& options) {
+    if (state_) forget_unfinished(path, options);
     SyncResult result;
     const auto record = find_record(path);
     const auto [parent_path, name] = formats::split_path(path);
@@ -239,9 +251,12 @@ class Wedge::Impl {
     const auto record = find_record(path);
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = look_for_parent(parent_path);
+    const auto there = parent ? find_stat(parent->get(), name) : std::nullopt;
     EntryStatus status;
-    if (!parent || !find_stat(parent->get(), name)) {
+    if (!there) {
       status.state = State::missing;
+    } else if (is_unfinished(path, *there)) {
+      status.state = State::outdated;
     } else if (!record) {
       status.state = State::foreign;
     } else if (survey(path, *record, options,
@@ -317,72 +332,115 @@ class Wedge::Impl {
     return read_record(record_name(path) + ".state");
   }
 
-  static bool can_change_in_place(const Record& record, const EntryRoot& root, const Fidelity& fidelity,
-                                  const struct stat& there) {
-    if (is_tree(root))
-      return root.unpack.empty() && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
-             fidelity_of(record.key) == fidelity;
-    return root.recipe && recipe_of(record.key, root.recipe->format()) && S_ISREG(there.st_mode) &&
-           there.st_nlink == 1;  // nothing is ever set on a linked file
+  bool can_change_in_place(const Record& record, const EntryRoot& root, const Fidelity& fidelity,
+                           const struct stat& there) const {
+    if (!is_tree(root))
+      return root.recipe && recipe_of(record.key, root.recipe->format()) && S_ISREG(there.st_mode);
+    struct stat workspace;
+    return root.unpack.empty() && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
+           fidelity_of(record.key) == fidelity && ::fstat(tmp_.get(), &workspace) == 0 &&
+           workspace.st_dev == there.st_dev;
   }
 
-  /// Makes in `work` what changes, and announces it; nothing in the entry changes yet.
-  void stage(vat::BlobSource& source, const EntryRoot& root, const SyncOptions& options, const Record& record,
+  /// Makes in `work` what changes, and announces it; nothing in the entry changes yet. False, and nothing
+  /// done, if the entry does not allow it.
+  bool stage(vat::BlobSource& source, const EntryRoot& root, const SyncOptions& options, const Record& record,
              const Record& made, int work, WriteSummary& summary) const {
     RecordWriter next(records_.get(), made, -1);
-    if (is_tree(root)) {
-      auto before = read_rows(record_name(made.path) + ".state");
-      internal::RowChanges changes(before);
-      const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
-      auto write = write_options(options, top.get(), next);
-      write.is_there = [&](const Row& row) {
-        return changes.next(row) != internal::RowChanges::Change::made;
-      };
-      summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
-    } else {
-      const auto [parent_path, name] = formats::split_path(made.path);
-      const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
-      const auto fd = base::open_at(parent.get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-      summary.files = summary.reused_files = 1;
-      summary.fetched_size =
-          internal::stage_content(source, content_update(record, root, fd.get()), fd.get(), work);
-      auto row = file_row(parent.get(), name, root);
-      timespec now{};
-      (void)::clock_gettime(CLOCK_REALTIME, &now);
-      row.mtime = {now.tv_sec, static_cast<std::uint32_t>(now.tv_nsec)};
-      next.add(row);
-    }
+    if (is_tree(root))
+      stage_tree(source, root, options, made, work, next, summary);
+    else if (!stage_content(source, root, record, made, work, next, summary))
+      return false;
     if (::syncfs(work) != 0) base::throw_errno("sync", errno);
     next.publish(record_name(made.path) + ".next");
+    return true;
   }
 
-  /// Puts in place what was staged. May be interrupted and run again at any point.
-  void carry_out(const Record& made, int work) const {
-    const auto name = record_name(made.path);
-    auto after = read_rows(name + ".next");
-    Row first;
-    if (!after(first)) throw Error(Category::local, "the record of what was under way is not readable");
-    if (first.type == Row::Type::directory) {
-      const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
-      bool at_first = true;
-      internal::change_tree(
-          top.get(), work, read_rows(name + ".state"),
-          [&](Row& row) {
-            if (!std::exchange(at_first, false)) return after(row);
-            row = first;
-            return true;
-          },
-          fidelity_of(made.key), cache_);
-      if (::syncfs(top.get()) != 0) base::throw_errno("sync", errno);
-    } else {
-      const auto fd = base::open_beneath(top_.get(), made.path, O_RDWR | O_NONBLOCK);
-      internal::apply_content(work, fd.get(), first.size);
-      const timespec time{first.mtime.seconds, first.mtime.nanoseconds};
-      const timespec times[] = {time, time};
-      if (::futimens(fd.get(), times) != 0) base::throw_errno("set time", errno);
-      base::sync_file(fd.get());
-      discard_old(name);  // what was overwritten is nowhere
+  void stage_tree(vat::BlobSource& source, const EntryRoot& root, const SyncOptions& options,
+                  const Record& made, int work, RecordWriter& next, WriteSummary& summary) const {
+    internal::RowChanges changes(read_rows(record_name(made.path) + ".state"));
+    const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
+    auto write = write_options(options, top.get(), next);
+    write.is_there = [&](const Row& row) { return changes.next(row) != internal::RowChanges::Change::made; };
+    summary = write_tree(source, *root.manifest, *root.layout, work, "new", write);
+  }
+
+  bool stage_content(vat::BlobSource& source, const EntryRoot& root, const Record& record, const Record& made,
+                     int work, RecordWriter& next, WriteSummary& summary) const {
+    const auto [parent_path, name] = formats::split_path(made.path);
+    const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
+    base::UniqueFd fd;
+    try {
+      fd = base::open_at(parent.get(), name, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+    } catch (const Error&) {
+      return false;  // read only, or a program that runs
     }
+    // The link makes sure that nothing else gets the inode's number. Nothing is ever set on a file that
+    // somebody else has linked.
+    struct stat info;
+    if (::linkat(parent.get(), name.c_str(), work, kPinned, 0) != 0 || ::fstat(fd.get(), &info) != 0 ||
+        info.st_nlink != 2)
+      return false;
+    summary.files = summary.reused_files = 1;
+    summary.fetched_size =
+        internal::stage_content(source, content_update(record, root, fd.get()), fd.get(), work);
+    auto row = file_row(parent.get(), name, root);
+    timespec now{};
+    (void)::clock_gettime(CLOCK_REALTIME, &now);
+    row.mtime = {now.tv_sec, static_cast<std::uint32_t>(now.tv_nsec)};
+    next.add(row);
+    return true;
+  }
+
+  /// Puts in place what was staged. May be interrupted and run again at any point. Returns what was left as
+  /// it is because it is no longer what sync made.
+  std::vector<std::string> carry_out(const Record& made, int work) const {
+    const auto name = record_name(made.path);
+    const auto after = read_first(name + ".next");
+    if (!after) throw Error(Category::local, "the record of what was under way is not readable");
+    if (after->type != Row::Type::directory) return carry_out_content(made, *after, work);
+    const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
+    auto left = internal::change_tree(top.get(), work, read_rows(name + ".state"), read_rows(name + ".next"),
+                                      fidelity_of(made.key), cache_);
+    if (::syncfs(top.get()) != 0) base::throw_errno("sync", errno);
+    return left;
+  }
+
+  std::vector<std::string> carry_out_content(const Record& made, const Row& after, int work) const {
+    const auto name = record_name(made.path);
+    const auto before = read_first(name + ".state");
+    const auto [parent_path, entry] = formats::split_path(made.path);
+    const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
+    const auto pinned = find_stat(work, kPinned), there = find_stat(parent.get(), entry),
+               extents = find_stat(work, "extents");
+    const auto is_time_of = [&](const std::optional<Row>& row) {
+      return row && there->st_mtim.tv_sec == row->mtime.seconds &&
+             there->st_mtim.tv_nsec == row->mtime.nanoseconds;
+    };
+    // Every write sets the time, those of an earlier run too; what is later is somebody else's.
+    if (!pinned || !there || !extents || pinned->st_ino != there->st_ino || there->st_nlink != 2 ||
+        (!is_time_of(before) && !is_time_of(after) &&
+         there->st_mtim.tv_sec > extents->st_mtim.tv_sec + kLongestWrite))
+      return {"."};
+    const auto fd = base::open_at(parent.get(), entry, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+    internal::apply_content(work, fd.get(), after.size);
+    const timespec time{after.mtime.seconds, after.mtime.nanoseconds};
+    const timespec times[] = {time, time};
+    if (::futimens(fd.get(), times) != 0) base::throw_errno("set time", errno);
+    base::sync_file(fd.get());
+    discard_old(name);  // what was overwritten is nowhere
+    return {};
+  }
+
+  /// After a change in place: what a file holds now was proven.
+  void remember_content(vat::BlobSource& source, const EntryRoot& root, int parent,
+                        const std::string& name) const {
+    const auto info = find_stat(parent, name);
+    if (cache_ == nullptr || is_tree(root) || !info) return;
+    auto known = known_content(source, root.blob, root.recipe);
+    known.sparse = info->st_blocks * 512 < info->st_size;
+    wait_for_clock();
+    cache_->put(state_of(*info), known, StatCache::now());
   }
 
   /// The rows of a record; none if there is no such record.
@@ -393,31 +451,53 @@ class Wedge::Impl {
     (void)reader->head();
     return [reader](Row& row) { return reader->next(row); };
   }
+  std::optional<Row> read_first(const std::string& name) const {
+    Row row;
+    return read_rows(name)(row) ? std::optional(std::move(row)) : std::nullopt;
+  }
 
   /// After the exchange: finishes the top of the new entry, keeps the previous state under old/, makes the
-  /// record the current one. May be interrupted and run again at any point.
-  void settle(const Record& made) const {
+  /// record the current one. May be interrupted and run again at any point. Returns what carry_out() left.
+  std::vector<std::string> settle(const Record& made) const {
     const auto name = record_name(made.path);
     const auto work = base::find_open_at(tmp_.get(), made.workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (!made.in_place)
-      finish_top(made);
-    else if (work)
-      carry_out(made, work->get());
-    if (work) {
-      for (const auto* previous : {"new", "old"}) {
-        const bool staged = made.in_place && *previous == 'n';  // not what was there before
-        if (staged || !find_stat(work->get(), previous)) continue;
-        discard_old(name);
-        const WritableTop writable(work->get(), previous);
-        if (::renameat(work->get(), previous, old_.get(), name.c_str()) != 0)
-          base::throw_errno("keep the old " + made.path, errno);
-      }
-    }
+    std::vector<std::string> left;
+    const auto keep = [&](const char* previous) {
+      if (!find_stat(work->get(), previous)) return;
+      discard_old(name);
+      const WritableTop writable(work->get(), previous);
+      if (::renameat(work->get(), previous, old_.get(), name.c_str()) != 0)
+        base::throw_errno("keep the old " + made.path, errno);
+    };
+    if (!made.in_place) finish_top(made);
+    if (made.in_place && work) left = carry_out(made, work->get());
+    if (!made.in_place && work) keep("new");
+    if (work) keep("old");
     base::sync_directory(old_.get());
     if (::renameat(records_.get(), (name + ".next").c_str(), records_.get(), (name + ".state").c_str()) != 0)
       base::throw_errno("record of " + made.path, errno);
     base::sync_directory(records_.get());
     base::remove_tree(tmp_.get(), made.workspace);
+    return left;
+  }
+
+  /// Whether a sync was ended while it changed the entry in place.
+  bool is_unfinished(const std::string& path, const struct stat& there) const {
+    const auto next = read_record(record_name(path) + ".next");
+    return next && next->in_place && next->inode == there.st_ino;
+  }
+
+  /// What could not be finished stops its own entry only, and is given up if the entry is to be replaced.
+  void forget_unfinished(const std::string& path, const SyncOptions& options) {
+    const auto unfinished = unfinished_.find(path);
+    if (unfinished == unfinished_.end()) return;
+    if (!options.overwrite)
+      throw Error(Category::refused,
+                  std::string("a sync that was interrupted cannot be finished: ") + unfinished->second.what(),
+                  "mend that, or let --overwrite replace the entry as a whole");
+    for (const auto* suffix : {".next", ".state"})
+      base::remove_tree(records_.get(), record_name(path) + suffix);
+    unfinished_.erase(unfinished);
   }
 
   /// Removes the previous state of an entry. What it shares with the present one stays known.
@@ -460,14 +540,9 @@ class Wedge::Impl {
   }
 
   void finish_top(const Record& made) const {
-    auto file = base::find_open_at(records_.get(), record_name(made.path) + ".next", O_RDONLY | O_NOFOLLOW);
-    if (!file) return;
-    RecordReader reader(std::move(*file));
-    (void)reader.head();
-    Row top;
     // Some file systems (xfs) change the time of a directory that is moved.
-    if (!reader.next(top) || top.type != Row::Type::directory) return;
-    set_top(top_.get(), made.path, top, fidelity_of(made.key));
+    const auto top = read_first(record_name(made.path) + ".next");
+    if (top && top->type == Row::Type::directory) set_top(top_.get(), made.path, *top, fidelity_of(made.key));
   }
 
   /// Finishes or forgets what a killed sync left. An entry whose top is the one announced was exchanged
@@ -475,6 +550,7 @@ class Wedge::Impl {
   /// is put back.
   void recover() {
     base::remove_leftovers(records_.get());
+    std::set<std::string> needed;
     for (const auto& name : base::list_directory(records_.get())) {
       if (!name.ends_with(".next")) continue;
       const auto record = read_record(name);
@@ -483,7 +559,12 @@ class Wedge::Impl {
         const auto parent = look_for_parent(parent_path);
         const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
         if (info && info->st_ino == record->inode) {  // exchanged already, or to be changed in place
-          settle(*record);
+          try {
+            (void)settle(*record);
+          } catch (const Error& error) {
+            unfinished_.emplace(record->path, error);
+            needed.insert(record->workspace);
+          }
           continue;
         }
         if (parent && !info && !record->in_place) {
@@ -499,7 +580,8 @@ class Wedge::Impl {
       }
       if (::unlinkat(records_.get(), name.c_str(), 0) != 0) base::throw_errno(name, errno);
     }
-    for (const auto& name : base::list_directory(tmp_.get())) base::remove_tree(tmp_.get(), name);
+    for (const auto& name : base::list_directory(tmp_.get()))
+      if (!needed.contains(name)) base::remove_tree(tmp_.get(), name);
   }
 
   /// Compares an entry with what was made. True if nothing differs. Differences that may not be lost go to
@@ -522,19 +604,15 @@ class Wedge::Impl {
   /// False if the record says nothing.
   bool survey(const std::string& path, const Record& record, const SyncOptions& options,
               const std::function<void(const Difference&)>& note) const {
-    auto file = base::find_open_at(records_.get(), record_name(path) + ".state", O_RDONLY | O_NOFOLLOW);
-    if (!file) return false;
-    RecordReader reader(std::move(*file));
-    (void)reader.head();
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
     const auto info = find_stat(parent.get(), name);
-    Row first;
-    if (!reader.next(first)) return false;
-    if (first.type == Row::Type::file) {
+    const auto first = read_first(record_name(path) + ".state");
+    if (!first) return false;
+    if (first->type == Row::Type::file) {
       if (!S_ISREG(info->st_mode))
         note({Difference::Kind::type, ".", {}});
-      else if (!is_as_made(parent.get(), name, *info, first, record, options.spot_check))
+      else if (!is_as_made(parent.get(), name, *info, *first, record, options.spot_check))
         note({Difference::Kind::content, ".", {}});
       return true;
     }
@@ -551,14 +629,7 @@ class Wedge::Impl {
     const auto made = fidelity_of(record.key);
     compare.fidelity = {options.fidelity.owners && made.owners, options.fidelity.acls && made.acls,
                         made.fifos, made.devices};
-    bool at_first = true;
-    const auto next = [&](Row& row) {
-      if (std::exchange(at_first, false)) {
-        row = first;
-        return true;
-      }
-      return reader.next(row);
-    };
+    const auto next = read_rows(record_name(path) + ".state");
     (void)compare_tree(top.get(), record.format, next, compare, [&](const Difference& difference) {
       // By-products and kept paths change the time of the directory they lie in.
       if (difference.kind == Difference::Kind::metadata && difference.detail == "time") return;
@@ -752,6 +823,7 @@ class Wedge::Impl {
 
   StatCache* const cache_;
   base::UniqueFd top_, state_, lock_, tmp_, old_, records_;
+  std::map<std::string, Error> unfinished_;  ///< entries whose interrupted change could not be finished
 };
 
 std::uint64_t Wedge::Impl::verify(vat::BlobSource& source, const std::string& path, const EntryRoot& root,

@@ -2,16 +2,20 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/line_reader.h"
 #include "formats/base/numbers.h"
 #include "formats/text/recipe.h"
 #include "wedge/internal/place_file.h"
@@ -24,7 +28,7 @@ using base::Error;
 using Item = formats::RecipeItem;
 
 constexpr std::size_t kCopySize = std::size_t{1} << 20;
-constexpr std::size_t kMaxExtents = std::size_t{1} << 30;  ///< bytes of their list
+constexpr std::size_t kWriteBuffer = std::size_t{256} << 10;  ///< of the list of extents
 
 bool is_same(const Item& a, const Item& b) {
   return a.type == b.type && a.size == b.size && a.offset == b.offset &&
@@ -35,10 +39,35 @@ void set_size(int fd, std::uint64_t size) {
   if (::ftruncate(fd, static_cast<off_t>(size)) != 0) base::throw_errno("set size", errno);
 }
 
+/// Zeros, where the file system has no holes.
 void punch(int fd, std::uint64_t offset, std::uint64_t size) {
   if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                  static_cast<off_t>(size)) != 0)
-    base::throw_errno("punch a hole", errno);
+                  static_cast<off_t>(size)) == 0)
+    return;
+  if (errno != EOPNOTSUPP && errno != ENOSYS) base::throw_errno("punch a hole", errno);
+  ContentWriter(fd, false, offset).hole(size);
+}
+
+/// How many bytes of a range are in holes or behind the end.
+std::uint64_t count_holes(int fd, std::uint64_t offset, std::uint64_t size) {
+  std::uint64_t holes = 0;
+  for (const std::uint64_t end = offset + size; offset < end;) {
+    const off_t data = ::lseek(fd, static_cast<off_t>(offset), SEEK_DATA);
+    const auto hole_end = data < 0 ? end : std::min(end, static_cast<std::uint64_t>(data));
+    holes += hole_end - offset;
+    if (hole_end == end) break;
+    const off_t hole = ::lseek(fd, data, SEEK_HOLE);
+    if (hole < 0) break;
+    offset = static_cast<std::uint64_t>(hole);
+  }
+  return holes;
+}
+
+/// Filling holes is what can find the disk full: better before anything is overwritten.
+void check_room(int fd, std::uint64_t size) {
+  struct statvfs room;
+  if (size > 0 && ::fstatvfs(fd, &room) == 0 && room.f_bavail * room.f_frsize < size)
+    base::throw_errno("make room for " + base::human_size(size) + " in what were holes", ENOSPC);
 }
 
 /// Told what changes, in order; no bytes: a hole.
@@ -81,10 +110,14 @@ std::uint64_t find_changes(vat::BlobSource& source, const ContentUpdate& update,
   return reader.header().size;
 }
 
-/// A hole first, then what is not zero: whole zero blocks stay holes.
+/// Whole zero blocks become holes.
 void write_change(int fd, std::uint64_t offset, base::Bytes bytes) {
-  punch(fd, offset, bytes.size());
-  ContentWriter(fd, true, offset).write(bytes);
+  for_each_run(offset, bytes, [&](std::uint64_t at, base::Bytes run, bool zero) {
+    if (zero)
+      punch(fd, at, run.size());
+    else
+      ContentWriter(fd, false, at).write(run);
+  });
 }
 
 }  // namespace
@@ -104,13 +137,16 @@ std::uint64_t update_content(vat::BlobSource& source, const ContentUpdate& updat
 std::uint64_t stage_content(vat::BlobSource& source, const ContentUpdate& update, int fd, int work) {
   const auto fresh = base::open_at(work, "new", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   const auto extents = base::open_at(work, "extents", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  std::uint64_t staged = 0, begin = 0, end = 0, data_end = 0;
+  std::uint64_t staged = 0, begin = 0, end = 0, data_end = 0, filled = 0;
   bool hole = false;
   std::string text;
+  const auto flush = [&] { base::write_all(extents.get(), base::as_bytes(std::exchange(text, {}))); };
   const auto close = [&] {
     if (begin == end) return;
     text += std::string(hole ? "hole " : "data ") + std::to_string(begin) + " " +
             std::to_string(end - begin) + "\n";
+    if (text.size() >= kWriteBuffer) flush();
+    if (!hole) filled += count_holes(fd, begin, end - begin);
     begin = end;
   };
   (void)find_changes(source, update, fd, [&](std::uint64_t offset, std::uint64_t size, base::Bytes bytes) {
@@ -126,22 +162,27 @@ std::uint64_t stage_content(vat::BlobSource& source, const ContentUpdate& update
     staged += size;
   });
   close();
+  flush();
+  check_room(fd, filled);
   set_size(fresh.get(), data_end);  // zero blocks at its end are not written
-  base::write_all(extents.get(), base::as_bytes(text));
   return staged;
 }
 
 void apply_content(int work, int fd, std::uint64_t size) {
   const auto fresh = base::open_at(work, "new", O_RDONLY | O_NOFOLLOW);
-  const auto text = base::read_file(work, "extents", kMaxExtents);
+  base::LineReader extents(base::open_at(work, "extents", O_RDONLY | O_NOFOLLOW));
+  const auto note_time = [&] {
+    if (::utimensat(work, "extents", nullptr, AT_SYMLINK_NOFOLLOW) != 0) base::throw_errno("set time", errno);
+  };
   base::Buffer buffer;
-  for (std::string_view rest = text; !rest.empty();) {
-    auto line = base::take_field(rest, '\n');
+  for (std::string text; extents.next(text);) {
+    std::string_view line = text;
     const auto kind = base::take_field(line, ' ');
     const auto offset = base::parse_decimal(base::take_field(line, ' ')), count = base::parse_decimal(line);
     if ((kind != "hole" && kind != "data") || !offset || !count)
       throw Error(Category::local, "extents: not what was staged");
     if (kind == "hole") {
+      note_time();
       punch(fd, *offset, *count);
       continue;
     }
@@ -149,6 +190,7 @@ void apply_content(int work, int fd, std::uint64_t size) {
       buffer.resize(static_cast<std::size_t>(std::min<std::uint64_t>(*count - done, kCopySize)));
       if (!base::read_exact_at(fresh.get(), *offset + done, buffer))
         throw Error(Category::local, "new: shorter than what was staged");
+      note_time();
       write_change(fd, *offset + done, buffer);
     }
   }

@@ -18,12 +18,12 @@ struct ContentUpdate {
 /// are punched. Returns how many content bytes were written.
 std::uint64_t update_content(vat::BlobSource& source, const ContentUpdate& update, int fd);
 
-/// The same in two steps. The first leaves the file alone: in the directory `work` it makes "new", which has
-/// the bytes that change at their offsets, and "extents", which says where these are. Returns how many there
-/// are.
+/// The same in two steps. The first leaves what the file holds alone: in the directory `work` it makes "new",
+/// which has the bytes that change at their offsets, and "extents", which says where these are. Returns how
+/// many there are. Throws local if the disk has no room for what fills holes.
 std::uint64_t stage_content(vat::BlobSource& source, const ContentUpdate& update, int fd, int work);
 /// The second carries out what was staged in `work`; it may be interrupted and run again. `size`: of the file
-/// afterwards.
+/// afterwards. Before each write it sets the time of "extents", so that this tells when the last one was.
 void apply_content(int work, int fd, std::uint64_t size);
 
 }  // namespace wedge::internal

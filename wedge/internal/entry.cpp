@@ -1,6 +1,7 @@
 #include "wedge/internal/entry.h"
 
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -82,6 +83,11 @@ std::optional<struct stat> find_stat(int dir, const std::string& name) {
   if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return info;
   if (errno != ENOENT && errno != ENOTDIR) base::throw_errno(name, errno);
   return std::nullopt;
+}
+
+bool is_by_product(const std::string& path) {
+  return ::fnmatch("*.pyc", path.c_str(), 0) == 0 ||
+         ("/" + path + "/").find("/__pycache__/") != std::string::npos;
 }
 
 void refuse_mounts(int top, const std::string& path) {

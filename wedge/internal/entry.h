@@ -19,6 +19,9 @@ namespace wedge::internal {
 /// nullopt if there is nothing of that name.
 [[nodiscard]] std::optional<struct stat> find_stat(int dir, const std::string& name);
 
+/// Whether an extra path is one that programs leave beside what they use.
+[[nodiscard]] bool is_by_product(const std::string& path);
+
 /// Lets the owner write a directory for as long as it is being moved; then its mode is as before. Anything
 /// else is left alone.
 class WritableTop {

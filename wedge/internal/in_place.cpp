@@ -5,10 +5,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <map>
-#include <optional>
 #include <utility>
-#include <vector>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -26,60 +25,97 @@ bool is_below(const std::string& path, const std::string& directory) {
          path[directory.size()] == '/';
 }
 
+/// nullopt if it is not there, or something else is.
+std::optional<base::UniqueFd> find_directory(int top, const std::string& path) {
+  try {
+    return base::open_beneath(top, path, O_RDONLY | O_DIRECTORY);
+  } catch (const base::Error& error) {
+    if (error.category() != base::Category::not_found && error.category() != base::Category::refused) throw;
+    return std::nullopt;
+  }
+}
+
+std::optional<struct stat> find_stat_below(int top, const std::string& path) {
+  const auto [parent_path, name] = formats::split_path(path);
+  const auto parent = find_directory(top, parent_path);
+  return parent ? find_stat(parent->get(), name) : std::nullopt;
+}
+
+bool is_same_file(const struct stat& a, const struct stat& b) {
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+bool links_to(int parent, const std::string& name, const std::string& target) {
+  std::string there(PATH_MAX, '\0');
+  const ssize_t size = ::readlinkat(parent, name.c_str(), there.data(), there.size());
+  return size >= 0 && there.substr(0, static_cast<std::size_t>(size)) == target;
+}
+
+/// A plain user writes in a directory only if its mode says so.
+void let_write(int directory) {
+  struct stat info;
+  if (::geteuid() != 0 && ::fstat(directory, &info) == 0 && (info.st_mode & S_IRWXU) != S_IRWXU)
+    (void)::fchmod(directory,
+                   (info.st_mode & 07777) | S_IRWXU);  // what follows will say if it was not enough
+}
+
 class TreeChanger {
  public:
   TreeChanger(int top, int work, const Fidelity& fidelity, StatCache* cache)
       : top_(top),
-        work_(work),
         fresh_(base::ensure_directory(work, "new", 0700)),
+        old_(base::ensure_directory(work, "old", 0700)),
         fidelity_(fidelity),
         cache_(cache) {}
 
-  void run(NextRow before, const NextRow& after) {
+  std::vector<std::string> run(NextRow before, const NextRow& after) {
     RowChanges changes(std::move(before), [this](const Row& row) { take_out(row); });
     for (Row row; after(row);) {
       const auto change = changes.next(row);
-      if (is_below(row.path, moved_in_)) continue;
+      if (is_below(row.path, put_in_)) continue;  // came with it
       if (row.type == Row::Type::directory) {
         while (!inside_.empty() && inside_.back().path != "." && !is_below(row.path, inside_.back().path))
           inside_.pop_back();
         inside_.push_back(row);
       }
       if (change == Change::metadata) touched_.emplace(row.path, row);
-      if (change == Change::made) base::named(formats::escape(row.path), [&] { put_in(row); });
+      if (change == Change::made)
+        base::named(formats::escape(row.path), [&] { put_in(row, changes.before()); });
     }
     changes.finish();
+    for (auto path = removed_.rbegin(); path != removed_.rend(); ++path)
+      base::named(formats::escape(*path), [&] { remove_directory(*path); });
+    for (const auto& row : late_)
+      base::named(formats::escape(row.path), [&, &late = row] { put_in(late, std::nullopt); });
     for (auto directory = touched_.rbegin(); directory != touched_.rend(); ++directory)
-      base::named(formats::escape(directory->first), [&] {
-        const auto fd = base::open_beneath(top_, directory->first, O_RDONLY | O_DIRECTORY);
-        remove_other_xattrs(fd.get(), directory->second, fidelity_);
-        (void)set_metadata(fd.get(), directory->second, fidelity_);
-      });
+      base::named(formats::escape(directory->first), [&] { finish_directory(directory->second); });
+    return std::move(left_);
   }
 
  private:
-  void put_in(const Row& row) {
+  void put_in(const Row& row, const std::optional<Row>& before) {
     const bool directory = row.type == Row::Type::directory;
+    if (directory) put_in_ = row.path;  // all that lies below comes with it, or not at all
     const auto [parent_path, name] = formats::split_path(row.path);
-    const auto parent = open_parent(parent_path);
-    (directory ? moved_in_ : taken_out_) = row.path;  // all that lies below comes, or goes, with it
-    if (directory) touched_.emplace(row.path, row);
-    std::optional<base::UniqueFd> staged;
-    try {
-      staged = base::open_beneath(fresh_.get(), parent_path, O_RDONLY | O_DIRECTORY);
-    } catch (const base::Error& error) {
-      if (error.category() != base::Category::not_found) throw;
-    }
-    if (!staged || !find_stat(staged->get(), name)) return;  // moved in already
-    if (const auto present = find_stat(parent.get(), name)) {
-      if (directory || S_ISDIR(present->st_mode))
-        move_out(parent.get(), row.path);
+    const auto parent = find_parent(parent_path);
+    const auto staged = find_directory(fresh_.get(), parent_path);
+    if (!parent || !staged || !find_stat(staged->get(), name)) return;  // moved in already
+    if (const auto present = find_stat(parent->get(), name)) {
+      if (before && before->type == Row::Type::directory && S_ISDIR(present->st_mode)) {
+        removed_.push_back(row.path);
+        late_.push_back(row);
+        return;
+      }
+      if (!before || !is_as(*before, parent->get(), name, *present)) return leave(row.path);
+      if (directory)
+        move_out(parent->get(), row.path);
       else
-        link_out(parent.get(), row.path);
+        link_out(parent->get(), row.path, *present);
     }
+    if (directory) touched_.emplace(row.path, row);
     const WritableTop writable(staged->get(), name);
     const auto move = [&, &name = name] {
-      if (::renameat(staged->get(), name.c_str(), parent.get(), name.c_str()) != 0)
+      if (::renameat(staged->get(), name.c_str(), parent->get(), name.c_str()) != 0)
         base::throw_errno("move into place", errno);
     };
     if (cache_ == nullptr || row.type == Row::Type::symlink || directory) return move();
@@ -88,73 +124,114 @@ class TreeChanger {
   }
 
   void take_out(const Row& row) {
-    if (row.path == taken_out_ || is_below(row.path, taken_out_)) return;
-    taken_out_ = row.path;
     base::named(formats::escape(row.path), [&] {
       const auto [parent_path, name] = formats::split_path(row.path);
-      const auto parent = open_parent(parent_path);
-      if (find_stat(parent.get(), name)) move_out(parent.get(), row.path);
+      const auto parent = find_parent(parent_path);
+      const auto present = parent ? find_stat(parent->get(), name) : std::nullopt;
+      if (!present) return;
+      if (row.type == Row::Type::directory && S_ISDIR(present->st_mode))
+        removed_.push_back(row.path);
+      else if (is_as(row, parent->get(), name, *present))
+        move_out(parent->get(), row.path);
+      else
+        leave(row.path);
     });
   }
 
-  /// A directory of the tree in which something changes. It gets its metadata when all is done.
-  base::UniqueFd open_parent(const std::string& path) {
-    for (auto row = inside_.rbegin(); row != inside_.rend(); ++row)
-      if (row->path == path) touched_.emplace(path, *row);
-    auto fd = base::open_beneath(top_, path, O_RDONLY | O_DIRECTORY);
-    struct stat info;
-    if (::geteuid() != 0 && ::fstat(fd.get(), &info) == 0 && (info.st_mode & S_IWUSR) == 0)
-      (void)::fchmod(fd.get(),
-                     (info.st_mode & 07777) | S_IRWXU);  // what follows will say if it was not enough
-    return fd;
+  /// After all that lay in it: what is left are by-products, or somebody else's.
+  void remove_directory(const std::string& path) {
+    const auto [parent_path, name] = formats::split_path(path);
+    const auto parent = find_parent(parent_path);
+    const auto directory = find_directory(top_, path);
+    if (!parent || !directory) return;
+    let_write(directory->get());
+    for (const auto& below : base::list_directory(directory->get())) {
+      const auto by_product = path + "/" + below;
+      if (is_by_product(by_product)) move_out(directory->get(), by_product);
+    }
+    if (::unlinkat(parent->get(), name.c_str(), AT_REMOVEDIR) == 0) return;
+    if (errno != ENOTEMPTY && errno != EEXIST) base::throw_errno("remove directory", errno);
+    leave(path);
   }
 
-  base::UniqueFd open_old(const std::string& path) {
-    if (!old_) old_ = base::ensure_directory(work_, "old", 0700);
-    return ensure_beneath(old_.get(), path);
+  void finish_directory(const Row& row) {
+    const auto directory = find_directory(top_, row.path);
+    if (!directory) return;
+    let_write(directory->get());
+    remove_other_xattrs(directory->get(), row, fidelity_);
+    (void)set_metadata(directory->get(), row, fidelity_);
   }
 
-  void move_out(int parent, const std::string& path) {
-    const auto name = formats::split_path(path).second;
-    const auto to = open_old(formats::split_path(path).first);
-    const WritableTop writable(parent, name);
-    for (std::string kept = name;; kept += "~") {
-      if (::renameat2(parent, name.c_str(), to.get(), kept.c_str(), RENAME_NOREPLACE) == 0) return;
-      if (errno == EINVAL || errno == ENOSYS) {  // a file system that cannot say so
-        if (find_stat(to.get(), kept)) continue;
-        if (::renameat(parent, name.c_str(), to.get(), kept.c_str()) == 0) return;
+  void leave(const std::string& path) { left_.push_back(path); }
+
+  /// Whether what lies there is what `row` says: nobody has changed it since.
+  bool is_as(const Row& row, int parent, const std::string& name, const struct stat& info) {
+    switch (row.type) {
+      case Row::Type::file:
+        return S_ISREG(info.st_mode) && static_cast<std::uint64_t>(info.st_size) == row.size &&
+               info.st_mtim.tv_sec == row.mtime.seconds && info.st_mtim.tv_nsec == row.mtime.nanoseconds;
+      case Row::Type::symlink:
+        return S_ISLNK(info.st_mode) && links_to(parent, name, row.target);
+      case Row::Type::hard_link: {
+        // What it is a link to comes first, and may have been moved out meanwhile.
+        const auto there = find_stat_below(top_, row.target), gone = find_stat_below(old_.get(), row.target);
+        return (there && is_same_file(*there, info)) || (gone && is_same_file(*gone, info));
       }
-      if (errno != EEXIST) base::throw_errno("move out of the way", errno);
+      case Row::Type::directory:
+        return S_ISDIR(info.st_mode);
+      default:
+        return !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode) && !S_ISLNK(info.st_mode);
     }
   }
 
+  /// A directory of the tree in which something changes. It gets its metadata when all is done.
+  std::optional<base::UniqueFd> find_parent(const std::string& path) {
+    for (auto row = inside_.rbegin(); row != inside_.rend(); ++row)
+      if (row->path == path) touched_.emplace(path, *row);
+    auto directory = find_directory(top_, path);
+    if (directory) let_write(directory->get());
+    return directory;
+  }
+
+  void move_out(int parent, const std::string& path) {
+    const auto [parent_path, name] = formats::split_path(path);
+    const auto to = ensure_beneath(old_.get(), parent_path);
+    const WritableTop writable(parent, name);
+    const auto kept = find_stat(to.get(), name) ? base::random_name() : name;
+    if (::renameat(parent, name.c_str(), to.get(), kept.c_str()) != 0)
+      base::throw_errno("move out of the way", errno);
+  }
+
   /// Keeps a file that is about to be replaced, so that its path is never without one.
-  void link_out(int parent, const std::string& path) {
-    const auto name = formats::split_path(path).second;
-    const auto to = open_old(formats::split_path(path).first);
-    const auto present = find_stat(parent, name), kept = find_stat(to.get(), name);
-    if (present && kept && present->st_ino == kept->st_ino && present->st_dev == kept->st_dev) return;
+  void link_out(int parent, const std::string& path, const struct stat& present) {
+    const auto [parent_path, name] = formats::split_path(path);
+    const auto to = ensure_beneath(old_.get(), parent_path);
+    const auto kept = find_stat(to.get(), name);
+    if (kept && is_same_file(*kept, present)) return;
     if (kept || ::linkat(parent, name.c_str(), to.get(), name.c_str(), 0) != 0) move_out(parent, path);
   }
 
-  int top_, work_;
+  int top_;
   base::UniqueFd fresh_, old_;
   const Fidelity& fidelity_;
   StatCache* cache_;
   std::vector<Row> inside_;             ///< the directories the last row lies in, outermost first
   std::map<std::string, Row> touched_;  ///< directories to get their metadata; after all that is in them
-  std::string moved_in_, taken_out_;    ///< the last path of each kind
+  std::string put_in_;                  ///< the last directory
+  std::vector<std::string> removed_;    ///< directories that go when they are empty
+  std::vector<Row> late_;               ///< what takes the place of such a directory
+  std::vector<std::string> left_;
 };
 
 }  // namespace
 
 RowChanges::RowChanges(NextRow before, std::function<void(const Row&)> on_removed)
-    : before_(std::move(before)), on_removed_(std::move(on_removed)) {
+    : rows_(std::move(before)), on_removed_(std::move(on_removed)) {
   advance();
 }
 
 void RowChanges::advance() {
-  have_ = before_(row_);
+  have_ = rows_(row_);
 }
 
 Change RowChanges::next(const Row& after) {
@@ -162,18 +239,18 @@ Change RowChanges::next(const Row& after) {
     if (on_removed_) on_removed_(row_);
     advance();
   }
-  std::optional<Row> before;
+  before_.reset();
   if (have_ && row_.path == after.path) {
-    before = std::move(row_);
+    before_ = std::move(row_);
     advance();
   }
-  if (after.type == Row::Type::directory) {
-    if (!before || before->type != Row::Type::directory) return Change::made;
-    return *before == after ? Change::none : Change::metadata;
-  }
-  if (before && *before == after && !(after.type == Row::Type::hard_link && made_.contains(after.target)))
+  if (before_ == after && !(after.type == Row::Type::hard_link && made_.contains(after.target)))
     return Change::none;
-  made_.insert(after.path);
+  if (after.path == ".") return Change::metadata;
+  if (after.type != Row::Type::directory)
+    made_.insert(after.path);
+  else if (before_ && before_->type == Row::Type::directory)
+    return Change::metadata;
   return Change::made;
 }
 
@@ -184,9 +261,9 @@ void RowChanges::finish() {
   }
 }
 
-void change_tree(int top, int work, NextRow before, const NextRow& after, const Fidelity& fidelity,
-                 StatCache* cache) {
-  TreeChanger(top, work, fidelity, cache).run(std::move(before), after);
+std::vector<std::string> change_tree(int top, int work, NextRow before, const NextRow& after,
+                                     const Fidelity& fidelity, StatCache* cache) {
+  return TreeChanger(top, work, fidelity, cache).run(std::move(before), after);
 }
 
 }  // namespace wedge::internal

@@ -81,6 +81,10 @@ bool is_acl(const std::string& name) noexcept {
   return name == kAccessAcl || name == "system.posix_acl_default";
 }
 
+bool is_recorded_xattr(const std::string& name) {
+  return name.starts_with("user.") || name == "security.capability" || is_acl(name);
+}
+
 bool is_restored_xattr(const std::string& name, const Fidelity& fidelity) {
   return name.starts_with("user.") || (is_acl(name) ? fidelity.acls : fidelity.owners);
 }
@@ -100,6 +104,24 @@ void count_skipped(const Row& row, const Fidelity& fidelity, WriteSummary& summa
     ++summary.skipped_acls;
 }
 
+void for_each_run(std::uint64_t offset, base::Bytes bytes,
+                  const std::function<void(std::uint64_t, base::Bytes, bool)>& on_run) {
+  std::size_t begin = 0, at = 0;
+  bool zero = false;
+  const auto end_run = [&] {
+    if (at > begin) on_run(offset + begin, bytes.subspan(begin, at - begin), zero);
+    begin = at;
+  };
+  while (at < bytes.size()) {
+    const auto count = std::min<std::size_t>(bytes.size() - at, kHoleBlock - (offset + at) % kHoleBlock);
+    const bool block_is_zero = count == kHoleBlock && is_zero(bytes.subspan(at, count));
+    if (block_is_zero != zero) end_run();
+    zero = block_is_zero;
+    at += count;
+  }
+  end_run();
+}
+
 void ContentWriter::write(base::Bytes bytes) {
   if (!sparse_) {
     write_at(fd_, offset_, bytes);
@@ -107,15 +129,11 @@ void ContentWriter::write(base::Bytes bytes) {
     ends_in_hole_ = ends_in_hole_ && bytes.empty();
     return;
   }
-  while (!bytes.empty()) {
-    // Up to the next block boundary; whole zero blocks are skipped.
-    const auto count = std::min<std::size_t>(bytes.size(), kHoleBlock - offset_ % kHoleBlock);
-    const auto part = bytes.subspan(0, count);
-    ends_in_hole_ = count == kHoleBlock && is_zero(part);
-    if (!ends_in_hole_) write_at(fd_, offset_, part);
-    offset_ += count;
-    bytes = bytes.subspan(count);
-  }
+  for_each_run(offset_, bytes, [&](std::uint64_t offset, base::Bytes run, bool zero) {
+    ends_in_hole_ = zero;
+    if (!zero) write_at(fd_, offset, run);
+  });
+  offset_ += bytes.size();
 }
 
 void ContentWriter::hole(std::uint64_t size) {
@@ -149,7 +167,7 @@ std::uint64_t set_metadata(int fd, const Row& row, const Fidelity& fidelity) {
 
 void remove_other_xattrs(int fd, const Row& row, const Fidelity& fidelity) {
   for (const auto& name : list_xattrs(fd))
-    if (is_restored_xattr(name, fidelity) && !row.xattrs.contains(name) &&
+    if (is_recorded_xattr(name) && is_restored_xattr(name, fidelity) && !row.xattrs.contains(name) &&
         ::fremovexattr(fd, name.c_str()) != 0 && errno != EPERM && errno != ENODATA)
       base::throw_errno("extended attribute " + name, errno);
 }

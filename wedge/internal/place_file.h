@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@ namespace wedge::internal {
 
 /// Permission bits that are restored and compared.
 [[nodiscard]] std::uint32_t restored_mode(const formats::Row& row, const Fidelity& fidelity);
+/// Whether an extended attribute belongs to a tree; others come from the machine it lies on.
+[[nodiscard]] bool is_recorded_xattr(const std::string& name);
 /// Whether an extended attribute is restored and compared.
 [[nodiscard]] bool is_restored_xattr(const std::string& name, const Fidelity& fidelity);
 /// Names of the extended attributes of an open file or directory; none where the file system has none.
@@ -24,6 +27,10 @@ namespace wedge::internal {
 [[nodiscard]] bool is_left_out(const formats::Row& row, const Fidelity& fidelity) noexcept;
 /// Counts what of the row's metadata is not restored for want of a flag.
 void count_skipped(const formats::Row& row, const Fidelity& fidelity, WriteSummary& summary);
+
+/// Splits bytes that lie at `offset` of a file into runs of whole zero blocks and of others, in order.
+void for_each_run(std::uint64_t offset, base::Bytes bytes,
+                  const std::function<void(std::uint64_t offset, base::Bytes run, bool zero)>& on_run);
 
 /// Writes a stream of content to a file; as a sparse one, aligned zero blocks are left out.
 class ContentWriter {
@@ -47,7 +54,7 @@ class ContentWriter {
 /// set.
 std::uint64_t set_metadata(int fd, const formats::Row& row, const Fidelity& fidelity);
 
-/// Takes away what set_metadata() would have set but the row does not have.
+/// Takes away attributes of a tree that the row does not have.
 void remove_other_xattrs(int fd, const formats::Row& row, const Fidelity& fidelity);
 
 /// The directory `path` below `top`, made with all that it lies in, mode 0700, where that is missing.

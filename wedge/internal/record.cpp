@@ -49,6 +49,7 @@ Record parse_head(std::string_view line) {
     return result;
   };
   const auto format = base::find_object_format(text("object-format"));
+  const auto* in_place = formats::json::find(*object, "in-place");
   const auto workspace = text("workspace");  // a name, never a way out of tmp/
   if (number("entry") != 1 || !format || workspace.find_first_not_of("0123456789abcdef") != std::string::npos)
     refuse();
@@ -58,14 +59,14 @@ Record parse_head(std::string_view line) {
           number("inode"),
           workspace,
           *format,
-          formats::json::find(*object, "in-place") != nullptr};
+          in_place != nullptr && in_place->find_bool() != nullptr && *in_place->find_bool()};
 }
 
 }  // namespace
 
 std::optional<Record> RecordReader::head() {
   std::string line;
-  if (!next_line(line) || line.size() > kMaxHead) return std::nullopt;
+  if (!lines_.next(line) || line.size() > kMaxHead) return std::nullopt;
   try {
     auto record = parse_head(line);
     format_ = record.format;
@@ -77,23 +78,9 @@ std::optional<Record> RecordReader::head() {
 
 bool RecordReader::next(Row& row) {
   std::string line;
-  if (!next_line(line)) return false;
+  if (!lines_.next(line)) return false;
   row = formats::parse_row(line, format_);
   return true;
-}
-
-bool RecordReader::next_line(std::string& line) {
-  while (true) {
-    const auto newline = rest_.find('\n');
-    line.append(rest_.substr(0, newline));
-    if (newline != std::string_view::npos) {
-      rest_.remove_prefix(newline + 1);
-      return true;
-    }
-    rest_ = {buffer_.data(),
-             base::read_some(fd_.get(), {reinterpret_cast<std::byte*>(buffer_.data()), buffer_.size()})};
-    if (rest_.empty()) return false;
-  }
 }
 
 RecordWriter::RecordWriter(int records, Record record, int work)

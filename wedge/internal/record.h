@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 
 #include "formats/base/atomic_file.h"
+#include "formats/base/line_reader.h"
 #include "formats/base/object_id.h"
 #include "formats/base/unique_fd.h"
 #include "formats/text/manifest.h"
@@ -27,16 +27,13 @@ struct Record {
 /// Reads a record line by line; what does not parse is as if it were not there.
 class RecordReader {
  public:
-  explicit RecordReader(base::UniqueFd fd) : fd_(std::move(fd)), buffer_(std::size_t{64} << 10, '\0') {}
+  explicit RecordReader(base::UniqueFd fd) : lines_(std::move(fd)) {}
   [[nodiscard]] std::optional<Record> head();
   /// After head().
   [[nodiscard]] bool next(formats::Row& row);
 
  private:
-  bool next_line(std::string& line);
-  base::UniqueFd fd_;
-  std::string buffer_;
-  std::string_view rest_;
+  base::LineReader lines_;
   base::ObjectFormat format_ = base::ObjectFormat::sha256;
 };
 
