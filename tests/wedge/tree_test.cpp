@@ -364,3 +364,36 @@ TEST_CASE("trees that could escape are refused and leave the rest alone", "[wedg
     CHECK(base::list_directory(open_dir(store.dir / "outside").get()).empty());
   }
 }
+
+TEST_CASE("a link into a tree that is there goes to a path of the tree only", "[wedge][tree]") {
+  Store store;
+  const auto present = store.dir / "present";
+  put_file(present + "/row", "a row");
+  put_file(present + "/mine", "no row");
+  vat::Adder adder(*store.store);
+  formats::ManifestWriter manifest(ObjectFormat::sha256, adder.put_text(formats::BlobKind::manifest));
+  for (auto row : rows_of(present))
+    if (row.path != "mine") manifest.add(row);
+  Row link;
+  link.type = Row::Type::hard_link;
+  link.path = "to";
+  link.target = GENERATE("row", "mine");
+  manifest.add(link);
+  const auto layout =
+      formats::LayoutWriter(ObjectFormat::sha256, adder.put_text(formats::BlobKind::layout)).finish();
+  const auto id = manifest.finish();
+  (void)adder.finish();
+  const auto top = open_dir(present);
+  wedge::WriteOptions options;
+  options.reuse_top = top.get();
+  options.is_there = [](const Row& row) { return row.type != Row::Type::hard_link; };
+  const auto write = [&] {
+    (void)wedge::write_tree(*store.store, id, layout, open_dir(store.dir.path()).get(), "new", options);
+  };
+  if (link.target == "mine") {
+    CHECK(tests::category_of(write) == Category::refused);
+  } else {
+    write();
+    CHECK(tests::read_file(store.dir / "new/to") == "a row");
+  }
+}
