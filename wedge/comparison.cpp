@@ -63,19 +63,8 @@ std::string metadata_difference(const Row& expected, const Row& found, const Fid
 }  // namespace
 
 std::string_view to_string(Kind kind) noexcept {
-  switch (kind) {
-    case Kind::missing:
-      return "missing";
-    case Kind::extra:
-      return "extra";
-    case Kind::type:
-      return "type";
-    case Kind::content:
-      return "content";
-    case Kind::metadata:
-      return "metadata";
-  }
-  return "unknown";
+  static constexpr const char* kNames[] = {"missing", "extra", "type", "content", "metadata"};
+  return kNames[static_cast<std::size_t>(kind)];
 }
 
 std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& expected,

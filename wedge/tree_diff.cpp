@@ -29,19 +29,8 @@ void add_recipe(vat::BlobSource& source, const ObjectId& recipe, Parts& parts) {
 }  // namespace
 
 std::string_view to_string(Kind kind) noexcept {
-  switch (kind) {
-    case Kind::added:
-      return "added";
-    case Kind::removed:
-      return "removed";
-    case Kind::type:
-      return "type";
-    case Kind::content:
-      return "content";
-    case Kind::metadata:
-      return "metadata";
-  }
-  return "unknown";
+  static constexpr const char* kNames[] = {"added", "removed", "type", "content", "metadata"};
+  return kNames[static_cast<std::size_t>(kind)];
 }
 
 void diff_manifests(vat::BlobSource& before_source, const ObjectId& before, vat::BlobSource& after_source,

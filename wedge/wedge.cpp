@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <fnmatch.h>
 #include <linux/fs.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -13,18 +12,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <map>
 #include <set>
 #include <thread>
 
-#include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/numbers.h"
-#include "formats/json/json.h"
-#include "formats/text/recipe.h"
 #include "wedge/internal/content_update.h"
 #include "wedge/internal/entry.h"
 #include "wedge/internal/in_place.h"
@@ -97,21 +92,9 @@ bool is_tree(const EntryRoot& root) {
 }  // namespace
 
 std::string_view to_string(Outcome outcome) noexcept {
-  switch (outcome) {
-    case Outcome::unchanged:
-      return "unchanged";
-    case Outcome::created:
-      return "created";
-    case Outcome::updated:
-      return "updated";
-    case Outcome::adopted:
-      return "adopted";
-    case Outcome::removed:
-      return "removed";
-    case Outcome::blocked:
-      return "blocked";
-  }
-  return "unknown";
+  static constexpr const char* kNames[] = {"unchanged", "created", "updated",
+                                           "adopted",   "removed", "blocked"};
+  return kNames[static_cast<std::size_t>(outcome)];
 }
 
 std::string_view to_string(EntryStatus::State state) noexcept {
