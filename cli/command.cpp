@@ -1,6 +1,7 @@
 #include "cli/command.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -89,6 +90,13 @@ void raise_file_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 65536);
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/// Buffers of some megabytes come and go: memory that is given back each time has to be cleared each time.
+void keep_freed_memory() {
+  constexpr int kMaxThreshold = 32 << 20;  // the most that glibc takes
+  (void)::mallopt(M_MMAP_THRESHOLD, kMaxThreshold);
+  (void)::mallopt(M_TRIM_THRESHOLD, 2 * kMaxThreshold);
 }
 
 /// What is wrong with the arguments, better than CLI11 says it, or nothing.
@@ -283,6 +291,7 @@ Option dry_run_option() {
 int run(const Program& program, int argc, char** argv) noexcept try {
   occupy_standard_descriptors();
   raise_file_limit();
+  keep_freed_memory();
   return run_checked(program, argc, argv);
 } catch (const Error& error) {
   std::cerr << program.name << ": " << printable(error.what()) << '\n';

@@ -39,12 +39,22 @@ class Adder::Impl {
         threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
         hasher_(vat_.format),
         pool_(threads_) {
+    begin_reading();
     if (dry_run_) return;
     tmp_ = base::ensure_directory(vat_.dir.get(), "tmp", 0700);
     packs_ =
         base::ensure_directory(base::ensure_directory(vat_.dir.get(), "primary", 0777).get(), "pack", 0777);
     base::remove_leftovers(tmp_.get());
   }
+
+  ~Impl() {
+    try {
+      vat_.with_index([](internal::Index& index) { index.end_reading(); });
+    } catch (const base::Error&) {  // then it is read no more
+    }
+  }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
 
   [[nodiscard]] Vat& vat() const noexcept { return face_; }
 
@@ -56,6 +66,7 @@ class Adder::Impl {
     const std::size_t goal = kGroupGoal[static_cast<std::size_t>(grouping)];
     if (!group.blobs.empty() && group.content.size() + content.size() > goal + goal / 4) close(group);
     group.blobs.push_back({id, static_cast<std::uint32_t>(content.size()), kind});
+    if (group.content.empty()) group.content.reserve(std::max(goal + goal / 4, content.size()));
     base::append(group.content, content);
     if (group.content.size() >= goal || group.blobs.size() == formats::kMaxGroupBlobs) close(group);
     ++summary_.new_blobs;
@@ -107,7 +118,7 @@ class Adder::Impl {
     // A bounded number of groups is in flight; their order is that of closing, whichever is compressed first.
     if (encoding_.size() >= 2 * threads_ + 2) append_oldest();
     encoding_.push_back(pool_.submit([group = std::exchange(group, {}), level = level_]() mutable {
-      formats::ZstdCompressor compressor(level);
+      formats::ZstdCompressor compressor(level);  // a used one may find other matches
       return formats::encode_group(std::move(group.blobs), group.content, compressor);
     }));
   }
@@ -144,10 +155,16 @@ class Adder::Impl {
     vat_.with_index([&](internal::Index& index) {
       index.put_pack(record, pack_->blobs, claims_, internal::Index::Damage::forget);
     });
+    begin_reading();
     note_indexed();
     summary_.stored_size += pack_->writer.size();
     summary_.packs.push_back(base::to_hex(digest));
     pack_.reset();
+  }
+
+  /// One look-up a blob: together they cost as much as one.
+  void begin_reading() {
+    vat_.with_index([](internal::Index& index) { index.begin_reading(); });
   }
 
   void note_indexed() {

@@ -72,12 +72,20 @@ void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& 
         window.hole(offset, item.size);
         continue;
       }
-      const auto bytes = source.read(item.id);
-      const bool slice = item.type == RecipeItem::Type::slice;
-      if (slice ? item.offset + item.size > bytes.size() : item.size != bytes.size())
-        throw Error(Category::refused, "blob " + item.id.hex() + " is not of the size it lists");
-      window.bytes(offset, base::Bytes(bytes).subspan(static_cast<std::size_t>(item.offset),
-                                                      static_cast<std::size_t>(item.size)));
+      const auto wrong_size = [&] {
+        return Error(Category::refused, "blob " + item.id.hex() + " is not of the size it lists");
+      };
+      if (item.type == RecipeItem::Type::slice) {
+        const auto bytes = source.read(item.id);
+        if (item.offset + item.size > bytes.size()) throw wrong_size();
+        window.bytes(offset, base::Bytes(bytes).subspan(static_cast<std::size_t>(item.offset),
+                                                        static_cast<std::size_t>(item.size)));
+        continue;
+      }
+      source.stream(item.id, [&](base::Bytes bytes) {  // a chunk comes in one piece
+        if (bytes.size() != item.size) throw wrong_size();
+        window.bytes(offset, bytes);
+      });
     }
   });
 }

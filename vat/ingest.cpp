@@ -178,7 +178,7 @@ class Worker {
 
   void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
     channel_ = &channel;
-    parcel_ = {};
+    begin_parcel();
     for (auto& item : items) {
       try {
         if (const auto fd = item->open()) item->content = read(fd->get(), item->state);
@@ -253,8 +253,14 @@ class Worker {
       std::erase_if(parcel_.events, [](const Event& event) { return event.type != Event::Type::done; });
       parcel_.bytes.clear();
     }
-    named_ = named_bytes_ = 0;
     if (!channel_->send(std::exchange(parcel_, {}))) throw Abandoned{};
+    begin_parcel();
+  }
+
+  void begin_parcel() {
+    parcel_ = {};
+    named_ = named_bytes_ = 0;
+    if (storing_) parcel_.bytes.reserve(kParcelSize + kReadSize);
   }
 
   /// Gives what is in the parcel its ids, all at once, and small files theirs. What is refused fails its
@@ -308,8 +314,8 @@ class Worker {
   base::Buffer buffer_;
   Channel* channel_ = nullptr;
   Parcel parcel_;
-  std::size_t named_ = 0,
-              named_bytes_ = 0;  ///< events of the parcel that have their ids; the bytes they are of
+  std::size_t named_ = 0;        ///< events of the parcel that have their ids …
+  std::size_t named_bytes_ = 0;  ///< … and the bytes they are of
 };
 
 /// Does what parcels say, on the one storing thread.

@@ -247,13 +247,11 @@ void Vat::Impl::index_pack(const PackRecord& pack) {
       note("pack " + pack.name + ": " + error.what() + "; indexed by hashing its groups");
     }
     // What can be read is proven by its hash, whatever became of the rest.
-    base::ObjectHasher hasher(format);
-    (void)formats::walk_pack(reader_of(file.get()), pack.size, [&](const auto& group, const auto& rows) {
-      auto named_rows = rows;
+    (void)formats::walk_pack(reader_of(file.get()), pack.size, [&](const auto& group, const auto&) {
       try {
-        const auto decoded = decode(file.get(), group);
-        for (std::size_t i = 0; i < named_rows.size(); ++i) named_rows[i].id = hasher.hash(decoded.blob(i));
-        collect(group, named_rows);
+        auto decoded = decode(file.get(), group);
+        formats::name_blobs(format, decoded);
+        collect(group, decoded.blobs);
       } catch (const Error& bad) {
         if (bad.category() != Category::corrupt && bad.category() != Category::refused) throw;
       }
@@ -307,17 +305,18 @@ formats::DecodedGroup Vat::Impl::decode(int fd, const formats::GroupPlace& place
   return formats::decode_group(bytes, decompressor);
 }
 
-base::Buffer Vat::Impl::read_place(const ObjectId& id, const Place& place) {
-  const auto group = groups_.find_or({place.pack, place.group.offset}, [&] {
+internal::ProvenBlob Vat::Impl::read_place(const ObjectId& id, const Place& place) {
+  auto group = groups_.find_or({place.pack, place.group.offset}, [&] {
     const auto file = open_pack(place.pack);
     if (file == nullptr) throw Error(Category::corrupt, "pack is gone");
-    return std::make_shared<const formats::DecodedGroup>(decode(file->get(), place.group));
+    auto decoded = std::make_shared<formats::DecodedGroup>(decode(file->get(), place.group));
+    formats::name_blobs(format, *decoded);
+    return decoded;
   });
   if (place.position >= group->blobs.size())
     throw Error(Category::corrupt, "group holds fewer blobs than indexed");
-  const auto bytes = group->blob(place.position);
-  if (base::hash_blob(format, bytes) != id) throw Error(Category::corrupt, "bytes do not match the id");
-  return {bytes.begin(), bytes.end()};
+  if (group->blobs[place.position].id != id) throw Error(Category::corrupt, "bytes do not match the id");
+  return {std::move(group), place.position};
 }
 
 bool Vat::Impl::known_good(const ObjectId& id, std::uint64_t size) {
@@ -340,7 +339,8 @@ std::optional<StoredBlob> Vat::Impl::find(const ObjectId& id) {
   return std::nullopt;
 }
 
-std::optional<base::Buffer> Vat::Impl::find_packed(const ObjectId& id, std::string& damage) {
+std::optional<internal::ProvenBlob> Vat::Impl::find_packed(const ObjectId& id, std::string& damage) {
+  if (auto blob = groups_.find(id)) return blob;
   for (int attempt = 0; attempt < 2; ++attempt) {
     // Known-damaged places are tried last: a file may have been healed from outside.
     for (const auto& place : with_index([&](internal::Index& index) { return index.find(id); })) {
@@ -538,7 +538,10 @@ std::optional<StoredBlob> Vat::find(const ObjectId& id) {
 
 base::Buffer Vat::read(const ObjectId& id) {
   std::string damage;
-  if (auto bytes = impl_->find_packed(id, damage)) return std::move(*bytes);
+  if (const auto blob = impl_->find_packed(id, damage)) {
+    const auto bytes = blob->bytes();
+    return {bytes.begin(), bytes.end()};
+  }
   for (const auto& file : impl_->loose_files(id)) {
     const auto record = impl_->check_loose(file);
     if (!record) continue;
@@ -557,7 +560,7 @@ base::Buffer Vat::read(const ObjectId& id) {
 
 void Vat::stream(const ObjectId& id, const base::ByteSink& sink) {
   std::string damage;
-  if (const auto bytes = impl_->find_packed(id, damage)) return sink(*bytes);
+  if (const auto blob = impl_->find_packed(id, damage)) return sink(blob->bytes());
   for (const auto& file : impl_->loose_files(id)) {
     const auto record = impl_->check_loose(file);
     if (record && record->good && record->content_size > formats::kMaxPackedBlob) {

@@ -101,8 +101,7 @@ class PackCheck {
       if (damage.id ? !has_other_copy(*damage.id) : damage.place_lost) return false;
     impl_.with_index([&](internal::Index& index) { index.forget_pack(name_); });
     Adder adder(vat_, {options_.threads, formats::kDefaultLevel});
-    base::ObjectHasher hasher(impl_.format);
-    for (const auto& group : groups_) rescue(group, hasher, adder);
+    for (const auto& group : groups_) rescue(group, adder);
     (void)adder.finish();
     impl_.put_aside(file_, name_);
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
@@ -146,14 +145,14 @@ class PackCheck {
   Checked check(const Group& group) const {
     Checked checked{std::vector<std::string>(group.blobs.size())};
     try {
-      const auto decoded = impl_.decode(fd_.get(), group.place);
-      base::ObjectHasher hasher(impl_.format);
+      auto decoded = impl_.decode(fd_.get(), group.place);
+      formats::name_blobs(impl_.format, decoded);
       for (std::size_t i = 0; i < group.blobs.size(); ++i) {
         if (i >= decoded.blobs.size())
           checked.faults[i] = "group holds fewer blobs than its trailer says";
         else if (decoded.blobs[i].size != group.blobs[i].size || decoded.blobs[i].kind != group.blobs[i].kind)
           checked.faults[i] = "group and trailer disagree";
-        else if (!trailer_lost_ && hasher.hash(decoded.blob(i)) != group.blobs[i].id)
+        else if (!trailer_lost_ && decoded.blobs[i].id != group.blobs[i].id)
           checked.faults[i] = "bytes do not match the id";
       }
     } catch (const Error& error) {
@@ -200,19 +199,20 @@ class PackCheck {
   }
 
   /// Puts every sound blob of the group that is nowhere else.
-  void rescue(const Group& group, base::ObjectHasher& hasher, Adder& adder) {
+  void rescue(const Group& group, Adder& adder) {
     std::optional<formats::DecodedGroup> decoded;
     try {
       decoded = impl_.decode(fd_.get(), group.place);
+      formats::name_blobs(impl_.format, *decoded);
     } catch (const Error& error) {
       if (!is_bad_bytes(error)) throw;
       return;
     }
     for (std::size_t i = 0; i < decoded->blobs.size(); ++i) {
       const auto bytes = decoded->blob(i);
-      const auto id = hasher.hash(bytes);
+      const auto id = decoded->blobs[i].id;
       if (!trailer_lost_ && (i >= group.blobs.size() || id != group.blobs[i].id)) continue;
-      if (has_other_copy(id)) continue;
+      if (id == ObjectId() || has_other_copy(id)) continue;
       const auto kind = decoded->blobs[i].kind;
       (void)adder.put(id, kind, kind == BlobKind::data ? Grouping::chunk : Grouping::text, bytes);
     }

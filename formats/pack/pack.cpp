@@ -156,6 +156,26 @@ DecodedGroup decode_group(base::Bytes bytes, ZstdDecompressor& decompressor) {
   return group;
 }
 
+void name_blobs(base::ObjectFormat format, DecodedGroup& group) {
+  std::vector<base::Bytes> contents;
+  contents.reserve(group.blobs.size());
+  for (std::size_t i = 0; i < group.blobs.size(); ++i) contents.push_back(group.blob(i));
+  std::vector<base::ObjectId> ids(contents.size());
+  try {
+    base::hash_blobs(format, contents, ids);
+  } catch (const Error&) {  // one of them is refused; which, has to be seen
+    base::ObjectHasher hasher(format);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      try {
+        ids[i] = hasher.hash(contents[i]);
+      } catch (const Error&) {
+        ids[i] = {};
+      }
+    }
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) group.blobs[i].id = ids[i];
+}
+
 PackWriter::PackWriter(base::ObjectFormat format, base::ByteSink sink)
     : sink_(std::move(sink)), trailer_(trailer_header(format) + "\n") {}
 

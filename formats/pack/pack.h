@@ -67,7 +67,7 @@ struct GroupHeader {
 [[nodiscard]] std::optional<GroupHeader> find_group_header(base::Bytes bytes);
 
 struct DecodedGroup {
-  std::vector<PackedBlob> blobs;     ///< without ids: the caller hashes, which is the proof
+  std::vector<PackedBlob> blobs;     ///< without ids: the caller hashes, which is the proof; see name_blobs()
   std::vector<std::size_t> offsets;  ///< of each blob in content
   base::Buffer content;
   [[nodiscard]] base::Bytes blob(std::size_t position) const {
@@ -76,6 +76,9 @@ struct DecodedGroup {
 };
 /// Decodes a whole group. Throws corrupt; allocates no more than kMaxGroup.
 [[nodiscard]] DecodedGroup decode_group(base::Bytes bytes, ZstdDecompressor& decompressor);
+
+/// Gives each blob the id of its bytes; one whose hashing is refused (see base::ObjectHasher) none, all zero.
+void name_blobs(base::ObjectFormat format, DecodedGroup& group);
 
 /// Builds one pack as a stream of bytes: groups in the order given, then the trailer. One thread at a time.
 class PackWriter {

@@ -21,15 +21,16 @@ GroupCache::Group GroupCache::find_or(const Key& key, const std::function<Group(
     Entry& entry = entries_.at(key);
     entry.size = group->content.size();
     total_ += entry.size;
+    for (std::size_t i = 0; i < group->blobs.size(); ++i)
+      blobs_.insert_or_assign(group->blobs[i].id, std::pair(key, i));
     for (auto oldest = order_.begin(); total_ > budget_ && oldest != order_.end();) {
       const auto victim = entries_.find(*oldest);
       if (victim->first == key || victim->second.size == 0) {
         ++oldest;
         continue;
       }
-      total_ -= victim->second.size;
-      entries_.erase(victim);
-      oldest = order_.erase(oldest);
+      ++oldest;
+      forget(victim);
     }
     return group;
   } catch (...) {
@@ -39,6 +40,26 @@ GroupCache::Group GroupCache::find_or(const Key& key, const std::function<Group(
     entries_.erase(key);
     throw;
   }
+}
+
+std::optional<ProvenBlob> GroupCache::find(const base::ObjectId& id) {
+  const std::lock_guard lock(mutex_);
+  const auto blob = blobs_.find(id);
+  if (blob == blobs_.end()) return std::nullopt;
+  const auto& [key, position] = blob->second;
+  const auto& entry = entries_.at(key);
+  order_.splice(order_.end(), order_, entry.used);
+  return ProvenBlob{entry.group.get(), position};
+}
+
+void GroupCache::forget(std::map<Key, Entry>::iterator entry) {
+  const auto group = entry->second.group.get();
+  for (const auto& blob : group->blobs)
+    if (const auto known = blobs_.find(blob.id); known != blobs_.end() && known->second.first == entry->first)
+      blobs_.erase(known);
+  total_ -= entry->second.size;
+  order_.erase(entry->second.used);
+  entries_.erase(entry);
 }
 
 }  // namespace vat::internal

@@ -1,4 +1,4 @@
-// Decoded groups, shared by readers: neighbours in a pack are usually read one after the other.
+// Decoded and proven groups, shared by readers: neighbours in a pack are usually read one after the other.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,20 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <unordered_map>
+#include <utility>
 
 #include "formats/pack/pack.h"
 
 namespace vat::internal {
+
+/// A blob of a group whose bytes were hashed.
+struct ProvenBlob {
+  std::shared_ptr<const formats::DecodedGroup> group;  // shared: readers may outlive the cache's entry
+  std::size_t position;
+  [[nodiscard]] base::Bytes bytes() const { return group->blob(position); }
+};
 
 /// Least recently used groups within a budget of content bytes; several readers of one group decode it once.
 /// Thread-safety: any thread.
@@ -21,8 +31,11 @@ class GroupCache {
   using Key = std::pair<std::int64_t, std::uint64_t>;          ///< pack number and offset
 
   explicit GroupCache(std::size_t budget) : budget_(budget) {}
-  /// The group of that key, from `decode` if it is not here. What decode throws reaches every waiting reader.
+  /// The group of that key, its blobs named, from `decode` if it is not here. What decode throws reaches
+  /// every waiting reader.
   [[nodiscard]] Group find_or(const Key& key, const std::function<Group()>& decode);
+  /// A blob of a group that is here.
+  [[nodiscard]] std::optional<ProvenBlob> find(const base::ObjectId& id);
 
  private:
   struct Entry {
@@ -30,9 +43,11 @@ class GroupCache {
     std::list<Key>::iterator used;
     std::size_t size = 0;  ///< 0 while being decoded
   };
-  std::mutex mutex_;
+  void forget(std::map<Key, Entry>::iterator entry);
+  std::mutex mutex_;  ///< guards what follows
   std::map<Key, Entry> entries_;
   std::list<Key> order_;  ///< least recently used first
+  std::unordered_map<base::ObjectId, std::pair<Key, std::size_t>> blobs_;
   std::size_t budget_, total_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "vat/internal/index.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "formats/base/error.h"
 
@@ -139,6 +140,7 @@ std::vector<IndexedBlob> Index::find_damaged_locked(const PackRecord& pack) cons
 void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blobs,
                      const std::vector<Claim>& claims, Damage damage) {
   const std::lock_guard lock(mutex_);
+  end_reading_locked();
   Transaction transaction(database_);
   auto damaged = damage == Damage::keep ? find_damaged_locked(pack) : std::vector<IndexedBlob>();
   forget_pack_locked(pack.name);
@@ -177,8 +179,25 @@ void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blo
   transaction.commit();
 }
 
+void Index::begin_reading() {
+  const std::lock_guard lock(mutex_);
+  if (reading_) return;
+  database_.run("BEGIN");
+  reading_ = true;
+}
+
+void Index::end_reading() {
+  const std::lock_guard lock(mutex_);
+  end_reading_locked();
+}
+
+void Index::end_reading_locked() {
+  if (std::exchange(reading_, false)) database_.run("COMMIT");
+}
+
 void Index::forget_pack(const std::string& name) {
   const std::lock_guard lock(mutex_);
+  end_reading_locked();
   Transaction transaction(database_);
   forget_pack_locked(name);
   transaction.commit();
@@ -220,6 +239,7 @@ std::vector<Place> Index::find(const ObjectId& id) const {
 
 void Index::mark_damaged(const ObjectId& id, const Place& place) {
   const std::lock_guard lock(mutex_);
+  end_reading_locked();
   mark_damaged_locked(id, place);
 }
 
@@ -235,6 +255,7 @@ void Index::mark_damaged_locked(const ObjectId& id, const Place& place) {
 
 void Index::mark_sound(const std::string& pack) {
   const std::lock_guard lock(mutex_);
+  end_reading_locked();
   Statement(database_,
             "UPDATE places SET damaged=0 WHERE damaged AND pack=(SELECT number FROM packs WHERE name=?)")
       .bind(1, base::as_bytes(pack))
@@ -258,6 +279,7 @@ std::vector<Claim> Index::find_claims(const ObjectId& content) const {
 
 void Index::put_claim(const Claim& claim) {
   const std::lock_guard lock(mutex_);
+  end_reading_locked();
   put(database_, claim);
 }
 
@@ -275,6 +297,7 @@ std::optional<LooseRecord> Index::find_loose(const ObjectId& id, const std::stri
 
 void Index::put_loose(const ObjectId& id, const LooseRecord& record) {
   const std::lock_guard lock(mutex_);
+  end_reading_locked();
   Statement(database_, "INSERT OR REPLACE INTO loose VALUES(?,?,?,?,?,?,?)")
       .bind(1, id.raw())
       .bind(2, base::as_bytes(record.suffix))

@@ -76,6 +76,11 @@ class Index {
   void forget_pack(const std::string& name);
   [[nodiscard]] std::optional<std::string> find_pack_name(std::int64_t number) const;
 
+  /// Look-ups from here on, until the next change of the index or end_reading(), are of one moment and cost
+  /// no locks of the file.
+  void begin_reading();
+  void end_reading();
+
   /// All known copies, good ones first.
   [[nodiscard]] std::vector<Place> find(const base::ObjectId& id) const;
   /// Random; another one whenever a copy was lost or found bad. What was in the vat under one state still is.
@@ -101,12 +106,14 @@ class Index {
   void mark_damaged_locked(const base::ObjectId& id, const Place& place);
   void forget_pack_locked(const std::string& name);
   void renew_state_locked();
+  void end_reading_locked();
 
   base::ObjectFormat format_;
   mutable std::mutex mutex_;  ///< guards everything below
   mutable formats::Database database_;
   mutable std::map<std::int64_t, std::string> names_;
   mutable std::unique_ptr<formats::Statement> find_;
+  bool reading_ = false;
 };
 
 }  // namespace vat::internal

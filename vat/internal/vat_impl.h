@@ -46,8 +46,8 @@ class Vat::Impl {
     return work(*index());
   }
 
-  /// Forgets an index that failed so: one that was damaged is made anew, one that could not be read or written
-  /// goes on in memory. False if the error is not the index's, or is one of being locked.
+  /// Forgets an index that failed so: one that was damaged is made anew, one that could not be read or
+  /// written goes on in memory. False if the error is not the index's, or is one of being locked.
   bool replace_index(const base::Error& error);
 
   /// Brings the index up to date with the pack files that are there. `again` reads trailers of known packs
@@ -59,8 +59,9 @@ class Vat::Impl {
 
   [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size);
   [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
-  [[nodiscard]] base::Buffer read_place(const base::ObjectId& id, const internal::Place& place);
-  [[nodiscard]] std::optional<base::Buffer> find_packed(const base::ObjectId& id, std::string& damage);
+  [[nodiscard]] internal::ProvenBlob read_place(const base::ObjectId& id, const internal::Place& place);
+  [[nodiscard]] std::optional<internal::ProvenBlob> find_packed(const base::ObjectId& id,
+                                                                std::string& damage);
 
   /// Throws not_found, or local if that may be for want of permission.
   [[noreturn]] void fail_to_find(const base::ObjectId& id);
