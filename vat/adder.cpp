@@ -39,22 +39,12 @@ class Adder::Impl {
         threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
         hasher_(vat_.format),
         pool_(threads_) {
-    begin_reading();
     if (dry_run_) return;
     tmp_ = base::ensure_directory(vat_.dir.get(), "tmp", 0700);
     packs_ =
         base::ensure_directory(base::ensure_directory(vat_.dir.get(), "primary", 0777).get(), "pack", 0777);
     base::remove_leftovers(tmp_.get());
   }
-
-  ~Impl() {
-    try {
-      vat_.with_index([](internal::Index& index) { index.end_reading(); });
-    } catch (const base::Error&) {  // then it is read no more
-    }
-  }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
 
   [[nodiscard]] Vat& vat() const noexcept { return face_; }
 
@@ -90,14 +80,11 @@ class Adder::Impl {
     while (!encoding_.empty()) append_oldest();
     if (pack_) publish();
     if (dry_run_) return summary_;
-    vat_.with_index([&](internal::Index& index) {
-      for (const auto& claim : claims_) index.put_claim(claim);  // of recipes that were there
-    });
+    if (!claims_.empty())  // of recipes that were there
+      vat_.with_index([&](internal::Index& index) { index.put_claims(claims_); });
     note_indexed();
-    for (auto& claim : std::exchange(indexed_claims_, {})) {
-      claim.proven = true;  // the content was hashed when it was added
-      vat_.note_proven(claim);
-    }
+    for (auto& claim : indexed_claims_) claim.proven = true;  // the content was hashed when it was added
+    vat_.note_proven(std::exchange(indexed_claims_, {}));
     return summary_;
   }
 
@@ -155,16 +142,11 @@ class Adder::Impl {
     vat_.with_index([&](internal::Index& index) {
       index.put_pack(record, pack_->blobs, claims_, internal::Index::Damage::forget);
     });
-    begin_reading();
+    vat_.with_index([](internal::Index& index) { index.begin_reading(); });  // again
     note_indexed();
     summary_.stored_size += pack_->writer.size();
     summary_.packs.push_back(base::to_hex(digest));
     pack_.reset();
-  }
-
-  /// One look-up a blob: together they cost as much as one.
-  void begin_reading() {
-    vat_.with_index([](internal::Index& index) { index.begin_reading(); });
   }
 
   void note_indexed() {
@@ -184,6 +166,7 @@ class Adder::Impl {
 
   Vat& face_;
   Vat::Impl& vat_;
+  Reading reading_{vat_};
   int level_;
   std::uint64_t pack_size_;
   bool dry_run_;

@@ -184,6 +184,7 @@ bool write_one(Vat& vat, const MapRoot& root) {
   const auto hex = root.id().hex();
   const auto dir = open_cache(vat.impl(), "map/" + hex.substr(0, 2));
   if (!dir) return false;
+  const Reading reading(vat.impl());
   Collector collector(vat, root.id());
   if (root.manifest)
     collector.tree(*root.manifest, root.layout);

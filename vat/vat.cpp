@@ -159,11 +159,36 @@ bool Vat::Impl::is_proven(const ObjectId& content, const ObjectId& recipe) {
   return false;
 }
 
-void Vat::Impl::note_proven(const internal::Claim& claim) {
+void Vat::Impl::note_proven(const std::vector<internal::Claim>& claims) {
   try {
-    proofs()->put_claim(claim);
+    if (!claims.empty()) proofs()->put_claims(claims);
   } catch (const Error& error) {
     note(error.what());
+  }
+}
+
+void Vat::Impl::begin_reading() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (readings_++ > 0) return;
+    loose_prefixes_.emplace();
+    if (const auto primary = base::find_open_at(dir.get(), "primary", O_RDONLY | O_DIRECTORY))
+      for (const auto& name : base::list_directory(primary->get()))
+        if (const auto byte = base::from_hex(name); byte && byte->size() == 1)
+          loose_prefixes_->set(std::to_integer<std::size_t>(byte->front()));
+  }
+  with_index([](internal::Index& index) { index.begin_reading(); });
+}
+
+void Vat::Impl::end_reading() noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (--readings_ > 0) return;
+    loose_prefixes_.reset();
+  }
+  try {
+    with_index([](internal::Index& index) { index.end_reading(); });
+  } catch (const Error&) {  // an index that fails is read no more
   }
 }
 
@@ -389,6 +414,11 @@ void Vat::Impl::fail_to_find(const ObjectId& id) {
 
 std::vector<LooseFile> Vat::Impl::loose_files(const ObjectId& id) const {
   std::vector<LooseFile> files;
+  {
+    const std::lock_guard lock(mutex_);
+    if (loose_prefixes_ && !loose_prefixes_->test(std::to_integer<std::size_t>(id.raw().front())))
+      return files;
+  }
   const auto hex = id.hex();
   if (::faccessat(dir.get(), ("primary/" + hex.substr(0, 2)).c_str(), F_OK, 0) != 0) return files;
   for (const auto codec : {formats::Codec::none, formats::Codec::zstd, formats::Codec::gzip,
@@ -591,7 +621,7 @@ std::vector<RecipeClaim> Vat::find_recipes(const ObjectId& id) {
 }
 
 void Vat::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
-  impl_->note_proven({content, recipe, size, true});
+  impl_->note_proven({{content, recipe, size, true}});
 }
 
 std::string Vat::state() {

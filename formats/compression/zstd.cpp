@@ -2,7 +2,6 @@
 
 #include <zstd.h>
 
-#include <memory>
 #include <string>
 
 #include "formats/base/c_ptr.h"
@@ -34,12 +33,12 @@ ZstdCompressor::ZstdCompressor(ZstdCompressor&&) noexcept = default;
 ZstdCompressor& ZstdCompressor::operator=(ZstdCompressor&&) noexcept = default;
 
 std::size_t ZstdCompressor::compress(base::Bytes content, base::Buffer& to) {
-  const std::size_t bound = ZSTD_compressBound(content.size());
-  const auto frame = std::make_unique_for_overwrite<std::byte[]>(bound);
-  const std::size_t size =
-      ZSTD_compress2(state_->context.get(), frame.get(), bound, content.data(), content.size());
+  const std::size_t before = to.size();
+  to.resize(before + ZSTD_compressBound(content.size()));
+  const std::size_t size = ZSTD_compress2(state_->context.get(), to.data() + before, to.size() - before,
+                                          content.data(), content.size());
   check(size, Category::local);
-  base::append(to, {frame.get(), size});
+  to.resize(before + size);
   return size;
 }
 

@@ -50,16 +50,17 @@ std::int64_t guard_of(const ObjectId& id, const LooseRecord& record) {
       .value();
 }
 
-void put(Database& database, const Claim& claim) {
+void put(Database& database, const std::vector<Claim>& claims) {
   Statement statement(database,
                       "INSERT INTO claims VALUES(?,?,?,?,?) ON CONFLICT DO UPDATE SET size=excluded.size, "
                       "guard=excluded.guard, proven=excluded.proven WHERE excluded.proven >= proven");
-  statement.bind(1, claim.content.raw())
-      .bind(2, claim.recipe.raw())
-      .bind(3, static_cast<std::int64_t>(claim.size))
-      .bind(4, guard_of(claim))
-      .bind(5, claim.proven ? 1 : 0)
-      .run();
+  for (const auto& claim : claims)
+    statement.bind(1, claim.content.raw())
+        .bind(2, claim.recipe.raw())
+        .bind(3, static_cast<std::int64_t>(claim.size))
+        .bind(4, guard_of(claim))
+        .bind(5, claim.proven ? 1 : 0)
+        .run();
 }
 
 Place read_place(const Statement& row, int from) {
@@ -175,7 +176,7 @@ void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blo
     blob.place.pack = number;
     mark_damaged_locked(blob.id, blob.place);
   }
-  for (const auto& claim : claims) put(database_, claim);
+  put(database_, claims);
   transaction.commit();
 }
 
@@ -277,10 +278,12 @@ std::vector<Claim> Index::find_claims(const ObjectId& content) const {
   return claims;
 }
 
-void Index::put_claim(const Claim& claim) {
+void Index::put_claims(const std::vector<Claim>& claims) {
   const std::lock_guard lock(mutex_);
   end_reading_locked();
-  put(database_, claim);
+  Transaction transaction(database_);
+  put(database_, claims);
+  transaction.commit();
 }
 
 std::optional<LooseRecord> Index::find_loose(const ObjectId& id, const std::string& suffix) const {

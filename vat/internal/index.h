@@ -90,7 +90,7 @@ class Index {
   /// The whole pack was read and found good.
   void mark_sound(const std::string& pack);
   [[nodiscard]] std::vector<Claim> find_claims(const base::ObjectId& content) const;
-  void put_claim(const Claim& claim);
+  void put_claims(const std::vector<Claim>& claims);
 
   [[nodiscard]] std::optional<LooseRecord> find_loose(const base::ObjectId& id,
                                                       const std::string& suffix) const;

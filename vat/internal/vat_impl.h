@@ -1,8 +1,10 @@
 // The parts of an open vat that adding, reading, verifying and indexing share.
 #pragma once
 
+#include <bitset>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -46,6 +48,11 @@ class Vat::Impl {
     return work(*index());
   }
 
+  /// Between these, look-ups are of one moment and cost less: no locks of the index until it changes, no look
+  /// for hand-filled files where there were none. Calls may be nested.
+  void begin_reading();
+  void end_reading() noexcept;
+
   /// Forgets an index that failed so: one that was damaged is made anew, one that could not be read or
   /// written goes on in memory. False if the error is not the index's, or is one of being locked.
   bool replace_index(const base::Error& error);
@@ -55,7 +62,7 @@ class Vat::Impl {
   void refresh(bool again);
 
   [[nodiscard]] bool is_proven(const base::ObjectId& content, const base::ObjectId& recipe);
-  void note_proven(const internal::Claim& claim);
+  void note_proven(const std::vector<internal::Claim>& claims);
 
   [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size);
   [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
@@ -93,15 +100,29 @@ class Vat::Impl {
   [[nodiscard]] std::shared_ptr<internal::Index> proofs();
 
   OpenOptions options_;
-  std::mutex mutex_;                        ///< guards what follows; never held while reading or hashing
+  mutable std::mutex mutex_;                ///< guards what follows; never held while reading or hashing
   std::shared_ptr<internal::Index> index_;  // shared: a rebuild may replace it under a reader
   std::string index_path_;
   std::shared_ptr<internal::Index> proofs_;  // shared: as index_
   std::map<std::int64_t, std::shared_ptr<base::UniqueFd>> pack_fds_;
   bool rescanned_ = false;
+  int readings_ = 0;
+  std::optional<std::bitset<256>> loose_prefixes_;  ///< first bytes of ids, while reading
   std::string unreadable_;  ///< why something that is not found may be there all the same
   std::mutex note_mutex_;
   internal::GroupCache groups_;
+};
+
+/// begin_reading() and end_reading().
+class Reading {
+ public:
+  explicit Reading(Vat::Impl& vat) : vat_(vat) { vat_.begin_reading(); }
+  ~Reading() { vat_.end_reading(); }
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+
+ private:
+  Vat::Impl& vat_;
 };
 
 }  // namespace vat
