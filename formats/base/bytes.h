@@ -3,36 +3,15 @@
 
 #include <cstddef>
 #include <functional>
-#include <memory>
-#include <new>
 #include <span>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace base {
 
 using Bytes = std::span<const std::byte>;
 using MutableBytes = std::span<std::byte>;
-
-/// Elements that are not given a value are left uninitialised.
-template <typename T>
-struct UninitialisedAllocator : std::allocator<T> {
-  template <typename U>
-  struct rebind {
-    using other = UninitialisedAllocator<U>;
-  };
-  template <typename U>
-  void construct(U* place) noexcept {
-    ::new (static_cast<void*>(place)) U;
-  }
-  template <typename U, typename... Arguments>
-  void construct(U* place, Arguments&&... arguments) {
-    ::new (static_cast<void*>(place)) U(std::forward<Arguments>(arguments)...);
-  }
-};
-/// Bytes that grow; new ones hold anything until they are written.
-using Buffer = std::vector<std::byte, UninitialisedAllocator<std::byte>>;
+using Buffer = std::vector<std::byte>;
 
 /// Receives consecutive pieces of a stream. The view dies when the call returns.
 using ByteSink = std::function<void(Bytes)>;

@@ -66,7 +66,7 @@ TEST_CASE("ranges are exact at every edge of chunks, slices and holes", "[vat][c
              c = tests::random_bytes(777, 3);
   base::Buffer whole = a;
   base::append(whole, b);
-  whole.resize(whole.size() + 65536, std::byte{0});
+  whole.resize(whole.size() + 65536);
   base::append(whole, c);
   base::append(whole, base::Bytes(b).subspan(5, 100));
   base::append(whole, a);
@@ -102,7 +102,7 @@ TEST_CASE("ranges are exact at every edge of chunks, slices and holes", "[vat][c
           *store, recipe, {from, length}, [&](base::Bytes part) { base::append(got, part); },
           [&](std::uint64_t hole) {
             holes += hole;
-            got.resize(got.size() + hole, std::byte{0});
+            got.resize(got.size() + hole);
           });
       const auto hole_begin = std::clamp<std::uint64_t>(begin, 4096, 69632);
       const auto hole_end = std::clamp<std::uint64_t>(end, 4096, 69632);

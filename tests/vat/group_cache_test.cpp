@@ -14,7 +14,7 @@ namespace {
 
 GroupCache::Group group_of(std::size_t size) {
   formats::DecodedGroup group;
-  group.content.resize(size, std::byte{0});
+  group.content.resize(size);
   return std::make_shared<const formats::DecodedGroup>(std::move(group));
 }
 

@@ -185,9 +185,9 @@ TEST_CASE("content is named as git names it and comes back, whatever its size an
   for (const std::size_t size : {std::size_t{0}, std::size_t{1}, average - 1, average, average + 1,
                                  store->parameters().max_size + 1, 9 * average})
     contents.push_back(tests::random_bytes(size, size));
-  contents.push_back(base::Buffer(20 * average, std::byte{0}));  // nothing but zeros
+  contents.push_back(base::Buffer(20 * average));  // nothing but zeros
   contents.push_back(tests::random_bytes(3 * average, 2));
-  contents.back().resize(contents.back().size() + 131072, std::byte{0});
+  contents.back().resize(contents.back().size() + 131072);
   base::append(contents.back(), tests::random_bytes(5, 3));
   // The last once more, as a sparse file.
   contents.push_back(contents.back());

@@ -30,7 +30,7 @@ struct Added {
 Added add_large(TestVat& store, std::uint64_t seed, const vat::AddOptions& options = {}) {
   Added added;
   added.bytes = tests::random_bytes(400000, seed);
-  added.bytes.resize(added.bytes.size() + 200000, std::byte{0});
+  added.bytes.resize(added.bytes.size() + 200000);
   base::append(added.bytes, tests::random_bytes(300000, seed + 1));
   const tests::TempDir dir;
   tests::write_file(dir / "f", added.bytes);
