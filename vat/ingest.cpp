@@ -35,7 +35,7 @@ using formats::RecipeItem;
 constexpr std::size_t kItemsPerUnit = 64;
 constexpr std::size_t kParcelSize = std::size_t{2} << 20;
 constexpr std::size_t kChannelSize = std::size_t{4} << 20;
-constexpr std::size_t kReadSize = std::size_t{1} << 20;  ///< buffers have one byte more, to see growth
+constexpr std::size_t kReadSize = std::size_t{1} << 20;
 static_assert(kReadSize >= std::size_t{1} << chunker::kMaxExponent);
 
 /// Something the storing thread has to do, in order.
@@ -170,11 +170,7 @@ void hash_zeros(base::ObjectHasher& hasher, std::uint64_t count) {
 class Worker {
  public:
   Worker(const chunker::Parameters& parameters, base::ObjectFormat format, bool storing)
-      : parameters_(parameters),
-        format_(format),
-        storing_(storing),
-        hasher_(format),
-        buffer_(kReadSize + 1) {}
+      : parameters_(parameters), format_(format), storing_(storing), hasher_(format), buffer_(kReadSize) {}
 
   void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
     channel_ = &channel;
@@ -193,8 +189,7 @@ class Worker {
   }
 
  private:
-  Ingested read(int fd, struct stat& before) {
-    before = state_of(fd);
+  Ingested read(int fd, const struct stat& before) {
     if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
     const auto size = static_cast<std::uint64_t>(before.st_size);
     ObjectId id;
@@ -208,8 +203,7 @@ class Worker {
 
   /// The id is set when the parcel goes.
   void read_small(int fd, std::uint64_t size) {
-    // One byte more than expected shows growth.
-    const std::size_t count = base::read_some(fd, {buffer_.data(), static_cast<std::size_t>(size) + 1});
+    const std::size_t count = base::read_some(fd, {buffer_.data(), static_cast<std::size_t>(size)});
     if (count != size) throw Error(Category::local, "changed while it was read");
     parcel_.read += count;
     emit(Event::Type::whole, base::Bytes(buffer_).subspan(0, count));
@@ -469,7 +463,9 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
 }
 
 std::optional<base::UniqueFd> FileItem::open() {
-  return base::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
+  auto fd = base::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
+  state = state_of(fd.get());
+  return fd;
 }
 
 std::optional<Error> FileItem::find_failure() const {

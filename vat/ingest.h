@@ -32,13 +32,13 @@ class IngestItem {
   IngestItem(const IngestItem&) = delete;
   IngestItem& operator=(const IngestItem&) = delete;
 
-  /// Opens the content, or says there is none (nullopt: a directory, say). Called once, from any thread. What
-  /// it throws, as what reading throws, becomes `failure`.
+  /// Opens the content and sets `state`, or says there is none (nullopt: a directory, say). Called once, from
+  /// any thread. What it throws, as what reading throws, becomes `failure`.
   [[nodiscard]] virtual std::optional<base::UniqueFd> open() = 0;
 
   std::optional<Ingested> content;  ///< set if all went well; by open() itself if it knows it without reading
-  struct stat state {};             ///< of the file while it was read
-  std::exception_ptr failure;       ///< base::Error; local "changed while it was read" among them
+  struct stat state {};        ///< of the file when it was opened and, if nothing failed, until it was read
+  std::exception_ptr failure;  ///< base::Error; local "changed while it was read" among them
 
  protected:
   IngestItem() = default;

@@ -51,22 +51,25 @@ class Collector {
  public:
   Collector(Vat& vat, const ObjectId& root) : vat_(vat), map_(vat.object_format(), root) {}
 
-  void blob(const ObjectId& id) {
-    if (!seen_.insert(id).second) return;
-    auto& impl = vat_.impl();
-    impl.with_index([&](internal::Index& index) {
+  /// False if no pack has it.
+  bool blob(const ObjectId& id) {
+    if (seen_.contains(id)) return true;
+    return vat_.impl().with_index([&](internal::Index& index) {
       const auto places = index.find(id);
-      if (places.empty() || places.front().damaged) return;
+      if (places.empty() || places.front().damaged) return false;
       const auto name = index.find_pack_name(places.front().pack);
-      if (name) map_.add(name->substr(0, 64), places.front().group, places.front().position);
+      if (!name) return false;
+      seen_.insert(id);
+      map_.add(name->substr(0, 64), places.front().group, places.front().position);
+      return true;
     });
   }
   void recipe(const ObjectId& id) {
-    blob(id);
+    (void)blob(id);
     formats::RecipeReader reader(vat_.read(id), vat_.object_format(), getter());
-    reader.on_piece([this](const ObjectId& piece) { blob(piece); });
+    reader.on_piece([this](const ObjectId& piece) { (void)blob(piece); });
     for (RecipeItem item; reader.next(item);)
-      if (item.type != RecipeItem::Type::hole) blob(item.id);
+      if (item.type != RecipeItem::Type::hole) (void)blob(item.id);
   }
   void tree(const ObjectId& manifest, const std::optional<ObjectId>& layout) {
     std::vector<ObjectId> files;
@@ -79,11 +82,8 @@ class Collector {
         for (ObjectId blob_id, recipe_id; reader.next(blob_id, recipe_id);) continue;
       });
     for (const auto& file : files) {
-      if (vat_.find(file)) {
-        blob(file);
-      } else if (const auto claims = vat_.find_recipes(file); !claims.empty()) {
-        recipe(claims.front().recipe);
-      }
+      if (blob(file) || vat_.find(file)) continue;
+      if (const auto claims = vat_.find_recipes(file); !claims.empty()) recipe(claims.front().recipe);
     }
   }
   base::Buffer finish() { return map_.finish(); }
@@ -94,9 +94,9 @@ class Collector {
   }
   template <typename Reader, typename Work>
   void pieces(const ObjectId& root, Work work) {
-    blob(root);
+    (void)blob(root);
     Reader reader(vat_.read(root), vat_.object_format(), getter());
-    reader.on_piece([this](const ObjectId& piece) { blob(piece); });
+    reader.on_piece([this](const ObjectId& piece) { (void)blob(piece); });
     work(reader);
   }
 
@@ -191,7 +191,7 @@ bool write_one(Vat& vat, const MapRoot& root) {
   else if (root.recipe)
     collector.recipe(*root.recipe);
   else
-    collector.blob(*root.blob);
+    (void)collector.blob(*root.blob);
   const auto map = collector.finish();
   base::remove_leftovers(dir->get());
   base::write_file_atomically(dir->get(), hex.substr(2) + ".zst", map);

@@ -148,6 +148,7 @@ class ScanItem final : public vat::IngestItem {
     auto fd = base::open_at(parent->get(), name, O_RDONLY | O_NOFOLLOW | (file ? O_NONBLOCK : O_DIRECTORY));
     if (::fstat(fd.get(), &info) != 0) base::throw_errno("stat", errno);
     if (state_of(info) != file_state) changed();
+    state = info;
     KnownFile fresh;
     fresh.sparse = file && has_hole(fd.get(), info);
     fresh.xattrs = read_xattrs(fd.get(), options_.all_xattrs);
@@ -164,7 +165,6 @@ class ScanItem final : public vat::IngestItem {
   /// After reading: remembers what it told. True if it is not what was known of the same state.
   bool settle(bool stored) {
     if (!fresh_ || !content) return false;
-    if (state_of(state) != file_state) changed();
     fresh_->blob = content->blob;
     fresh_->recipe = content->recipe;
     fresh_->exponent = stored ? options_.parameters.exponent : 0;

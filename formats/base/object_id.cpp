@@ -1,23 +1,28 @@
 #include "formats/base/object_id.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 
 #include "formats/base/error.h"
 
 namespace base {
 namespace {
 
-int hex_digit(char c) noexcept {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  return -1;
-}
+/// The value of each hex digit; -1 for what is none.
+constexpr auto kDigits = [] {
+  std::array<std::int8_t, 256> digits{};
+  digits.fill(-1);
+  for (int i = 0; i < 16; ++i)
+    digits[static_cast<unsigned char>("0123456789abcdef"[i])] = static_cast<std::int8_t>(i);
+  return digits;
+}();
 
 bool decode_hex(std::string_view hex, std::byte* to) noexcept {
   for (std::size_t i = 0; i + 1 < hex.size(); i += 2) {
-    const int high = hex_digit(hex[i]);
-    const int low = hex_digit(hex[i + 1]);
-    if (high < 0 || low < 0) return false;
+    const int high = kDigits[static_cast<unsigned char>(hex[i])];
+    const int low = kDigits[static_cast<unsigned char>(hex[i + 1])];
+    if ((high | low) < 0) return false;
     to[i / 2] = static_cast<std::byte>(high << 4 | low);
   }
   return true;

@@ -26,7 +26,9 @@ class FileItem final : public IngestItem {
   std::optional<base::UniqueFd> open() override {
     if (kind_ == Kind::failing) throw Error(Category::local, "no luck with " + std::to_string(number));
     if (kind_ == Kind::nothing) return std::nullopt;
-    return base::open_at(AT_FDCWD, path_, O_RDONLY);
+    auto fd = base::open_at(AT_FDCWD, path_, O_RDONLY);
+    REQUIRE(::fstat(fd.get(), &state) == 0);
+    return fd;
   }
   const std::size_t number;
 
