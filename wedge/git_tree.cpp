@@ -31,14 +31,22 @@ void GitTree::add(const std::string& path, const char* mode, const base::ObjectI
 base::ObjectId GitTree::close_top() {
   Directory top = std::move(open_.back());
   open_.pop_back();
-  const auto sort_key = [](const Entry& entry) {
-    return entry.mode[0] == '4' ? entry.name + '/' : entry.name;
+  // A directory sorts as if its name ended in a slash.
+  const auto end_of = [](const Entry& entry, std::size_t at) {
+    if (at < entry.name.size()) return static_cast<unsigned char>(entry.name[at]);
+    return static_cast<unsigned char>(entry.mode[0] == '4' ? '/' : '\0');
   };
-  std::sort(top.entries.begin(), top.entries.end(),
-            [&](const Entry& a, const Entry& b) { return sort_key(a) < sort_key(b); });
+  const auto before = [&](const Entry& a, const Entry& b) {
+    const auto common = std::min(a.name.size(), b.name.size());
+    const int order = a.name.compare(0, common, b.name, 0, common);
+    return order != 0 ? order < 0 : end_of(a, common) < end_of(b, common);
+  };
+  std::sort(top.entries.begin(), top.entries.end(), before);
   base::Buffer content;
   for (const auto& entry : top.entries) {
-    base::append(content, base::as_bytes(std::string(entry.mode) + " " + entry.name + std::string(1, '\0')));
+    for (const std::string_view part : {std::string_view(entry.mode), std::string_view(" "),
+                                        std::string_view(entry.name), std::string_view("\0", 1)})
+      base::append(content, base::as_bytes(part));
     base::append(content, entry.id.raw());
   }
   const auto id = hasher_.hash(content, "tree");

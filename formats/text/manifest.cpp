@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
+#include <charconv>
+#include <iterator>
 
 #include "formats/base/base64.h"
 #include "formats/base/error.h"
@@ -54,16 +55,23 @@ std::optional<std::uint32_t> parse_mode(std::string_view text) {
 
 /// A time is the decimal number of seconds that stock tools print and take, with nine digits after the point.
 /// Before the epoch that number is negative, while nanoseconds of a Timestamp always count upwards.
-std::string time_text(const Timestamp& time) {
+template <typename Number>
+void append_number(std::string& to, Number number, int base = 10) {
+  char text[24];
+  to.append(text, std::to_chars(text, std::end(text), number, base).ptr);
+}
+
+void append_time(std::string& to, const Timestamp& time) {
   const bool negative = time.seconds < 0;
   const bool borrow = negative && time.nanoseconds > 0;
   const std::uint64_t whole = negative ? static_cast<std::uint64_t>(-(time.seconds + (borrow ? 1 : 0)))
                                        : static_cast<std::uint64_t>(time.seconds);
-  char text[40];
-  (void)std::snprintf(text, sizeof text, "%s%llu.%09u", negative ? "-" : "",
-                      static_cast<unsigned long long>(whole),
-                      borrow ? 1'000'000'000 - time.nanoseconds : time.nanoseconds);
-  return text;
+  if (negative) to += '-';
+  append_number(to, whole);
+  // Nine digits behind the dot: those of a number that begins with 1.
+  const std::size_t dot = to.size();
+  append_number(to, 1'000'000'000U + (borrow ? 1'000'000'000 - time.nanoseconds : time.nanoseconds));
+  to[dot] = '.';
 }
 
 std::optional<Timestamp> parse_time(std::string_view text) {
@@ -168,15 +176,17 @@ bool is_special(const Row& row) noexcept {
 
 std::string to_line(const Row& row) {
   const bool inode = row.type != Type::hard_link;
-  char columns[128];
   std::string line(1, static_cast<char>(row.type));
-  const auto add = [&](const char* format, auto... values) {
-    (void)std::snprintf(columns, sizeof columns, format, values...);
-    line += columns;
+  const auto column = [&](bool has, const auto& append) {
+    line += ' ';
+    has ? append() : line.push_back('-');
   };
-  has_mode(row.type) ? add(" %o", row.mode) : add("%s", " -");
-  inode ? add(" %u %u %s", row.uid, row.gid, time_text(row.mtime).c_str()) : add("%s", " - - -");
-  row.type == Type::file ? add(" %llu ", static_cast<unsigned long long>(row.size)) : add("%s", " - ");
+  column(has_mode(row.type), [&] { append_number(line, row.mode, 8); });
+  column(inode, [&] { append_number(line, row.uid); });
+  column(inode, [&] { append_number(line, row.gid); });
+  column(inode, [&] { append_time(line, row.mtime); });
+  column(row.type == Type::file, [&] { append_number(line, row.size); });
+  line += ' ';
   if (row.type == Type::file)
     line += row.blob.hex();
   else if (row.target.empty())

@@ -1,5 +1,6 @@
 #include "formats/text/text_object.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "formats/base/error.h"
@@ -183,16 +184,19 @@ bool TextReader::next(std::string_view& line) {
 }
 
 void append_escaped(std::string& to, std::string_view bytes, bool equals_too) {
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (!is_escaped(byte, equals_too)) {
-      to += c;
-      continue;
-    }
+  while (!bytes.empty()) {
+    const auto plain = std::find_if(bytes.begin(), bytes.end(), [&](char c) {
+      return is_escaped(static_cast<unsigned char>(c), equals_too);
+    });
+    to.append(bytes.begin(), plain);
+    bytes.remove_prefix(static_cast<std::size_t>(plain - bytes.begin()));
+    if (bytes.empty()) return;
+    const auto byte = static_cast<unsigned char>(bytes.front());
     to += '\\';
     to += static_cast<char>('0' + (byte >> 6));
     to += static_cast<char>('0' + (byte >> 3 & 7));
     to += static_cast<char>('0' + (byte & 7));
+    bytes.remove_prefix(1);
   }
 }
 
@@ -206,12 +210,13 @@ std::string unescape(std::string_view text, bool equals_too) {
   std::string bytes;
   bytes.reserve(text.size());
   for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '\\') {
-      if (is_escaped(static_cast<unsigned char>(text[i]), equals_too))
-        refuse("a byte that must be escaped is not");
-      bytes += text[i];
-      continue;
-    }
+    const auto plain = std::find_if(text.begin() + static_cast<std::ptrdiff_t>(i), text.end(), [&](char c) {
+      return c == '\\' || is_escaped(static_cast<unsigned char>(c), equals_too);
+    });
+    bytes.append(text.begin() + static_cast<std::ptrdiff_t>(i), plain);
+    i = static_cast<std::size_t>(plain - text.begin());
+    if (i == text.size()) break;
+    if (text[i] != '\\') refuse("a byte that must be escaped is not");
     unsigned value = 0;
     for (std::size_t digit = 1; digit <= 3; ++digit) {
       if (i + digit >= text.size() || text[i + digit] < '0' || text[i + digit] > '7') refuse("bad escape");
