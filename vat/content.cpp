@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <optional>
+#include <thread>
 
 #include "formats/base/error.h"
 #include "formats/base/hash.h"
@@ -55,6 +58,50 @@ class Window {
   const HoleSink& holes_;
 };
 
+constexpr std::uint64_t kReadAheadFrom = std::uint64_t{16} << 20;  ///< content bytes worth a thread
+constexpr std::uint64_t kReadAhead = std::uint64_t{4} << 20;       ///< content bytes it may be ahead
+
+/// Has the source read the chunks of a recipe shortly before they are needed, on a thread of its own: a
+/// source keeps what it read last. What fails there fails again where it is needed.
+class ReadAhead {
+ public:
+  ReadAhead(BlobSource& source, const ObjectId& recipe, std::uint64_t offset)
+      : reached_(offset), thread_([this, &source, recipe, offset] {
+          try {
+            run(source, recipe, offset);
+          } catch (const Error&) {  // see above
+          }
+        }) {}
+  ~ReadAhead() { reached(kStop); }
+  ReadAhead(const ReadAhead&) = delete;
+  ReadAhead& operator=(const ReadAhead&) = delete;
+
+  /// The reader is there.
+  void reached(std::uint64_t offset) {
+    reached_ = offset;
+    reached_.notify_one();
+  }
+
+ private:
+  static constexpr std::uint64_t kStop = UINT64_MAX;
+
+  void run(BlobSource& source, const ObjectId& recipe, std::uint64_t offset) {
+    formats::RecipeReader reader(source.read(recipe), source.object_format(),
+                                 [&](const ObjectId& id) { return source.read(id); });
+    reader.seek(offset);
+    for (RecipeItem item; reader.next(item);) {
+      if (item.type != RecipeItem::Type::chunk) continue;
+      std::uint64_t at = reached_;
+      for (; at < reader.offset() && reader.offset() - at > kReadAhead; at = reached_) reached_.wait(at);
+      if (at == kStop) return;
+      if (at < reader.offset()) source.stream(item.id, [](base::Bytes) {});
+    }
+  }
+
+  std::atomic<std::uint64_t> reached_;
+  std::jthread thread_;  // last: it uses the rest
+};
+
 }  // namespace
 
 void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& range,
@@ -64,9 +111,15 @@ void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& 
     formats::RecipeReader reader(source.read(recipe), source.object_format(),
                                  [&](const ObjectId& id) { return source.read(id); });
     reader.seek(range.offset);
+    const auto size = reader.header().size;
+    std::optional<ReadAhead> ahead;
+    if (range.offset < size && std::min(range.length, size - range.offset) >= kReadAheadFrom &&
+        std::thread::hardware_concurrency() > 1)
+      ahead.emplace(source, recipe, range.offset);
     RecipeItem item;
     for (std::uint64_t offset; offset = reader.offset(), !window.past(offset) && reader.next(item);) {
       offset = reader.offset() - item.size;
+      if (ahead) ahead->reached(reader.offset());
       if (!window.touches(offset, item.size)) continue;
       if (item.type == RecipeItem::Type::hole) {
         window.hole(offset, item.size);

@@ -1,6 +1,7 @@
 // Content by id: ranges, claims that lie, recipes and lists that lie.
 #include "vat/content.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <set>
 
@@ -36,6 +37,43 @@ base::Buffer read(vat::BlobSource& source, const ObjectId& id, const vat::ByteRa
 }
 
 }  // namespace
+
+TEST_CASE("content that is read ahead is the same, and so is what is wrong with it", "[vat][content]") {
+  TestVat store;
+  const auto content = tests::random_bytes(std::size_t{30} << 20, 1);
+  const std::size_t size = std::size_t{1} << 20;
+  const auto id = store.id_of(content);
+  Parts parts;
+  std::string pack;
+  {
+    vat::Adder adder(*store);
+    for (std::size_t at = 0; at < content.size(); at += size) {
+      const base::Buffer part(content.begin() + static_cast<std::ptrdiff_t>(at),
+                              content.begin() + static_cast<std::ptrdiff_t>(at + size));
+      parts.push_back(chunk(store, adder, part));
+    }
+    adder.claim(id, put_recipe(store, adder, parts, id), content.size());
+    pack = adder.finish().packs[0] + ".zst";
+  }
+  const auto damaged = GENERATE(-1, 0, 15, 29);
+  if (damaged >= 0) store.damage(pack, parts[static_cast<std::size_t>(damaged)].id);
+  store.reopen();
+  for (const std::uint64_t from : {std::uint64_t{0}, 10 * std::uint64_t{size} + 7}) {
+    base::Buffer got;
+    const auto stream = [&] {
+      vat::stream_content(*store, id, {from}, [&](base::Bytes part) { base::append(got, part); });
+    };
+    const bool touched = damaged >= 0 && (static_cast<std::uint64_t>(damaged) + 1) * size > from;
+    if (touched)
+      CHECK(tests::category_of(stream) == Category::corrupt);
+    else
+      stream();
+    const auto expected =
+        touched ? std::max(static_cast<std::uint64_t>(damaged) * size, from) : content.size();
+    REQUIRE(got.size() == expected - from);
+    CHECK(std::equal(got.begin(), got.end(), content.begin() + static_cast<std::ptrdiff_t>(from)));
+  }
+}
 
 TEST_CASE("a pack is indexed with the content its recipes describe, even if its add never ends",
           "[vat][content]") {
