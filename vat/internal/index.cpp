@@ -82,6 +82,8 @@ Index::Index(const std::string& path, base::ObjectFormat format)
   find_ = std::make_unique<Statement>(
       database_,
       "SELECT pack,offset,length,position,size,kind,guard,damaged FROM places WHERE id=? ORDER BY damaged");
+  Statement mode(database_, "PRAGMA journal_mode");
+  others_can_write_ = mode.step() && base::as_chars(mode.bytes(0)) == "wal";
 }
 
 std::vector<PackRecord> Index::packs() const {
@@ -182,7 +184,7 @@ void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blo
 
 void Index::begin_reading() {
   const std::lock_guard lock(mutex_);
-  if (reading_) return;
+  if (reading_ || !others_can_write_) return;
   database_.run("BEGIN");
   reading_ = true;
 }

@@ -77,7 +77,7 @@ class Index {
   [[nodiscard]] std::optional<std::string> find_pack_name(std::int64_t number) const;
 
   /// Look-ups from here on, until the next change of the index or end_reading(), are of one moment and cost
-  /// no locks of the file.
+  /// no locks of the file; unless that would keep others from writing.
   void begin_reading();
   void end_reading();
 
@@ -114,6 +114,7 @@ class Index {
   mutable std::map<std::int64_t, std::string> names_;
   mutable std::unique_ptr<formats::Statement> find_;
   bool reading_ = false;
+  bool others_can_write_ = false;  ///< while somebody reads; not where the file system has no shared memory
 };
 
 }  // namespace vat::internal
