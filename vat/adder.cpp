@@ -79,6 +79,7 @@ class Adder::Impl {
       if (!group.blobs.empty()) close(group);
     while (!encoding_.empty()) append_oldest();
     if (pack_) publish();
+    reading_.reset();
     if (dry_run_) return summary_;
     if (!claims_.empty())  // of recipes that were there
       vat_.with_index([&](internal::Index& index) { index.put_claims(claims_); });
@@ -166,7 +167,7 @@ class Adder::Impl {
 
   Vat& face_;
   Vat::Impl& vat_;
-  Reading reading_{vat_};
+  std::optional<Reading> reading_{vat_};  ///< until it is finished
   int level_;
   std::uint64_t pack_size_;
   bool dry_run_;

@@ -40,6 +40,7 @@ struct AddSummary {
 /// add of the same content uses. Errors: local (disk full, no permission), busy.
 class Adder {
  public:
+  /// `vat` outlives it.
   explicit Adder(Vat& vat, const AddOptions& options = {});
   ~Adder();
   Adder(const Adder&) = delete;

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "formats/base/error.h"
@@ -69,7 +70,7 @@ class ReadAhead {
       : reached_(offset), thread_([this, &source, recipe, offset] {
           try {
             run(source, recipe, offset);
-          } catch (const Error&) {  // see above
+          } catch (...) {  // see above
           }
         }) {}
   ~ReadAhead() { reached(kStop); }
@@ -102,6 +103,15 @@ class ReadAhead {
   std::jthread thread_;  // last: it uses the rest
 };
 
+/// Without a thread it is as good, only slower.
+void start(std::optional<ReadAhead>& ahead, BlobSource& source, const ObjectId& recipe,
+           std::uint64_t offset) {
+  try {
+    ahead.emplace(source, recipe, offset);
+  } catch (const std::system_error&) {
+  }
+}
+
 }  // namespace
 
 void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& range,
@@ -115,7 +125,7 @@ void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& 
     std::optional<ReadAhead> ahead;
     if (range.offset < size && std::min(range.length, size - range.offset) >= kReadAheadFrom &&
         std::thread::hardware_concurrency() > 1)
-      ahead.emplace(source, recipe, range.offset);
+      start(ahead, source, recipe, range.offset);
     RecipeItem item;
     for (std::uint64_t offset; offset = reader.offset(), !window.past(offset) && reader.next(item);) {
       offset = reader.offset() - item.size;

@@ -203,7 +203,9 @@ class Worker {
 
   /// The id is set when the parcel goes.
   void read_small(int fd, std::uint64_t size) {
-    const std::size_t count = base::read_some(fd, {buffer_.data(), static_cast<std::size_t>(size)});
+    // Some file systems say that files are empty which are not.
+    const auto want = std::max<std::size_t>(static_cast<std::size_t>(size), 1);
+    const std::size_t count = base::read_some(fd, {buffer_.data(), want});
     if (count != size) throw Error(Category::local, "changed while it was read");
     parcel_.read += count;
     emit(Event::Type::whole, base::Bytes(buffer_).subspan(0, count));

@@ -168,16 +168,14 @@ void Vat::Impl::note_proven(const std::vector<internal::Claim>& claims) {
 }
 
 void Vat::Impl::begin_reading() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (readings_++ > 0) return;
-    loose_prefixes_.emplace();
-    if (const auto primary = base::find_open_at(dir.get(), "primary", O_RDONLY | O_DIRECTORY))
-      for (const auto& name : base::list_directory(primary->get()))
-        if (const auto byte = base::from_hex(name); byte && byte->size() == 1)
-          loose_prefixes_->set(std::to_integer<std::size_t>(byte->front()));
-  }
+  std::bitset<256> prefixes;
+  if (const auto primary = base::find_open_at(dir.get(), "primary", O_RDONLY | O_DIRECTORY))
+    for (const auto& name : base::list_directory(primary->get()))
+      if (const auto byte = base::from_hex(name); byte && byte->size() == 1)
+        prefixes.set(std::to_integer<std::size_t>(byte->front()));
   with_index([](internal::Index& index) { index.begin_reading(); });
+  const std::lock_guard lock(mutex_);
+  if (readings_++ == 0) loose_prefixes_ = prefixes;
 }
 
 void Vat::Impl::end_reading() noexcept {
@@ -366,7 +364,8 @@ std::optional<StoredBlob> Vat::Impl::find(const ObjectId& id) {
 
 std::optional<internal::ProvenBlob> Vat::Impl::find_packed(const ObjectId& id, std::string& damage) {
   if (auto blob = groups_.find(id)) return blob;
-  for (int attempt = 0; attempt < 2; ++attempt) {
+  while (true) {
+    const bool last = is_rescanned();
     // Known-damaged places are tried last: a file may have been healed from outside.
     for (const auto& place : with_index([&](internal::Index& index) { return index.find(id); })) {
       try {
@@ -382,16 +381,23 @@ std::optional<internal::ProvenBlob> Vat::Impl::find_packed(const ObjectId& id, s
         with_index([&](internal::Index& index) { index.mark_damaged(id, place); });
       }
     }
-    // Before giving up, look once whether the index is what is wrong.
+    if (last) return std::nullopt;
+    // Before giving up, look once whether the index is what is wrong; who comes meanwhile waits for that.
+    const std::lock_guard rescan(rescan_mutex_);
+    if (is_rescanned()) continue;
     {
       const std::lock_guard lock(mutex_);
-      if (rescanned_) break;
-      rescanned_ = true;
       pack_fds_.clear();
     }
     refresh(true);
+    const std::lock_guard lock(mutex_);
+    rescanned_ = true;
   }
-  return std::nullopt;
+}
+
+bool Vat::Impl::is_rescanned() {
+  const std::lock_guard lock(mutex_);
+  return rescanned_;
 }
 
 void Vat::Impl::put_aside(const std::string& file, const std::string& name) const {

@@ -68,9 +68,7 @@ std::uint64_t fill(vat::BlobSource& source, const std::optional<ObjectId>& blob,
     writer.write(bytes);
   };
   if (recipe) {
-    const auto header = formats::find_recipe_header(source.read(*recipe), source.object_format());
-    if (!header || header->size != size || (blob && header->blob && header->blob != blob))
-      throw Error(Category::refused, "recipe " + recipe->hex() + " is not that of the file");
+    check_recipe(source, *recipe, blob, size);
     vat::stream_recipe(source, *recipe, {}, write, [&](std::uint64_t hole) { writer.hole(hole); });
   } else {
     source.stream(*blob, write);
@@ -396,6 +394,13 @@ formats::ManifestReader read_manifest(vat::BlobSource& source, const ObjectId& m
 WriteSummary write_tree(vat::BlobSource& source, const ObjectId& manifest, const ObjectId& layout, int parent,
                         const std::string& name, const WriteOptions& options) {
   return TreeWriter(source, layout, options).write(manifest, parent, name);
+}
+
+void check_recipe(vat::BlobSource& source, const ObjectId& recipe, const std::optional<ObjectId>& blob,
+                  std::uint64_t size) {
+  const auto header = formats::find_recipe_header(source.read(recipe), source.object_format());
+  if (!header || header->size != size || (blob && header->blob && header->blob != blob))
+    throw Error(Category::refused, "recipe " + recipe.hex() + " is not that of the file");
 }
 
 KnownFile known_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,

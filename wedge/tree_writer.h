@@ -55,6 +55,10 @@ WriteSummary write_tree(vat::BlobSource& source, const base::ObjectId& manifest,
 [[nodiscard]] KnownFile known_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
                                       const std::optional<base::ObjectId>& recipe);
 
+/// Throws refused unless `recipe` says that it is of `size` bytes and, where both say, of `blob`.
+void check_recipe(vat::BlobSource& source, const base::ObjectId& recipe,
+                  const std::optional<base::ObjectId>& blob, std::uint64_t size);
+
 /// Writes content as a new file `name` in `parent`, mode 0666 less the umask. `sparse`: zero blocks become
 /// holes. Returns how many bytes came from the source; holes do not.
 std::uint64_t write_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,

@@ -140,14 +140,14 @@ class Wedge::Impl {
     const auto there = parent ? find_stat(parent->get(), name) : std::nullopt;
     SyncResult result;
     std::vector<std::string> carried;
-    bool intact = false;
+    bool intact = false, touched = false;
     if (there && is_unfinished(path, *there)) {
       result.outcome = Outcome::updated;
       return result;
     }
     if (there) {
       if (record) {
-        intact = survey(path, *record, options, result.in_the_way, carried);
+        intact = survey(path, *record, options, result.in_the_way, carried, touched);
         if (intact && record->key == key) return result;
       } else if (adopt(source, path, root, options, result.in_the_way)) {
         result.outcome = Outcome::adopted;
@@ -168,14 +168,15 @@ class Wedge::Impl {
     Record made{path, owner, key, 0, base::random_name(), source.object_format()};
     auto work = base::ensure_directory(tmp_.get(), made.workspace, 0700);
     // Extra paths move over as a whole, where none can get lost in what changes around it.
-    if (intact && options.in_place && std::all_of(carried.begin(), carried.end(), is_by_product) &&
+    if (intact && !touched && options.in_place &&
+        std::all_of(carried.begin(), carried.end(), is_by_product) &&
         can_change_in_place(*record, root, options.fidelity, *there)) {
       auto changed = made;
       changed.in_place = true;
       changed.inode = there->st_ino;
       if (stage(source, root, options, *record, changed, work.get(), result.summary)) {
         wait_for_clock();
-        for (const auto& left : settle(changed))
+        for (const auto& left : settle(changed, false))
           result.in_the_way.push_back({Difference::Kind::content, left, {}});
         if (result.in_the_way.empty())
           remember_content(source, root, parent->get(), name);
@@ -198,7 +199,7 @@ class Wedge::Impl {
     swap_in(work.get(), parent->get(), name, there.has_value());
     base::sync_directory(parent->get());
     work.reset();
-    (void)settle(made);
+    (void)settle(made, false);
     return result;
   }
 
@@ -211,7 +212,8 @@ class Wedge::Impl {
     result.outcome = Outcome::removed;
     if (parent && find_stat(parent->get(), name)) {
       std::vector<std::string> carried;
-      if (record) (void)survey(path, *record, options, result.in_the_way, carried);
+      bool touched = false;
+      if (record) (void)survey(path, *record, options, result.in_the_way, carried, touched);
       if ((!result.in_the_way.empty() && !options.overwrite) || (!carried.empty() && options.keep_extra)) {
         result.outcome = Outcome::blocked;
         return result;
@@ -244,7 +246,8 @@ class Wedge::Impl {
       status.state = State::foreign;
     } else if (survey(path, *record, options,
                       [&](const Difference& difference) {
-                        if (difference.kind != Difference::Kind::extra || !is_by_product(difference.path))
+                        const bool extra = difference.kind == Difference::Kind::extra;
+                        if (!is_time(difference) && !(extra && is_by_product(difference.path)))
                           status.differences.push_back(difference);
                       });
                !status.differences.empty()) {
@@ -360,13 +363,18 @@ class Wedge::Impl {
     }
     // The link makes sure that nothing else gets the inode's number. Nothing is ever set on a file that
     // somebody else has linked.
-    struct stat info;
-    if (::linkat(parent.get(), name.c_str(), work, kPinned, 0) != 0 || ::fstat(fd.get(), &info) != 0 ||
-        info.st_nlink != 2)
-      return false;
+    bool pinned = false;
+    const auto pin = [&, &entry = name] {
+      pinned = ::linkat(parent.get(), entry.c_str(), work, kPinned, 0) == 0;
+    };
+    cache_ != nullptr ? cache_->keep_across(fd.get(), pin) : pin();
+    struct stat info, staged;
+    if (!pinned || ::fstat(fd.get(), &info) != 0 || info.st_nlink != 2) return false;
     summary.files = summary.reused_files = 1;
     summary.fetched_size =
-        internal::stage_content(source, content_update(record, root, fd.get()), fd.get(), work);
+        internal::stage_content(source, content_update(source, record, root, fd.get()), fd.get(), work);
+    if (::fstat(fd.get(), &staged) != 0 || state_of(staged) != state_of(info))
+      throw Error(Category::refused, "was changed while its update was made", "sync again");
     auto row = file_row(parent.get(), name, root);
     timespec now{};
     (void)::clock_gettime(CLOCK_REALTIME, &now);
@@ -377,19 +385,21 @@ class Wedge::Impl {
 
   /// Puts in place what was staged. May be interrupted and run again at any point. Returns what was left as
   /// it is because it is no longer what sync made.
-  std::vector<std::string> carry_out(const Record& made, int work) const {
+  std::vector<std::string> carry_out(const Record& made, int work, bool again) const {
     const auto name = record_name(made.path);
     const auto after = read_first(name + ".next");
     if (!after) throw Error(Category::local, "the record of what was under way is not readable");
-    if (after->type != Row::Type::directory) return carry_out_content(made, *after, work);
+    if (after->type != Row::Type::directory) return carry_out_content(made, *after, work, again);
     const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
-    auto left = internal::change_tree(top.get(), work, read_rows(name + ".state"), read_rows(name + ".next"),
+    const std::function<NextRow()> before = [&] { return read_rows(name + ".state"); };
+    auto left = internal::change_tree(top.get(), work, before, read_rows(name + ".next"),
                                       fidelity_of(made.key), cache_);
     if (::syncfs(top.get()) != 0) base::throw_errno("sync", errno);
     return left;
   }
 
-  std::vector<std::string> carry_out_content(const Record& made, const Row& after, int work) const {
+  std::vector<std::string> carry_out_content(const Record& made, const Row& after, int work,
+                                             bool again) const {
     const auto name = record_name(made.path);
     const auto before = read_first(name + ".state");
     const auto [parent_path, entry] = formats::split_path(made.path);
@@ -400,11 +410,12 @@ class Wedge::Impl {
       return row && there->st_mtim.tv_sec == row->mtime.seconds &&
              there->st_mtim.tv_nsec == row->mtime.nanoseconds;
     };
-    // Every write sets the time, those of an earlier run too; what is later is somebody else's.
-    if (!pinned || !there || !extents || pinned->st_ino != there->st_ino || there->st_nlink != 2 ||
-        (!is_time_of(before) && !is_time_of(after) &&
-         there->st_mtim.tv_sec > extents->st_mtim.tv_sec + kLongestWrite))
+    if (!pinned || !there || !extents || pinned->st_ino != there->st_ino || there->st_nlink != 2)
       return {"."};
+    // An earlier run wrote after `after` was made and not long after it set the time of the extents.
+    const bool ours = is_time_of(after) || (there->st_mtim.tv_sec >= after.mtime.seconds - 1 &&
+                                            there->st_mtim.tv_sec <= extents->st_mtim.tv_sec + kLongestWrite);
+    if (!is_time_of(before) && !(again && ours)) return {"."};
     const auto fd = base::open_at(parent.get(), entry, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
     internal::apply_content(work, fd.get(), after.size);
     const timespec time{after.mtime.seconds, after.mtime.nanoseconds};
@@ -440,8 +451,9 @@ class Wedge::Impl {
   }
 
   /// After the exchange: finishes the top of the new entry, keeps the previous state under old/, makes the
-  /// record the current one. May be interrupted and run again at any point. Returns what carry_out() left.
-  std::vector<std::string> settle(const Record& made) const {
+  /// record the current one. May be interrupted and run again at any point: `again`. Returns what carry_out()
+  /// left.
+  std::vector<std::string> settle(const Record& made, bool again) const {
     const auto name = record_name(made.path);
     const auto work = base::find_open_at(tmp_.get(), made.workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     std::vector<std::string> left;
@@ -453,7 +465,7 @@ class Wedge::Impl {
         base::throw_errno("keep the old " + made.path, errno);
     };
     if (!made.in_place) finish_top(made);
-    if (made.in_place && work) left = carry_out(made, work->get());
+    if (made.in_place && work) left = carry_out(made, work->get(), again);
     if (!made.in_place && work) keep("new");
     if (work) keep("old");
     base::sync_directory(old_.get());
@@ -543,7 +555,7 @@ class Wedge::Impl {
         const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
         if (info && info->st_ino == record->inode) {  // exchanged already, or to be changed in place
           try {
-            (void)settle(*record);
+            (void)settle(*record, true);
           } catch (const Error& error) {
             unfinished_.emplace(record->path, error);
             needed.insert(record->workspace);
@@ -568,11 +580,16 @@ class Wedge::Impl {
   }
 
   /// Compares an entry with what was made. True if nothing differs. Differences that may not be lost go to
-  /// `in_the_way`, extra paths that move over to `carried`.
+  /// `in_the_way`, extra paths that move over to `carried`. `touched`: some file has another time, but the
+  /// content it had.
   bool survey(const std::string& path, const Record& record, const SyncOptions& options,
-              std::vector<Difference>& in_the_way, std::vector<std::string>& carried) const {
+              std::vector<Difference>& in_the_way, std::vector<std::string>& carried, bool& touched) const {
     bool intact = true;
     const bool readable = survey(path, record, options, [&](const Difference& difference) {
+      if (is_time(difference)) {
+        touched = touched || !is_directory(difference.path == "." ? path : path + "/" + difference.path);
+        return;
+      }
       const bool extra = difference.kind == Difference::Kind::extra;
       if (extra && (options.keep_extra || is_by_product(difference.path))) {
         carried.push_back(difference.path);
@@ -613,11 +630,7 @@ class Wedge::Impl {
     compare.fidelity = {options.fidelity.owners && made.owners, options.fidelity.acls && made.acls,
                         made.fifos, made.devices};
     const auto next = read_rows(record_name(path) + ".state");
-    (void)compare_tree(top.get(), record.format, next, compare, [&](const Difference& difference) {
-      // By-products and kept paths change the time of the directory they lie in.
-      if (difference.kind == Difference::Kind::metadata && difference.detail == "time") return;
-      note(difference);
-    });
+    (void)compare_tree(top.get(), record.format, next, compare, note);
     return true;
   }
 
@@ -656,6 +669,20 @@ class Wedge::Impl {
     return count == 0;
   }
 
+  /// By-products and kept paths change the time of the directory they lie in.
+  static bool is_time(const Difference& difference) {
+    return difference.kind == Difference::Kind::metadata && difference.detail == "time";
+  }
+
+  bool is_directory(const std::string& path) const {
+    try {
+      (void)base::open_beneath(top_.get(), path, O_PATH | O_DIRECTORY);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
   bool is_empty_directory(const std::string& path) const {
     try {
       const auto dir = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
@@ -672,11 +699,13 @@ class Wedge::Impl {
 
  private:
   /// From what `record` says of the file of `fd` to `root`; both have recipes.
-  internal::ContentUpdate content_update(const Record& record, const EntryRoot& root, int fd) const {
+  internal::ContentUpdate content_update(vat::BlobSource& source, const Record& record, const EntryRoot& root,
+                                         int fd) const {
     struct stat info;
     if (::fstat(fd, &info) != 0) base::throw_errno("stat", errno);
     const auto before = recipe_of(record.key, root.recipe->format());
     const auto known = cache_ != nullptr ? cache_->find(state_of(info)) : std::nullopt;
+    check_recipe(source, *root.recipe, root.blob, root.size);
     return {*before, *root.recipe, known && known->recipe == before};
   }
 
@@ -701,7 +730,7 @@ class Wedge::Impl {
     const auto parent = look_for_parent(parent_path);
     const auto old = parent ? base::find_regular_at(parent->get(), name) : std::nullopt;
     if (!old) return false;
-    const auto update = content_update(*record, root, old->get());
+    const auto update = content_update(source, *record, root, old->get());
     auto fd = base::open_at(work, "new", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
     if (::ioctl(fd.get(), FICLONE, old->get()) != 0) {
       if (::unlinkat(work, "new", 0) != 0) base::throw_errno("remove", errno);

@@ -27,7 +27,7 @@ class FileItem final : public IngestItem {
     if (kind_ == Kind::failing) throw Error(Category::local, "no luck with " + std::to_string(number));
     if (kind_ == Kind::nothing) return std::nullopt;
     auto fd = base::open_at(AT_FDCWD, path_, O_RDONLY);
-    REQUIRE(::fstat(fd.get(), &state) == 0);
+    if (::fstat(fd.get(), &state) != 0) base::throw_errno("stat", errno);  // on any thread: no REQUIRE
     return fd;
   }
   const std::size_t number;

@@ -95,11 +95,13 @@ class Vat::Impl {
   [[nodiscard]] static bool is_pack_name(std::string_view name);
 
  private:
+  [[nodiscard]] bool is_rescanned();
   [[nodiscard]] std::shared_ptr<internal::Index> index();
   [[nodiscard]] std::shared_ptr<internal::Index> open_index();
   [[nodiscard]] std::shared_ptr<internal::Index> proofs();
 
   OpenOptions options_;
+  std::mutex rescan_mutex_;                 ///< held while all packs are indexed anew
   mutable std::mutex mutex_;                ///< guards what follows; never held while reading or hashing
   std::shared_ptr<internal::Index> index_;  // shared: a rebuild may replace it under a reader
   std::string index_path_;

@@ -28,6 +28,7 @@ using base::Error;
 using Item = formats::RecipeItem;
 
 constexpr std::size_t kCopySize = std::size_t{1} << 20;
+constexpr std::uint64_t kHoleStep = std::uint64_t{64} << 20;  ///< zeros written at once, if that has to be
 constexpr std::size_t kWriteBuffer = std::size_t{256} << 10;  ///< of the list of extents
 
 bool is_same(const Item& a, const Item& b) {
@@ -182,8 +183,10 @@ void apply_content(int work, int fd, std::uint64_t size) {
     if ((kind != "hole" && kind != "data") || !offset || !count)
       throw Error(Category::local, "extents: not what was staged");
     if (kind == "hole") {
-      note_time();
-      punch(fd, *offset, *count);
+      for (std::uint64_t done = 0; done < *count; done += std::min(*count - done, kHoleStep)) {
+        note_time();
+        punch(fd, *offset + done, std::min(*count - done, kHoleStep));
+      }
       continue;
     }
     for (std::uint64_t done = 0; done < *count; done += buffer.size()) {
@@ -194,6 +197,7 @@ void apply_content(int work, int fd, std::uint64_t size) {
       write_change(fd, *offset + done, buffer);
     }
   }
+  note_time();
   set_size(fd, size);
 }
 

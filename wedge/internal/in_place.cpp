@@ -45,6 +45,10 @@ bool is_same_file(const struct stat& a, const struct stat& b) {
   return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+bool is_time_of(const Row& row, const struct stat& info) {
+  return info.st_mtim.tv_sec == row.mtime.seconds && info.st_mtim.tv_nsec == row.mtime.nanoseconds;
+}
+
 bool links_to(int parent, const std::string& name, const std::string& target) {
   std::string there(PATH_MAX, '\0');
   const ssize_t size = ::readlinkat(parent, name.c_str(), there.data(), there.size());
@@ -61,15 +65,17 @@ void let_write(int directory) {
 
 class TreeChanger {
  public:
-  TreeChanger(int top, int work, const Fidelity& fidelity, StatCache* cache)
+  TreeChanger(int top, int work, const std::function<NextRow()>& before, const Fidelity& fidelity,
+              StatCache* cache)
       : top_(top),
+        work_(work),
         fresh_(base::ensure_directory(work, "new", 0700)),
-        old_(base::ensure_directory(work, "old", 0700)),
+        before_(before),
         fidelity_(fidelity),
         cache_(cache) {}
 
-  std::vector<std::string> run(NextRow before, const NextRow& after) {
-    RowChanges changes(std::move(before), [this](const Row& row) { take_out(row); });
+  std::vector<std::string> run(const NextRow& after) {
+    RowChanges changes(before_(), [this](const Row& row) { take_out(row); });
     for (Row row; after(row);) {
       const auto change = changes.next(row);
       if (is_below(row.path, put_in_)) continue;  // came with it
@@ -106,8 +112,9 @@ class TreeChanger {
         late_.push_back(row);
         return;
       }
-      if (!before || !is_as(*before, parent->get(), name, *present)) return leave(row.path);
-      if (directory)
+      const bool by_product = !before && is_by_product(row.path);
+      if (!by_product && (!before || !is_as(*before, parent->get(), name, *present))) return leave(row.path);
+      if (directory || by_product)
         move_out(parent->get(), row.path);
       else
         link_out(parent->get(), row.path, *present);
@@ -169,12 +176,16 @@ class TreeChanger {
     switch (row.type) {
       case Row::Type::file:
         return S_ISREG(info.st_mode) && static_cast<std::uint64_t>(info.st_size) == row.size &&
-               info.st_mtim.tv_sec == row.mtime.seconds && info.st_mtim.tv_nsec == row.mtime.nanoseconds;
+               is_time_of(row, info);
       case Row::Type::symlink:
         return S_ISLNK(info.st_mode) && links_to(parent, name, row.target);
       case Row::Type::hard_link: {
-        // What it is a link to comes first, and may have been moved out meanwhile.
-        const auto there = find_stat_below(top_, row.target), gone = find_stat_below(old_.get(), row.target);
+        const auto target = linked().find(row.target);
+        if (target == linked().end() || !is_as(target->second, parent, name, info)) return false;
+        // It comes first, and may have been moved out meanwhile.
+        const auto old = find_directory(work_, "old");
+        const auto there = find_stat_below(top_, row.target),
+                   gone = old ? find_stat_below(old->get(), row.target) : std::nullopt;
         return (there && is_same_file(*there, info)) || (gone && is_same_file(*gone, info));
       }
       case Row::Type::directory:
@@ -182,6 +193,23 @@ class TreeChanger {
       default:
         return !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode) && !S_ISLNK(info.st_mode);
     }
+  }
+
+  /// The rows of the tree as it was that others are links to.
+  const std::map<std::string, Row>& linked() {
+    if (linked_) return *linked_;
+    linked_.emplace();
+    Row row;
+    for (const auto next = before_(); next(row);)
+      if (row.type == Row::Type::hard_link) linked_->try_emplace(row.target);
+    for (const auto next = before_(); !linked_->empty() && next(row);)
+      if (const auto target = linked_->find(row.path); target != linked_->end()) target->second = row;
+    return *linked_;
+  }
+
+  /// Where what is replaced or removed from that directory goes.
+  base::UniqueFd open_old(const std::string& path) const {
+    return ensure_beneath(base::ensure_directory(work_, "old", 0700).get(), path);
   }
 
   /// A directory of the tree in which something changes. It gets its metadata when all is done.
@@ -195,7 +223,7 @@ class TreeChanger {
 
   void move_out(int parent, const std::string& path) {
     const auto [parent_path, name] = formats::split_path(path);
-    const auto to = ensure_beneath(old_.get(), parent_path);
+    const auto to = open_old(parent_path);
     const WritableTop writable(parent, name);
     const auto kept = find_stat(to.get(), name) ? base::random_name() : name;
     if (::renameat(parent, name.c_str(), to.get(), kept.c_str()) != 0)
@@ -205,14 +233,15 @@ class TreeChanger {
   /// Keeps a file that is about to be replaced, so that its path is never without one.
   void link_out(int parent, const std::string& path, const struct stat& present) {
     const auto [parent_path, name] = formats::split_path(path);
-    const auto to = ensure_beneath(old_.get(), parent_path);
+    const auto to = open_old(parent_path);
     const auto kept = find_stat(to.get(), name);
     if (kept && is_same_file(*kept, present)) return;
     if (kept || ::linkat(parent, name.c_str(), to.get(), name.c_str(), 0) != 0) move_out(parent, path);
   }
 
-  int top_;
-  base::UniqueFd fresh_, old_;
+  int top_, work_;
+  base::UniqueFd fresh_;
+  const std::function<NextRow()>& before_;
   const Fidelity& fidelity_;
   StatCache* cache_;
   std::vector<Row> inside_;             ///< the directories the last row lies in, outermost first
@@ -221,6 +250,7 @@ class TreeChanger {
   std::vector<std::string> removed_;    ///< directories that go when they are empty
   std::vector<Row> late_;               ///< what takes the place of such a directory
   std::vector<std::string> left_;
+  std::optional<std::map<std::string, Row>> linked_;
 };
 
 }  // namespace
@@ -261,9 +291,9 @@ void RowChanges::finish() {
   }
 }
 
-std::vector<std::string> change_tree(int top, int work, NextRow before, const NextRow& after,
-                                     const Fidelity& fidelity, StatCache* cache) {
-  return TreeChanger(top, work, fidelity, cache).run(std::move(before), after);
+std::vector<std::string> change_tree(int top, int work, const std::function<NextRow()>& before,
+                                     const NextRow& after, const Fidelity& fidelity, StatCache* cache) {
+  return TreeChanger(top, work, before, fidelity, cache).run(after);
 }
 
 }  // namespace wedge::internal

@@ -45,11 +45,12 @@ class RowChanges {
 
 /// Makes the tree `top`, which is as the rows of `before` say, as those of `after` say. `work` has in "new"
 /// what RowChanges calls made, at its path; gets in "old" what was replaced or removed, at its path. What is
-/// no longer in "new" has been moved in by an earlier run. `cache` may be nullptr.
+/// no longer in "new" has been moved in by an earlier run. `before` reads from the first row each time it is
+/// called. `cache` may be nullptr.
 ///
 /// What lies where something is to be moved in or out but is not what `before` has there is left alone, and
 /// so is what would have taken its place. Returns the paths of these.
-std::vector<std::string> change_tree(int top, int work, NextRow before, const NextRow& after,
-                                     const Fidelity& fidelity, StatCache* cache);
+std::vector<std::string> change_tree(int top, int work, const std::function<NextRow()>& before,
+                                     const NextRow& after, const Fidelity& fidelity, StatCache* cache);
 
 }  // namespace wedge::internal
