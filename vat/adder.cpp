@@ -137,12 +137,14 @@ class Adder::Impl {
                               good ? base::AtomicFile::Existing::keep : base::AtomicFile::Existing::replace);
     struct stat info;
     if (::fstatat(packs_.get(), name.c_str(), &info, 0) != 0) base::throw_errno(name, errno);
-    internal::PackRecord record{0, name, static_cast<std::uint64_t>(info.st_size),
-                                std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+    const internal::IndexedPack indexed{
+        {0, name, static_cast<std::uint64_t>(info.st_size),
+         std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec},
+        std::move(pack_->blobs),
+        claims_};
     // Who is ended here leaves a pack that is indexed with all it says, claims too, or not at all.
-    vat_.with_index([&](internal::Index& index) {
-      index.put_pack(record, pack_->blobs, claims_, internal::Index::Damage::forget);
-    });
+    vat_.with_index(
+        [&](internal::Index& index) { index.put_packs({indexed}, internal::Index::Damage::forget); });
     vat_.with_index([](internal::Index& index) { index.begin_reading(); });  // again
     note_indexed();
     summary_.stored_size += pack_->writer.size();

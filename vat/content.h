@@ -37,8 +37,8 @@ struct Content {
 /// claim holds.
 [[nodiscard]] Content find_content(BlobSource& source, const base::ObjectId& id);
 
-/// Whether everything that makes up the content is there, as far as is known without reading data: the blob, or
-/// the recipe and its chunks.
+/// Whether everything that makes up the content is there, as far as is known without reading data: the blob,
+/// or the recipe and its chunks.
 [[nodiscard]] bool holds(BlobSource& source, const base::ObjectId& blob,
                          const std::optional<base::ObjectId>& recipe);
 

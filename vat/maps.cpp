@@ -12,8 +12,10 @@
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "formats/base/numbers.h"
 #include "formats/map/map.h"
+#include "formats/table/table_set.h"
 #include "formats/text/layout.h"
 #include "formats/text/manifest.h"
 #include "formats/text/recipe.h"
@@ -148,6 +150,17 @@ void for_each_map(Vat& vat, const std::function<void(const ObjectId& root, const
   }
 }
 
+/// Whether a table of the index is the file its name says; one that is not listed is nobody's.
+bool is_sound_table(const Vat::Impl& vat, const std::string& file, const std::string& name) {
+  const auto opened = base::find_regular_at(vat.dir.get(), file);
+  if (!opened) return false;
+  base::Sha256 hash;
+  base::Buffer buffer(std::size_t{256} << 10);
+  while (const std::size_t count = base::read_some(opened->get(), buffer))
+    hash.update(base::Bytes(buffer).subspan(0, count));
+  return base::to_hex(hash.finish()) == name;
+}
+
 /// Names in hex. Throws corrupt or refused for a damaged map.
 std::set<std::string> packs_of_map(Vat& vat, const ObjectId& root, const std::string& file) {
   const auto bytes = base::read_file(vat.impl().dir.get(), file, kMaxMapFile);
@@ -231,13 +244,20 @@ void check_cache(Vat& vat, bool repair,
   if (const auto why = pack_list_damage(vat); !why.empty()) {
     on_damage("cache/packs", why, repair && write_pack_list(vat));
   }
+  const auto damaged = [&](const std::string& file, const std::string& why) {
+    if (repair) base::remove_tree(impl.dir.get(), file);
+    on_damage(file, why, repair);
+  };
+  const auto tables = base::find_open_at(impl.dir.get(), "cache/index", O_RDONLY | O_DIRECTORY);
+  for (const auto& name : tables ? formats::TableSet::read_list(tables->get()) : std::vector<std::string>())
+    if (const auto file = "cache/index/" + name; !is_sound_table(impl, file, name))
+      damaged(file, "does not match its name");
   for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
     try {
       (void)packs_of_map(vat, root, file);
     } catch (const Error& error) {
       if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
-      if (repair) base::remove_tree(impl.dir.get(), file);
-      on_damage(file, error.what(), repair);
+      damaged(file, error.what());
     }
   });
 }

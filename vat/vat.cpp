@@ -26,11 +26,11 @@ using internal::PackRecord;
 using internal::Place;
 
 constexpr const char* kSettingsFile = "vat.json";
-constexpr const char* kIndexFile = "index.db";
 constexpr std::size_t kGroupBudget = std::size_t{48} << 20;  ///< decoded groups kept, content bytes
 constexpr std::size_t kOpenPacks = 128;
 constexpr std::time_t kArriving =
     3600;  ///< a bad file changed less than this many seconds ago may still be copied
+constexpr std::size_t kRowsTogether = std::size_t{1} << 18;  ///< of packs that are indexed at once
 constexpr std::string_view kBlobSuffix = ".blob";
 
 std::int64_t mtime_of(const struct stat& info) {
@@ -104,48 +104,49 @@ std::shared_ptr<internal::Index> Vat::Impl::open_index() {
                ? errno == ENOENT
                : (info.st_mode & S_IFMT) == type;
   };
-  std::vector<std::string> candidates;
-  (void)::mkdirat(dir.get(), "local", 0700);
+  std::vector<internal::IndexLocation> candidates;
+  for (const auto* name : {"local", "cache"}) (void)::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700);
   if (is_plain("local", S_IFDIR) && is_plain("local/index.db", S_IFREG) &&
-      is_plain("local/index.db-wal", S_IFREG) && is_plain("local/index.db-shm", S_IFREG))
-    candidates.push_back(path + "/local");
+      is_plain("local/index.db-wal", S_IFREG) && is_plain("local/index.db-shm", S_IFREG) &&
+      is_plain("cache", S_IFDIR) && is_plain("cache/index", S_IFDIR))
+    candidates.push_back({path + "/local/index.db", path + "/cache/index"});
   if (!options_.cache_dir.empty()) {
     const auto key =
         base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(settings.uuid + path)).hex().substr(0, 32);
-    candidates.push_back(options_.cache_dir + "/" + key);
+    const auto directory = options_.cache_dir + "/" + key;
+    candidates.push_back({directory + "/index.db", directory + "/index"});
   }
-  for (const auto& directory : candidates) {
-    index_path_ = directory + "/" + kIndexFile;
-    for (int attempt = 0; attempt < 2; ++attempt) {
-      try {
-        base::make_directories(directory);
-        return std::make_shared<internal::Index>(index_path_, format);
-      } catch (const Error& error) {
-        if (error.category() == Category::busy) throw;
-        if (error.category() != Category::corrupt) break;
-        for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((index_path_ + suffix).c_str());
-      }
+  for (auto& candidate : candidates)
+    if (auto opened = find_index(candidate)) {
+      index_location_ = std::move(candidate);
+      return opened;
+    }
+  index_location_ = {};
+  return std::make_shared<internal::Index>(index_location_, format);
+}
+
+/// The index of that place, made anew if it is damaged; nullptr if it cannot be written.
+std::shared_ptr<internal::Index> Vat::Impl::find_index(const internal::IndexLocation& location) const {
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    try {
+      base::make_directories(location.database.substr(0, location.database.rfind('/')));
+      return std::make_shared<internal::Index>(location, format);
+    } catch (const Error& error) {
+      if (error.category() == Category::busy) throw;
+      if (error.category() != Category::corrupt) break;
+      location.remove();
     }
   }
-  index_path_.clear();
-  return std::make_shared<internal::Index>(":memory:", format);
+  return nullptr;
 }
 
 /// What was proven is kept with the user, not with the vat: a vat may come from somebody else, index and all.
 std::shared_ptr<internal::Index> Vat::Impl::proofs() {
   const std::lock_guard lock(mutex_);
-  if (proofs_ != nullptr) return proofs_;
-  const auto file = options_.cache_dir + "/proofs-" + std::string(base::to_string(format)) + ".db";
-  for (int attempt = 0; attempt < 2 && !options_.cache_dir.empty() && proofs_ == nullptr; ++attempt) {
-    try {
-      base::make_directories(options_.cache_dir);
-      proofs_ = std::make_shared<internal::Index>(file, format);
-    } catch (const Error& error) {
-      if (error.category() != Category::corrupt) break;
-      for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((file + suffix).c_str());
-    }
-  }
-  if (proofs_ == nullptr) proofs_ = std::make_shared<internal::Index>(":memory:", format);
+  if (proofs_ == nullptr && !options_.cache_dir.empty())
+    proofs_ =
+        find_index({options_.cache_dir + "/proofs-" + std::string(base::to_string(format)) + ".db", {}});
+  if (proofs_ == nullptr) proofs_ = std::make_shared<internal::Index>(internal::IndexLocation(), format);
   return proofs_;
 }
 
@@ -197,12 +198,12 @@ bool Vat::Impl::replace_index(const Error& error) {
     const std::lock_guard lock(mutex_);
     index_.reset();
     pack_fds_.clear();
-    if (index_path_.empty()) return false;  // in memory: nothing is left to go to
+    if (index_location_.database.empty()) return false;  // in memory: nothing is left to go to
     // What is left of it may lack what could not be written; other processes do as this one does.
-    for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((index_path_ + suffix).c_str());
+    index_location_.remove();
     if (error.category() != Category::corrupt) {
-      index_path_.clear();
-      index_ = std::make_shared<internal::Index>(":memory:", format);
+      index_location_ = {};
+      index_ = std::make_shared<internal::Index>(index_location_, format);
     }
   }
   if (error.category() != Category::corrupt)
@@ -221,19 +222,31 @@ void Vat::Impl::refresh(bool again) {
     for (auto& pack : index.packs()) known[pack.name] = pack;
   });
   const auto packs = base::find_open_at(dir.get(), kPackDir, O_RDONLY | O_DIRECTORY);
+  std::vector<internal::IndexedPack> found;
+  std::size_t rows = 0;
+  const auto put_found = [&] {
+    if (!found.empty())
+      with_index([&](internal::Index& index) { index.put_packs(found, internal::Index::Damage::keep); });
+    found.clear();
+    rows = 0;
+  };
   if (packs) {
     for (const auto& name : base::list_directory(packs->get())) {
       struct stat info;
       if (!is_pack_name(name) || ::fstatat(packs->get(), name.c_str(), &info, 0) != 0 ||
           !S_ISREG(info.st_mode))
         continue;
-      const PackRecord found{0, name, static_cast<std::uint64_t>(info.st_size), mtime_of(info)};
+      const PackRecord there{0, name, static_cast<std::uint64_t>(info.st_size), mtime_of(info)};
       const auto before = known.find(name);
       const bool same =
-          before != known.end() && before->second.size == found.size && before->second.mtime == found.mtime;
+          before != known.end() && before->second.size == there.size && before->second.mtime == there.mtime;
       if (!same || again) {
         try {
-          index_pack(found);
+          if (auto pack = read_pack(there)) {
+            rows += pack->blobs.size();
+            found.push_back(*std::move(pack));
+          }
+          if (rows >= kRowsTogether) put_found();
         } catch (const Error& error) {
           if (error.category() != Category::local) throw;
           note("pack " + name + ": " + error.what());  // as good as absent; others may have what is in it
@@ -244,13 +257,14 @@ void Vat::Impl::refresh(bool again) {
       if (before != known.end()) known.erase(before);
     }
   }
+  put_found();
   for (const auto& [name, gone] : known)
     with_index([&, &pack = name](internal::Index& index) { index.forget_pack(pack); });
 }
 
-void Vat::Impl::index_pack(const PackRecord& pack) {
+std::optional<internal::IndexedPack> Vat::Impl::read_pack(const PackRecord& pack) {
   const auto opened = base::find_regular_at(dir.get(), std::string(kPackDir) + "/" + pack.name);
-  if (!opened) return;
+  if (!opened) return std::nullopt;
   const auto& file = *opened;
   std::vector<IndexedBlob> blobs;
   const auto collect = [&](const formats::GroupPlace& group, const std::vector<formats::PackedBlob>& rows) {
@@ -299,8 +313,7 @@ void Vat::Impl::index_pack(const PackRecord& pack) {
       if (error.category() != Category::corrupt) throw;  // whoever needs the recipe will hear of it
     }
   }
-  with_index(
-      [&](internal::Index& index) { index.put_pack(pack, blobs, claims, internal::Index::Damage::keep); });
+  return internal::IndexedPack{pack, std::move(blobs), std::move(claims)};
 }
 
 // --- reading

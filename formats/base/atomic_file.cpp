@@ -50,8 +50,8 @@ void AtomicFile::write(Bytes bytes) {
   write_all(fd_.get(), bytes);
 }
 
-bool AtomicFile::publish(int directory, const std::string& name, Existing existing) {
-  sync_file(fd_.get());
+bool AtomicFile::publish(int directory, const std::string& name, Existing existing, Durability durability) {
+  if (durability == Durability::durable) sync_file(fd_.get());
   bool published = true;
   if (existing == Existing::keep) {
     published = rename_unless_there(tmp_dir_, tmp_name_.c_str(), directory, name.c_str());
@@ -59,15 +59,16 @@ bool AtomicFile::publish(int directory, const std::string& name, Existing existi
     throw_errno("rename to " + name, errno);
   }
   if (published) tmp_name_.clear();
-  sync_directory(directory);
+  if (durability == Durability::durable) sync_directory(directory);
   fd_.close();
   return published;
 }
 
-void write_file_atomically(int directory, const std::string& name, Bytes content, unsigned mode) {
+void write_file_atomically(int directory, const std::string& name, Bytes content, unsigned mode,
+                           AtomicFile::Durability durability) {
   AtomicFile file(directory, mode);
   file.write(content);
-  (void)file.publish(directory, name, AtomicFile::Existing::replace);
+  (void)file.publish(directory, name, AtomicFile::Existing::replace, durability);
 }
 
 void remove_leftovers(int tmp_dir) noexcept try {

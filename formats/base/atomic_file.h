@@ -17,6 +17,10 @@ namespace base {
 class AtomicFile {
  public:
   enum class Existing { keep, replace };
+  enum class Durability {
+    durable,
+    losable
+  };  ///< losable: after a power loss it may be empty, cut off or absent
 
   /// Creates the temporary in `tmp_dir`, a descriptor that must outlive this object.
   explicit AtomicFile(int tmp_dir, unsigned mode = 0666);
@@ -29,7 +33,8 @@ class AtomicFile {
 
   /// Makes the file durable as `name` in `directory`. With Existing::keep a file already there stays and this
   /// one is dropped (false is returned); with Existing::replace it takes its place. A failed fsync is final.
-  bool publish(int directory, const std::string& name, Existing existing);
+  bool publish(int directory, const std::string& name, Existing existing,
+               Durability durability = Durability::durable);
 
  private:
   int tmp_dir_;
@@ -38,7 +43,8 @@ class AtomicFile {
 };
 
 /// Writes `content` as `name` in `directory`, replacing what is there, through a temporary beside it.
-void write_file_atomically(int directory, const std::string& name, Bytes content, unsigned mode = 0666);
+void write_file_atomically(int directory, const std::string& name, Bytes content, unsigned mode = 0666,
+                           AtomicFile::Durability durability = AtomicFile::Durability::durable);
 
 /// Removes files in `tmp_dir` whose writer is gone; what cannot be removed is left.
 void remove_leftovers(int tmp_dir) noexcept;

@@ -1,9 +1,14 @@
 #include "vat/internal/index.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
+#include "formats/base/endian.h"
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 
 namespace vat::internal {
 namespace {
@@ -18,8 +23,7 @@ using formats::Transaction;
 
 constexpr const char* kSchema = R"(
   CREATE TABLE packs(number INTEGER PRIMARY KEY, name BLOB UNIQUE, size INTEGER, mtime INTEGER);
-  CREATE TABLE places(id BLOB, pack INTEGER, offset INTEGER, length INTEGER, position INTEGER,
-    size INTEGER, kind INTEGER, guard INTEGER, damaged INTEGER DEFAULT 0,
+  CREATE TABLE damaged(id BLOB, pack INTEGER, offset INTEGER, position INTEGER,
     PRIMARY KEY(id, pack, offset, position)) WITHOUT ROWID;
   CREATE TABLE claims(content BLOB, recipe BLOB, size INTEGER, guard INTEGER, proven INTEGER,
     PRIMARY KEY(content, recipe)) WITHOUT ROWID;
@@ -28,7 +32,44 @@ constexpr const char* kSchema = R"(
   CREATE TABLE state(value BLOB);
   INSERT INTO state VALUES(randomblob(16));
 )";
-constexpr std::int64_t kVersion = 2;
+constexpr std::int64_t kVersion = 3;
+
+// A row of a table: id, then the pack's number, offset and length of the group, position in it with the kind
+// in the highest byte, size.
+constexpr std::size_t kPlaceSize = 8 + 8 + 4 + 4 + 4;
+constexpr int kKindShift = 24;
+static_assert(formats::kMaxGroupBlobs <= std::size_t{1} << kKindShift);
+// Beside them, for each pack: its number, name and size.
+constexpr std::size_t kPackEntrySize = 8 + 32 + 8;
+
+formats::TableShape shape_of(base::ObjectFormat format) {
+  const auto size = base::id_size(format);
+  return {format == base::ObjectFormat::sha1 ? std::array{'v', 'a', 't', 'p', 's', 'h', 'a', '1'}
+                                             : std::array{'v', 'a', 't', 'p', 's', '2', '5', '6'},
+          size, size + kPlaceSize};
+}
+
+std::optional<base::UniqueFd> open_tables(const std::string& directory) {
+  if (directory.empty()) return std::nullopt;
+  base::make_directories(directory);
+  auto opened = base::open_directory(AT_FDCWD, directory);
+  if (::faccessat(opened.get(), ".", W_OK, AT_EACCESS) != 0) base::throw_errno(directory, errno);
+  return opened;
+}
+
+void append_pack(base::Buffer& to, std::int64_t number, const PackRecord& pack) {
+  base::append_le(to, number);
+  auto name = base::from_hex(pack.name.substr(0, 64)).value_or(base::Buffer());
+  name.resize(32);
+  base::append(to, name);
+  base::append_le(to, pack.size);
+}
+
+template <typename Visit>
+void for_each_pack(base::Bytes extra, Visit&& visit) {
+  for (; extra.size() >= kPackEntrySize; extra = extra.subspan(kPackEntrySize))
+    visit(base::load_le<std::int64_t>(extra.data()), extra.subspan(0, kPackEntrySize));
+}
 
 std::int64_t guard_of(const Claim& claim) {
   return Guard()
@@ -63,129 +104,172 @@ void put(Database& database, const std::vector<Claim>& claims) {
         .run();
 }
 
-Place read_place(const Statement& row, int from) {
-  Place place;
-  place.pack = row.integer(from);
-  place.group = {static_cast<std::uint64_t>(row.integer(from + 1)),
-                 static_cast<std::uint32_t>(row.integer(from + 2))};
-  place.position = static_cast<std::uint32_t>(row.integer(from + 3));
-  place.size = static_cast<std::uint32_t>(row.integer(from + 4));
-  place.kind = static_cast<formats::BlobKind>(row.integer(from + 5) % static_cast<int>(formats::kBlobKinds));
-  place.damaged = row.integer(from + 7) != 0;
-  return place;
-}
-
 }  // namespace
 
-Index::Index(const std::string& path, base::ObjectFormat format)
-    : format_(format), database_(path, "index", kVersion * 256 + static_cast<int>(format), kSchema) {
-  find_ = std::make_unique<Statement>(
-      database_,
-      "SELECT pack,offset,length,position,size,kind,guard,damaged FROM places WHERE id=? ORDER BY damaged");
+void IndexLocation::remove() const noexcept {
+  if (!database.empty())
+    for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((database + suffix).c_str());
+  if (!tables.empty()) (void)::unlink((tables + "/" + formats::TableSet::kList).c_str());
+}
+
+Index::Index(const IndexLocation& location, base::ObjectFormat format)
+    : format_(format),
+      database_(location.database.empty() ? ":memory:" : location.database, "index",
+                kVersion * 256 + static_cast<int>(format), kSchema),
+      tables_(shape_of(format), open_tables(location.tables)) {
+  version_ = std::make_unique<Statement>(database_, "PRAGMA data_version");
   Statement mode(database_, "PRAGMA journal_mode");
   others_can_write_ = mode.step() && base::as_chars(mode.bytes(0)) == "wal";
+  const std::lock_guard lock(mutex_);
+  follow_locked();
+}
+
+/// Takes note of what other processes changed.
+void Index::follow_locked() const {
+  if (reading_) return;
+  const bool known = version_->step();
+  const std::int64_t version = known ? version_->integer(0) : 0;
+  version_->reset();
+  if (version == seen_) return;
+  load_locked();
+  seen_ = version;
+}
+
+void Index::load_locked() const {
+  packs_.clear();
+  listed_.clear();
+  damaged_.clear();
+  Statement packs(database_, "SELECT number,name,size,mtime FROM packs");
+  while (packs.step())
+    packs_[packs.integer(0)] = {packs.integer(0), std::string(base::as_chars(packs.bytes(1))),
+                                static_cast<std::uint64_t>(packs.integer(2)), packs.integer(3)};
+  Statement damaged(database_, "SELECT id,pack,offset,position FROM damaged");
+  while (damaged.step())
+    if (damaged.bytes(0).size() == base::id_size(format_))
+      damaged_.emplace(ObjectId(format_, damaged.bytes(0)), damaged.integer(1), damaged.integer(2),
+                       static_cast<std::uint32_t>(damaged.integer(3)));
+  base::named("index", [&] { tables_.load(); });
+  for (const auto extra : tables_.extras())
+    for_each_pack(extra, [&](std::int64_t number, base::Bytes) { listed_.insert(number); });
 }
 
 std::vector<PackRecord> Index::packs() const {
   const std::lock_guard lock(mutex_);
+  follow_locked();
   std::vector<PackRecord> records;
-  Statement statement(database_, "SELECT number,name,size,mtime FROM packs ORDER BY number");
-  while (statement.step()) {
-    records.push_back({statement.integer(0), std::string(base::as_chars(statement.bytes(1))),
-                       static_cast<std::uint64_t>(statement.integer(2)), statement.integer(3)});
-    names_[records.back().number] = records.back().name;
+  for (const auto& [number, pack] : packs_) {
+    records.push_back(pack);
+    if (!listed_.contains(number)) records.back().size = 0;
   }
   return records;
 }
 
 std::optional<std::string> Index::find_pack_name(std::int64_t number) const {
   const std::lock_guard lock(mutex_);
-  if (const auto known = names_.find(number); known != names_.end()) return known->second;
-  Statement statement(database_, "SELECT name FROM packs WHERE number=?");
-  statement.bind(1, number);
-  if (!statement.step()) return std::nullopt;
-  return names_[number] = std::string(base::as_chars(statement.bytes(0)));
+  follow_locked();
+  const auto known = packs_.find(number);
+  return known != packs_.end() ? std::optional(known->second.name) : std::nullopt;
 }
 
-std::int64_t Index::guard(const ObjectId& id, const Place& place) const {
-  auto known = names_.find(place.pack);
-  if (known == names_.end()) {  // another process added a pack
-    Statement statement(database_, "SELECT name FROM packs WHERE number=?");
-    statement.bind(1, place.pack);
-    if (!statement.step()) return 0;
-    known = names_.emplace(place.pack, std::string(base::as_chars(statement.bytes(0)))).first;
+/// nullopt if the pack is gone.
+std::optional<Place> Index::read_place(base::Bytes row) const {
+  const auto* at = row.data() + base::id_size(format_);
+  Place place;
+  place.pack = base::load_le<std::int64_t>(at);
+  if (!packs_.contains(place.pack)) return std::nullopt;
+  place.group = {base::load_le<std::uint64_t>(at + 8), base::load_le<std::uint32_t>(at + 16)};
+  const auto position = base::load_le<std::uint32_t>(at + 20);
+  place.position = position & ((1U << kKindShift) - 1);
+  place.kind = static_cast<formats::BlobKind>((position >> kKindShift) % formats::kBlobKinds);
+  place.size = base::load_le<std::uint32_t>(at + 24);
+  place.damaged =
+      !damaged_.empty() && damaged_.contains({ObjectId(format_, row.subspan(0, base::id_size(format_))),
+                                              place.pack, place.group.offset, place.position});
+  return place;
+}
+
+/// The number a pack gets: one never used, in no index of this vat, because open files, decoded groups and
+/// rows of tables are kept by it.
+std::int64_t Index::renumber_locked(const PackRecord& pack, Damage damage) {
+  const std::int64_t before = number_locked(pack.name);
+  Statement fresh(database_, "SELECT random() & 0xffffffffffff");
+  (void)fresh.step();
+  const std::int64_t number = fresh.integer(0);
+  if (before >= 0 && damage == Damage::keep) {
+    Statement(database_,
+              "UPDATE damaged SET pack=? WHERE pack=(SELECT number FROM packs WHERE number=? AND size=? AND "
+              "mtime=?)")
+        .bind(1, number)
+        .bind(2, before)
+        .bind(3, static_cast<std::int64_t>(pack.size))
+        .bind(4, pack.mtime)
+        .run();
   }
-  return Guard()
-      .add(id.raw())
-      .add(base::as_bytes(known->second))
-      .add(place.group.offset)
-      .add(place.group.size)
-      .add(place.position)
-      .add(place.size)
-      .add(static_cast<std::uint64_t>(place.kind))
-      .value();
+  if (before >= 0) forget_pack_locked(before);
+  Statement(database_, "INSERT INTO packs(number,name,size,mtime) VALUES(?,?,?,?)")
+      .bind(1, number)
+      .bind(2, base::as_bytes(pack.name))
+      .bind(3, static_cast<std::int64_t>(pack.size))
+      .bind(4, pack.mtime)
+      .run();
+  packs_[number] = {number, pack.name, pack.size, pack.mtime};
+  return number;
 }
 
-std::vector<IndexedBlob> Index::find_damaged_locked(const PackRecord& pack) const {
-  std::vector<IndexedBlob> blobs;
-  Statement statement(database_,
-                      "SELECT id,pack,offset,length,position,places.size,kind,guard,damaged FROM places "
-                      "JOIN packs ON pack=number WHERE name=? AND packs.size=? AND mtime=? AND damaged");
-  statement.bind(1, base::as_bytes(pack.name))
-      .bind(2, static_cast<std::int64_t>(pack.size))
-      .bind(3, pack.mtime);
-  while (statement.step())
-    if (statement.bytes(0).size() == base::id_size(format_))
-      blobs.push_back({ObjectId(format_, statement.bytes(0)), read_place(statement, 1)});
-  return blobs;
-}
-
-void Index::put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blobs,
-                     const std::vector<Claim>& claims, Damage damage) {
+void Index::put_packs(const std::vector<IndexedPack>& packs, Damage damage) {
   const std::lock_guard lock(mutex_);
   end_reading_locked();
   Transaction transaction(database_);
-  auto damaged = damage == Damage::keep ? find_damaged_locked(pack) : std::vector<IndexedBlob>();
-  forget_pack_locked(pack.name);
-  // A number is never used twice, in no index of this vat: open files and decoded groups are kept by it.
-  Statement(database_, "INSERT INTO packs(number,name,size,mtime) VALUES(random() & 0xffffffffffff,?,?,?)")
-      .bind(1, base::as_bytes(pack.name))
-      .bind(2, static_cast<std::int64_t>(pack.size))
-      .bind(3, pack.mtime)
-      .run();
-  const std::int64_t number = database_.last_key();
-  names_[number] = pack.name;
-  std::vector<const IndexedBlob*> sorted;  // inserting in key order is several times faster
-  sorted.reserve(blobs.size());
-  for (const auto& blob : blobs) sorted.push_back(&blob);
-  std::sort(sorted.begin(), sorted.end(), [](const auto* a, const auto* b) { return a->id < b->id; });
-  Statement insert(database_, "INSERT OR REPLACE INTO places VALUES(?,?,?,?,?,?,?,?,?)");
-  for (const auto* blob : sorted) {
-    Place place = blob->place;
-    place.pack = number;
-    insert.bind(1, blob->id.raw())
-        .bind(2, number)
-        .bind(3, static_cast<std::int64_t>(place.group.offset))
-        .bind(4, place.group.size)
-        .bind(5, place.position)
-        .bind(6, place.size)
-        .bind(7, static_cast<int>(place.kind))
-        .bind(8, guard(blob->id, place))
-        .bind(9, place.damaged ? 1 : 0)
-        .run();
+  load_locked();
+  try {
+    base::Buffer extra;
+    std::vector<std::pair<const IndexedBlob*, std::int64_t>> sorted;
+    for (const auto& pack : packs) {
+      const std::int64_t number = renumber_locked(pack.record, damage);
+      append_pack(extra, number, pack.record);
+      for (const auto& blob : pack.blobs) sorted.emplace_back(&blob, number);
+      put(database_, pack.claims);
+    }
+    std::sort(sorted.begin(), sorted.end(),
+              [](const auto& a, const auto& b) { return a.first->id < b.first->id; });
+    base::Buffer rows;
+    rows.reserve(sorted.size() * (base::id_size(format_) + kPlaceSize));
+    for (const auto& [blob, number] : sorted) {
+      base::append(rows, blob->id.raw());
+      base::append_le(rows, number);
+      base::append_le(rows, blob->place.group.offset);
+      base::append_le(rows, blob->place.group.size);
+      base::append_le(rows, blob->place.position | static_cast<std::uint32_t>(blob->place.kind)
+                                                       << kKindShift);
+      base::append_le(rows, blob->place.size);
+    }
+    const auto id_end = base::id_size(format_);
+    base::named("index", [&] {
+      tables_.add(
+          rows, extra,
+          {false,
+           [&](base::Bytes row) { return packs_.contains(base::load_le<std::int64_t>(row.data() + id_end)); },
+           [&](base::Bytes extras) {
+             base::Buffer live;
+             for_each_pack(extras, [&](std::int64_t number, base::Bytes entry) {
+               if (packs_.contains(number)) base::append(live, entry);
+             });
+             return live;
+           }});
+    });
+    transaction.commit();
+  } catch (...) {
+    seen_ = -1;  // what is known of packs is ahead of the database
+    throw;
   }
-  for (auto& blob : damaged) {
-    blob.place.pack = number;
-    mark_damaged_locked(blob.id, blob.place);
-  }
-  put(database_, claims);
-  transaction.commit();
+  load_locked();
 }
 
 void Index::begin_reading() {
   const std::lock_guard lock(mutex_);
   if (reading_ || !others_can_write_) return;
   database_.run("BEGIN");
+  follow_locked();
   reading_ = true;
 }
 
@@ -202,19 +286,21 @@ void Index::forget_pack(const std::string& name) {
   const std::lock_guard lock(mutex_);
   end_reading_locked();
   Transaction transaction(database_);
-  forget_pack_locked(name);
+  if (const auto number = number_locked(name); number >= 0) forget_pack_locked(number);
   transaction.commit();
 }
 
-void Index::forget_pack_locked(const std::string& name) {
-  Statement number(database_, "SELECT number FROM packs WHERE name=?");
-  number.bind(1, base::as_bytes(name));
-  if (!number.step()) return;
-  const std::int64_t pack = number.integer(0);
-  number.reset();
-  Statement(database_, "DELETE FROM places WHERE pack=?").bind(1, pack).run();
-  Statement(database_, "DELETE FROM packs WHERE number=?").bind(1, pack).run();
-  names_.erase(pack);
+/// -1: none.
+std::int64_t Index::number_locked(const std::string& name) const {
+  Statement statement(database_, "SELECT number FROM packs WHERE name=?");
+  statement.bind(1, base::as_bytes(name));
+  return statement.step() ? statement.integer(0) : -1;
+}
+
+void Index::forget_pack_locked(std::int64_t number) {
+  Statement(database_, "DELETE FROM damaged WHERE pack=?").bind(1, number).run();
+  Statement(database_, "DELETE FROM packs WHERE number=?").bind(1, number).run();
+  packs_.erase(number);
   renew_state_locked();
 }
 
@@ -230,39 +316,39 @@ void Index::renew_state_locked() {
 
 std::vector<Place> Index::find(const ObjectId& id) const {
   const std::lock_guard lock(mutex_);
+  follow_locked();
   std::vector<Place> places;
-  find_->bind(1, id.raw());
-  while (find_->step()) {
-    const Place place = read_place(*find_, 0);
-    if (find_->integer(6) == guard(id, place)) places.push_back(place);
-  }
-  find_->reset();
+  base::named("index", [&] {
+    tables_.find(id.raw(), [&](base::Bytes row) {
+      if (const auto place = read_place(row)) places.push_back(*place);
+    });
+  });
+  std::stable_partition(places.begin(), places.end(), [](const Place& place) { return !place.damaged; });
   return places;
 }
 
 void Index::mark_damaged(const ObjectId& id, const Place& place) {
   const std::lock_guard lock(mutex_);
   end_reading_locked();
-  mark_damaged_locked(id, place);
-}
-
-void Index::mark_damaged_locked(const ObjectId& id, const Place& place) {
-  Statement(database_, "UPDATE places SET damaged=1 WHERE id=? AND pack=? AND offset=? AND position=?")
+  Transaction transaction(database_);
+  Statement(database_, "INSERT OR IGNORE INTO damaged SELECT ?,number,?,? FROM packs WHERE number=?")
       .bind(1, id.raw())
-      .bind(2, place.pack)
-      .bind(3, static_cast<std::int64_t>(place.group.offset))
-      .bind(4, place.position)
+      .bind(2, static_cast<std::int64_t>(place.group.offset))
+      .bind(3, place.position)
+      .bind(4, place.pack)
       .run();
   renew_state_locked();
+  transaction.commit();
+  damaged_.emplace(id, place.pack, place.group.offset, place.position);
 }
 
 void Index::mark_sound(const std::string& pack) {
   const std::lock_guard lock(mutex_);
   end_reading_locked();
-  Statement(database_,
-            "UPDATE places SET damaged=0 WHERE damaged AND pack=(SELECT number FROM packs WHERE name=?)")
+  Statement(database_, "DELETE FROM damaged WHERE pack=(SELECT number FROM packs WHERE name=?)")
       .bind(1, base::as_bytes(pack))
       .run();
+  seen_ = -1;
 }
 
 std::vector<Claim> Index::find_claims(const ObjectId& content) const {
@@ -316,18 +402,23 @@ void Index::put_loose(const ObjectId& id, const LooseRecord& record) {
 
 std::vector<IndexedBlob> Index::list_after(const ObjectId* after, std::size_t limit) const {
   const std::lock_guard lock(mutex_);
+  follow_locked();
   std::vector<IndexedBlob> blobs;
-  Statement statement(database_,
-                      "SELECT id,pack,offset,length,position,size,kind,guard,damaged FROM places WHERE id>? "
-                      "ORDER BY id,damaged");
-  statement.bind(1, after != nullptr ? after->raw() : base::Bytes());
-  while (blobs.size() < limit && statement.step()) {
-    if (statement.bytes(0).size() != base::id_size(format_)) continue;
-    const ObjectId id(format_, statement.bytes(0));
-    if (!blobs.empty() && blobs.back().id == id) continue;
-    const Place place = read_place(statement, 1);
-    if (statement.integer(7) == guard(id, place)) blobs.push_back({id, place});
-  }
+  const base::Buffer first(base::id_size(format_));
+  base::named("index", [&] {
+    tables_.visit_from(after != nullptr ? after->raw() : first, [&](base::Bytes row) {
+      const ObjectId id(format_, row.subspan(0, base::id_size(format_)));
+      const auto place = read_place(row);
+      if (!place || (after != nullptr && id == *after)) return true;
+      if (blobs.empty() || blobs.back().id != id) {
+        if (blobs.size() == limit) return false;
+        blobs.push_back({id, *place});
+      } else if (blobs.back().place.damaged) {
+        blobs.back().place = *place;
+      }
+      return true;
+    });
+  });
   return blobs;
 }
 

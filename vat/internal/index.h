@@ -6,12 +6,15 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "formats/base/object_id.h"
 #include "formats/database/database.h"
 #include "formats/pack/pack.h"
+#include "formats/table/table_set.h"
 
 namespace vat::internal {
 
@@ -55,24 +58,41 @@ struct IndexedBlob {
   Place place;
 };
 
-/// A SQLite database. Every row carries a checksum over what it says and the name of the pack it speaks of,
-/// so a row that rotted, or that belongs to another pack, is as if absent.
+/// What was learned of one pack.
+struct IndexedPack {
+  PackRecord record;
+  std::vector<IndexedBlob> blobs;
+  std::vector<Claim> claims;
+};
+
+/// Where an index lies. Both can be lost at any time.
+struct IndexLocation {
+  std::string database;  ///< a file; empty: memory
+  std::string tables;    ///< a directory; empty: memory
+
+  /// Removes the index, as far as that is possible; other processes that use it go on with what they hold.
+  void remove() const noexcept;
+};
+
+/// Places are rows of tables (docs/formats/table.md), which whoever serves the vat's files publishes; packs,
+/// what is damaged and claims are in a SQLite database. A place counts only while its pack's number is in the
+/// database, and a pack only while a table names it, so losing either means that packs are read again.
 ///
 /// Thread-safety: any thread. Errors: as Database; corrupt means it has to be rebuilt.
 class Index {
  public:
   /// Opens or creates; a database of another version or format is emptied. Throws local if it cannot be
   /// written.
-  Index(const std::string& path, base::ObjectFormat format);
+  Index(const IndexLocation& location, base::ObjectFormat format);
 
+  /// A pack whose rows are lost has size 0.
   [[nodiscard]] std::vector<PackRecord> packs() const;
   enum class Damage : std::uint8_t {
     forget,  ///< the file was just written
     keep     ///< what was found bad in a file of this size and time still is
   };
-  /// Replaces all that is known of the pack of that name.
-  void put_pack(const PackRecord& pack, const std::vector<IndexedBlob>& blobs,
-                const std::vector<Claim>& claims, Damage damage);
+  /// Replaces all that is known of the packs of those names.
+  void put_packs(const std::vector<IndexedPack>& packs, Damage damage);
   void forget_pack(const std::string& name);
   [[nodiscard]] std::optional<std::string> find_pack_name(std::int64_t number) const;
 
@@ -101,18 +121,27 @@ class Index {
   [[nodiscard]] std::vector<Claim> list_claims_after(const base::ObjectId* after, std::size_t limit) const;
 
  private:
-  [[nodiscard]] std::int64_t guard(const base::ObjectId& id, const Place& place) const;
-  [[nodiscard]] std::vector<IndexedBlob> find_damaged_locked(const PackRecord& pack) const;
-  void mark_damaged_locked(const base::ObjectId& id, const Place& place);
-  void forget_pack_locked(const std::string& name);
+  /// Id, pack, offset, position.
+  using DamagedPlace = std::tuple<base::ObjectId, std::int64_t, std::uint64_t, std::uint32_t>;
+
+  void follow_locked() const;
+  void load_locked() const;
+  [[nodiscard]] std::optional<Place> read_place(base::Bytes row) const;
+  std::int64_t renumber_locked(const PackRecord& pack, Damage damage);
+  void forget_pack_locked(std::int64_t number);
+  [[nodiscard]] std::int64_t number_locked(const std::string& name) const;
   void renew_state_locked();
   void end_reading_locked();
 
   base::ObjectFormat format_;
   mutable std::mutex mutex_;  ///< guards everything below
   mutable formats::Database database_;
-  mutable std::map<std::int64_t, std::string> names_;
-  mutable std::unique_ptr<formats::Statement> find_;
+  mutable formats::TableSet tables_;
+  mutable std::unique_ptr<formats::Statement> version_;
+  mutable std::int64_t seen_ = 0;  ///< the version of the database that what follows is of
+  mutable std::map<std::int64_t, PackRecord> packs_;
+  mutable std::set<std::int64_t> listed_;  ///< packs that tables name
+  mutable std::set<DamagedPlace> damaged_;
   bool reading_ = false;
   bool others_can_write_ = false;  ///< while somebody reads; not where the file system has no shared memory
 };

@@ -82,8 +82,9 @@ class Vat::Impl {
   /// Decodes the file into `sink` and returns whether it matched its id.
   bool read_loose(const LooseFile& file, const base::ByteSink& sink) const;
 
-  /// Reads a pack's trailer, or hashes its groups if that is lost, and indexes what it holds.
-  void index_pack(const internal::PackRecord& pack);
+  /// What a pack's trailer says it holds, or what hashing its groups shows if that is lost. nullopt if it is
+  /// gone.
+  [[nodiscard]] std::optional<internal::IndexedPack> read_pack(const internal::PackRecord& pack);
   [[nodiscard]] std::shared_ptr<base::UniqueFd> open_pack(
       std::int64_t number);  // shared: readers may outlive the cache
   [[nodiscard]] formats::DecodedGroup decode(int fd, const formats::GroupPlace& place) const;
@@ -98,13 +99,14 @@ class Vat::Impl {
   [[nodiscard]] bool is_rescanned();
   [[nodiscard]] std::shared_ptr<internal::Index> index();
   [[nodiscard]] std::shared_ptr<internal::Index> open_index();
+  [[nodiscard]] std::shared_ptr<internal::Index> find_index(const internal::IndexLocation& location) const;
   [[nodiscard]] std::shared_ptr<internal::Index> proofs();
 
   OpenOptions options_;
   std::mutex rescan_mutex_;                 ///< held while all packs are indexed anew
   mutable std::mutex mutex_;                ///< guards what follows; never held while reading or hashing
   std::shared_ptr<internal::Index> index_;  // shared: a rebuild may replace it under a reader
-  std::string index_path_;
+  internal::IndexLocation index_location_;
   std::shared_ptr<internal::Index> proofs_;  // shared: as index_
   std::map<std::int64_t, std::shared_ptr<base::UniqueFd>> pack_fds_;
   bool rescanned_ = false;
