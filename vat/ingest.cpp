@@ -32,7 +32,8 @@ using base::ObjectId;
 using formats::BlobKind;
 using formats::RecipeItem;
 
-constexpr std::size_t kItemsPerUnit = 64;
+constexpr std::size_t kItemsPerUnit = 256;
+constexpr std::size_t kUnitsAhead = 4;  ///< that workers may have begun before the storing thread takes them
 constexpr std::size_t kParcelSize = std::size_t{2} << 20;
 constexpr std::size_t kChannelSize = std::size_t{4} << 20;
 constexpr std::size_t kReadSize = std::size_t{1} << 20;
@@ -109,9 +110,9 @@ class Channel {
 struct Abandoned {};
 
 bool same_state(const struct stat& a, const struct stat& b) {
-  return a.st_size == b.st_size && a.st_mtim.tv_sec == b.st_mtim.tv_sec &&
-         a.st_mtim.tv_nsec == b.st_mtim.tv_nsec && a.st_ctim.tv_sec == b.st_ctim.tv_sec &&
-         a.st_ctim.tv_nsec == b.st_ctim.tv_nsec;
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino && a.st_size == b.st_size &&
+         a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec &&
+         a.st_ctim.tv_sec == b.st_ctim.tv_sec && a.st_ctim.tv_nsec == b.st_ctim.tv_nsec;
 }
 
 struct stat state_of(int fd) {
@@ -379,7 +380,8 @@ class Units {
 
   /// The next items and the channel for them; nullptr at the end. For workers.
   std::shared_ptr<Channel> claim(std::vector<std::unique_ptr<IngestItem>>& items) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return stopped_ || ended_ || channels_.size() < kUnitsAhead; });
     if (stopped_ || ended_) return nullptr;
     auto channel =
         std::make_shared<Channel>();  // shared: worker and storing thread each outlive the other's interest
@@ -410,12 +412,14 @@ class Units {
     if (channels_.empty()) return nullptr;
     auto channel = channels_.front();
     channels_.pop_front();
+    changed_.notify_all();
     return channel;
   }
 
   void stop() {
     const std::lock_guard lock(mutex_);
     stopped_ = true;
+    changed_.notify_all();
     for (const auto& channel : channels_) channel->abandon();
   }
 

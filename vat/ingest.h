@@ -37,7 +37,8 @@ class IngestItem {
   [[nodiscard]] virtual std::optional<base::UniqueFd> open() = 0;
 
   std::optional<Ingested> content;  ///< set if all went well; by open() itself if it knows it without reading
-  struct stat state {};        ///< of the file when it was opened and, if nothing failed, until it was read
+  /// Of the file when it was opened, or just before, and, if nothing failed, until it was read.
+  struct stat state {};
   std::exception_ptr failure;  ///< base::Error; local "changed while it was read" among them
 
  protected:

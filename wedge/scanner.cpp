@@ -146,8 +146,11 @@ class ScanItem final : public vat::IngestItem {
     }
     // Only regular files and directories are opened for reading: opening a fifo or a device may block or act.
     auto fd = base::open_at(parent->get(), name, O_RDONLY | O_NOFOLLOW | (file ? O_NONBLOCK : O_DIRECTORY));
-    if (::fstat(fd.get(), &info) != 0) base::throw_errno("stat", errno);
-    if (state_of(info) != file_state) changed();
+    const bool reading = file && options_.read_content;
+    // Whoever reads the content compares the state when that is done.
+    struct stat opened = info;
+    if (!reading && ::fstat(fd.get(), &opened) != 0) base::throw_errno("stat", errno);
+    if (state_of(opened) != file_state) changed();
     state = info;
     KnownFile fresh;
     fresh.sparse = file && has_hole(fd.get(), info);
@@ -157,7 +160,7 @@ class ScanItem final : public vat::IngestItem {
       std::erase_if(fresh.xattrs,
                     [](const auto& attribute) { return !internal::is_recorded_xattr(attribute.first); });
     fresh_ = std::move(fresh);
-    if (file && options_.read_content) return fd;
+    if (reading) return fd;
     if (!file) known_.put(file_state, *fresh_, read_since_);
     return std::nullopt;
   }

@@ -1,9 +1,12 @@
 #include "wedge/stat_cache.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <ctime>
+#include <vector>
 
 #include "formats/base/endian.h"
 #include "formats/base/error.h"
@@ -16,15 +19,34 @@ using base::ObjectId;
 using formats::Guard;
 using formats::Statement;
 
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 constexpr const char* kSchema = R"(
-  CREATE TABLE files(device INTEGER, inode INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, blob BLOB, recipe BLOB,
-    exponent INTEGER, sparse INTEGER, xattrs BLOB, run INTEGER, guard INTEGER, PRIMARY KEY(device, inode)) WITHOUT ROWID;
+  CREATE TABLE xattrs(device INTEGER, inode INTEGER, ctime INTEGER, xattrs BLOB, guard INTEGER,
+    PRIMARY KEY(device, inode)) WITHOUT ROWID;
   CREATE TABLE runs(run INTEGER PRIMARY KEY, stored BLOB);
   CREATE TABLE turns(device INTEGER, inode INTEGER, turn INTEGER, PRIMARY KEY(device, inode)) WITHOUT ROWID;
 )";
-constexpr std::size_t kPending = 4096;  ///< rows held back before they are written together
-constexpr std::uint64_t kMaxSize = std::uint64_t{1} << 30;  ///< bytes after which it begins anew
+constexpr std::size_t kPending = 65536;  ///< rows held back before they are written together
+constexpr std::uint64_t kMaxRows = std::uint64_t{1} << 23;  ///< after which it begins anew: 1 GB
+
+// A row of a table: device and inode, highest byte first so that neighbours lie together; size, mtime, ctime,
+// run; flags, exponent, blob, recipe.
+constexpr std::size_t kKeySize = 16, kStateSize = 32;
+enum : std::uint8_t { kHasBlob = 1, kHasRecipe = 2, kSparse = 4, kHasXattrs = 8 };
+
+formats::TableShape shape_of(base::ObjectFormat format) {
+  return {format == base::ObjectFormat::sha1 ? std::array{'s', 't', 'a', 't', 's', 'h', 'a', '1'}
+                                             : std::array{'s', 't', 'a', 't', 's', '2', '5', '6'},
+          kKeySize, kKeySize + kStateSize + 2 + 2 * base::id_size(format)};
+}
+
+std::array<std::byte, kKeySize> key_of(const FileState& state) {
+  std::array<std::byte, kKeySize> key;
+  base::store_le(key.data(), __builtin_bswap64(state.device));
+  base::store_le(key.data() + 8, __builtin_bswap64(state.inode));
+  return key;
+}
+
 constexpr std::int64_t kCoarse =
     std::int64_t{2} * 1'000'000'000;  ///< step of times without nanoseconds, on FAT
 
@@ -63,22 +85,12 @@ std::int64_t signed_of(std::uint64_t value) {
   return static_cast<std::int64_t>(value);
 }
 
-base::Bytes raw_or_nothing(const std::optional<ObjectId>& id) {
-  return id ? id->raw() : base::Bytes();
-}
-
-std::int64_t guard_of(const FileState& state, const KnownFile& known, base::Bytes xattrs, std::int64_t run) {
+std::int64_t guard_of(const FileState& state, base::Bytes xattrs) {
   return Guard()
       .add(state.device)
       .add(state.inode)
-      .add(state.size)
-      .add(static_cast<std::uint64_t>(state.mtime))
       .add(static_cast<std::uint64_t>(state.ctime))
-      .add(raw_or_nothing(known.blob))
-      .add(raw_or_nothing(known.recipe))
-      .add(static_cast<std::uint64_t>(known.exponent) << 1 | (known.sparse ? 1 : 0))
       .add(xattrs)
-      .add(static_cast<std::uint64_t>(run))
       .value();
 }
 
@@ -97,35 +109,48 @@ void StatCache::attempt(Work&& work) noexcept {
     work();
   } catch (const base::Error& error) {
     if (error.category() == base::Category::busy) return;
-    find_.reset();
-    database_.reset();
-    pending_.clear();
+    close();
+    if (error.category() != base::Category::corrupt) return;
+    remove();
+    open();
   }
 }
 
-StatCache::StatCache(const std::string& directory, base::ObjectFormat format) : format_(format) {
-  if (directory.empty()) return;
-  const auto file = directory + "/files-" + std::string(base::to_string(format)) + ".db";
-  const auto remove = [&] {
-    for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((file + suffix).c_str());
-  };
+void StatCache::close() noexcept {
+  reading_ = false;
+  stored_.clear();
+  xattrs_.reset();
+  tables_.reset();
+  database_.reset();
+  pending_.clear();
+}
+
+void StatCache::remove() const noexcept {
+  for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((directory_ + ".db" + suffix).c_str());
+  (void)::unlink((directory_ + "/" + formats::TableSet::kList).c_str());
+}
+
+StatCache::StatCache(const std::string& directory, base::ObjectFormat format)
+    : format_(format), directory_(directory + "/files-" + std::string(base::to_string(format))) {
+  if (!directory.empty()) open();
+}
+
+void StatCache::open() noexcept {
   for (int attempt = 0; attempt < 2 && database_ == nullptr; ++attempt) {
     try {
-      base::make_directories(directory);
-      struct stat info;
-      if (::stat(file.c_str(), &info) == 0 && static_cast<std::uint64_t>(info.st_size) > kMaxSize) remove();
-      database_ = std::make_unique<formats::Database>(file, "stat cache", kVersion, kSchema);
-      find_ =
-          std::make_unique<Statement>(*database_,
-                                      "SELECT size,mtime,ctime,blob,recipe,exponent,sparse,xattrs,run,guard "
-                                      "FROM files WHERE device=? AND inode=?");
+      base::make_directories(directory_);
+      database_ = std::make_unique<formats::Database>(directory_ + ".db", "stat cache", kVersion, kSchema);
+      tables_ =
+          std::make_unique<formats::TableSet>(shape_of(format_), base::open_directory(AT_FDCWD, directory_));
+      if (tables_->count() > kMaxRows) throw base::Error(base::Category::corrupt, "stat cache: too large");
+      xattrs_ = std::make_unique<Statement>(
+          *database_, "SELECT ctime,xattrs,guard FROM xattrs WHERE device=? AND inode=?");
       Statement runs(*database_, "SELECT run,stored FROM runs");
       while (runs.step()) stored_[runs.integer(0)] = base::as_chars(runs.bytes(1));
       Statement fresh(*database_, "SELECT random()");
       if (fresh.step()) run_ = fresh.integer(0);
     } catch (const base::Error& error) {
-      find_.reset();
-      database_.reset();
+      close();
       if (error.category() != base::Category::corrupt) return;
       remove();
     }
@@ -136,40 +161,83 @@ StatCache::~StatCache() {
   flush();
 }
 
-std::optional<KnownFile> StatCache::find(const FileState& state) {
-  const std::lock_guard lock(mutex_);
-  const auto pending = pending_.find({state.device, state.inode});
-  if (pending == pending_.end()) return find_stored(state);
-  return pending->second.first == state ? std::optional(pending->second.second) : std::nullopt;
+StatCache::Row StatCache::encode(const FileState& state, const KnownFile& known) const {
+  Row row{{}, known.xattrs};
+  const auto key = key_of(state);
+  auto* at = std::copy(key.begin(), key.end(), row.bytes.data());
+  const auto put = [&](auto value) {
+    base::store_le(at, value);
+    at += sizeof value;
+  };
+  put(state.size);
+  put(state.mtime);
+  put(state.ctime);
+  put(run_);
+  put(static_cast<std::uint8_t>((known.blob ? kHasBlob : 0) | (known.recipe ? kHasRecipe : 0) |
+                                (known.sparse ? kSparse : 0) | (known.xattrs.empty() ? 0 : kHasXattrs)));
+  put(static_cast<std::uint8_t>(known.exponent));
+  for (const auto* id : {&known.blob, &known.recipe}) {
+    if (*id) std::copy((*id)->raw().begin(), (*id)->raw().end(), at);
+    at += base::id_size(format_);
+  }
+  return row;
 }
 
-std::optional<KnownFile> StatCache::find_stored(const FileState& state) {
+/// nullopt if it is of another state. Lacks the attributes.
+std::optional<KnownFile> StatCache::decode(base::Bytes row, const FileState& state) const {
+  const auto* at = row.data() + kKeySize;
+  if (base::load_le<std::uint64_t>(at) != state.size || base::load_le<std::int64_t>(at + 8) != state.mtime ||
+      base::load_le<std::int64_t>(at + 16) != state.ctime)
+    return std::nullopt;
+  KnownFile known;
+  if (const auto stored = stored_.find(base::load_le<std::int64_t>(at + 24)); stored != stored_.end())
+    known.stored = stored->second;
+  const auto flags = std::to_integer<unsigned>(at[kStateSize]);
+  known.sparse = (flags & kSparse) != 0;
+  known.exponent = std::to_integer<int>(at[kStateSize + 1]);
+  const auto ids = row.subspan(kKeySize + kStateSize + 2);
+  const auto size = base::id_size(format_);
+  if ((flags & kHasBlob) != 0) known.blob = ObjectId(format_, ids.subspan(0, size));
+  if ((flags & kHasRecipe) != 0) known.recipe = ObjectId(format_, ids.subspan(size, size));
+  return known;
+}
+
+std::optional<KnownFile> StatCache::find(const FileState& state) {
+  const std::lock_guard lock(mutex_);
   std::optional<KnownFile> found;
+  if (const auto pending = pending_.find({state.device, state.inode}); pending != pending_.end()) {
+    found = decode(pending->second.bytes, state);
+    if (found) found->xattrs = pending->second.xattrs;
+    return found;
+  }
   attempt([&] {
-    if (!std::exchange(reading_, true)) database_->run("BEGIN");
-    find_->reset();
-    find_->bind(1, signed_of(state.device)).bind(2, signed_of(state.inode));
-    if (!find_->step()) return find_->reset();
-    const FileState there{state.device, state.inode, static_cast<std::uint64_t>(find_->integer(0)),
-                          find_->integer(1), find_->integer(2)};
-    const auto blob = find_->bytes(3), recipe = find_->bytes(4);
-    const auto size = base::id_size(format_);
-    if (there != state || (!blob.empty() && blob.size() != size) ||
-        (!recipe.empty() && recipe.size() != size))
-      return find_->reset();
-    KnownFile known;
-    if (!blob.empty()) known.blob = ObjectId(format_, blob);
-    if (!recipe.empty()) known.recipe = ObjectId(format_, recipe);
-    known.exponent = static_cast<int>(find_->integer(5));
-    known.sparse = find_->integer(6) != 0;
-    const auto run = find_->integer(8);
-    if (find_->integer(9) == guard_of(state, known, find_->bytes(7), run)) {
-      known.xattrs = unpack_xattrs(find_->bytes(7));
-      if (const auto stored = stored_.find(run); stored != stored_.end()) known.stored = stored->second;
-      found = std::move(known);
-    }
-    find_->reset();
+    bool newest = true;
+    bool has_xattrs = false;
+    tables_->find(key_of(state), [&](base::Bytes row) {
+      if (!std::exchange(newest, false)) return;
+      found = decode(row, state);
+      has_xattrs = (std::to_integer<unsigned>(row[kKeySize + kStateSize]) & kHasXattrs) != 0;
+    });
+    if (!found || !has_xattrs) return;
+    auto xattrs = find_xattrs(state);
+    if (xattrs)
+      found->xattrs = *std::move(xattrs);
+    else
+      found.reset();
   });
+  return found;
+}
+
+/// nullopt if they are of another state.
+std::optional<std::map<std::string, std::string>> StatCache::find_xattrs(const FileState& state) {
+  if (!std::exchange(reading_, true)) database_->run("BEGIN");
+  xattrs_->reset();
+  xattrs_->bind(1, signed_of(state.device)).bind(2, signed_of(state.inode));
+  std::optional<std::map<std::string, std::string>> found;
+  if (xattrs_->step() && xattrs_->integer(0) == state.ctime &&
+      xattrs_->integer(2) == guard_of(state, xattrs_->bytes(1)))
+    found = unpack_xattrs(xattrs_->bytes(1));
+  xattrs_->reset();
   return found;
 }
 
@@ -184,7 +252,8 @@ void StatCache::put(const FileState& state, const KnownFile& known, std::int64_t
   const bool racy = last % 1'000'000'000 == 0 ? last + kCoarse >= read_since : last >= read_since;
   const std::lock_guard lock(mutex_);
   if (database_ == nullptr || racy) return;
-  pending_.insert_or_assign({state.device, state.inode}, std::pair(state, known));
+  pending_.reserve(kPending);
+  pending_.insert_or_assign({state.device, state.inode}, encode(state, known));
   put_in_run_ = true;
   if (pending_.size() >= kPending) flush_locked();
 }
@@ -207,26 +276,34 @@ void StatCache::end_reading() {
 
 void StatCache::flush_locked() {
   end_reading();
-  const auto rows = std::exchange(pending_, {});
-  if (rows.empty()) return;
+  const auto pending = std::exchange(pending_, {});
+  if (pending.empty()) return;
   attempt([&] {
-    formats::Transaction transaction(*database_);
-    Statement insert(*database_, "INSERT OR REPLACE INTO files VALUES(?,?,?,?,?,?,?,?,?,?,?,?)");
-    for (const auto& [key, row] : rows) {
-      const auto& [state, known] = row;
-      const auto xattrs = pack_xattrs(known.xattrs);
+    std::vector<const Row*> sorted;
+    sorted.reserve(pending.size());
+    for (const auto& [key, row] : pending) sorted.push_back(&row);
+    std::sort(sorted.begin(), sorted.end(), [](const Row* a, const Row* b) {
+      return std::memcmp(a->bytes.data(), b->bytes.data(), kKeySize) < 0;
+    });
+    base::Buffer rows;
+    rows.reserve(sorted.size() * shape_of(format_).record_size);
+    for (const auto* row : sorted)
+      base::append(rows, base::Bytes(row->bytes).subspan(0, shape_of(format_).record_size));
+    formats::Transaction transaction(*database_);  // one process at a time
+    tables_->add(rows, {}, {true, {}, {}});
+    Statement insert(*database_, "INSERT OR REPLACE INTO xattrs VALUES(?,?,?,?,?)");
+    for (const auto& [key, row] : pending) {
+      if (row.xattrs.empty()) continue;
+      FileState state;
+      state.device = key.first;
+      state.inode = key.second;
+      state.ctime = base::load_le<std::int64_t>(row.bytes.data() + kKeySize + 16);
+      const auto xattrs = pack_xattrs(row.xattrs);
       insert.bind(1, signed_of(state.device))
           .bind(2, signed_of(state.inode))
-          .bind(3, signed_of(state.size))
-          .bind(4, state.mtime)
-          .bind(5, state.ctime)
-          .bind(6, raw_or_nothing(known.blob))
-          .bind(7, raw_or_nothing(known.recipe))
-          .bind(8, known.exponent)
-          .bind(9, known.sparse ? 1 : 0)
-          .bind(10, xattrs)
-          .bind(11, run_)
-          .bind(12, guard_of(state, known, xattrs, run_))
+          .bind(3, state.ctime)
+          .bind(4, xattrs)
+          .bind(5, guard_of(state, xattrs))
           .run();
     }
     transaction.commit();

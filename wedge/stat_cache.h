@@ -4,6 +4,7 @@
 
 #include <sys/stat.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -16,6 +17,7 @@
 
 #include "formats/base/object_id.h"
 #include "formats/database/database.h"
+#include "formats/table/table_set.h"
 
 namespace wedge {
 
@@ -37,11 +39,12 @@ struct KnownFile {
   std::string stored;  ///< vat::Vat::state() of a vat that was left with the content in it; may be empty
 };
 
-/// A losable database in the user's cache directory, for all trees of this machine.
+/// Losable tables in the user's cache directory, for all trees of this machine; what few files have is in a
+/// database beside them.
 ///
 /// Rows are found by device and inode and hold as long as size, mtime and ctime are the same. A file that
 /// changed so shortly before it was read that a change after that would leave the same ctime is not
-/// remembered (git calls this racy). Rows carry checksums against rot.
+/// remembered (git calls this racy).
 ///
 /// Thread-safety: any thread. Nothing is thrown: a cache that cannot be used knows nothing.
 class StatCache {
@@ -73,22 +76,39 @@ class StatCache {
   [[nodiscard]] std::uint64_t next_turn(const FileState& root);
 
  private:
-  using Key = std::pair<std::uint64_t, std::uint64_t>;  ///< device, inode
-  std::optional<KnownFile> find_stored(const FileState& state);
+  /// A row of the tables, and what does not fit into one.
+  struct Row {
+    std::array<std::byte, 16 + 32 + 2 + 2 * 32> bytes{};  ///< the first record_size of them
+    std::map<std::string, std::string> xattrs;
+  };
+  struct Hash {
+    std::size_t operator()(const std::pair<std::uint64_t, std::uint64_t>& key) const noexcept {
+      return static_cast<std::size_t>((key.first * 31 + key.second) * 0x9E3779B97F4A7C15);
+    }
+  };
+
+  [[nodiscard]] Row encode(const FileState& state, const KnownFile& known) const;
+  [[nodiscard]] std::optional<KnownFile> decode(base::Bytes row, const FileState& state) const;
+  [[nodiscard]] std::optional<std::map<std::string, std::string>> find_xattrs(const FileState& state);
   template <typename Work>
   void attempt(Work&& work) noexcept;
+  void open() noexcept;
+  void close() noexcept;
+  void remove() const noexcept;
   void flush_locked();
   void end_reading();
 
   base::ObjectFormat format_;
-  std::mutex mutex_;  ///< guards what follows
-  std::unique_ptr<formats::Database> database_;
-  std::unique_ptr<formats::Statement> find_;
+  std::string directory_;                        ///< of the tables
+  std::mutex mutex_;                             ///< guards what follows
+  std::unique_ptr<formats::Database> database_;  ///< nullptr: nothing is known or kept
+  std::unique_ptr<formats::TableSet> tables_;
+  std::unique_ptr<formats::Statement> xattrs_;
   std::int64_t run_ = 0;
   bool put_in_run_ = false;
   bool reading_ = false;  ///< inside a transaction, which saves locking the file for every look-up
-  std::unordered_map<std::int64_t, std::string> stored_;  ///< by run
-  std::map<Key, std::pair<FileState, KnownFile>> pending_;
+  std::unordered_map<std::int64_t, std::string> stored_;                            ///< by run
+  std::unordered_map<std::pair<std::uint64_t, std::uint64_t>, Row, Hash> pending_;  ///< by device and inode
 };
 
 /// Which files a spot check reads although they are known: a share of them, another each turn, so that after

@@ -20,6 +20,12 @@ template <typename T>
   return value;
 }
 
+/// The caller has seen to room for sizeof(T) bytes.
+template <typename T>
+void store_le(std::byte* to, T value) noexcept {
+  std::memcpy(to, &value, sizeof value);
+}
+
 template <typename T>
 void append_le(Buffer& to, T value) {
   const auto* bytes = reinterpret_cast<const std::byte*>(&value);

@@ -206,6 +206,12 @@ void TableSet::visit_from(base::Bytes key, const std::function<bool(base::Bytes)
   merge(std::move(sources), shape_.key_size, visit);
 }
 
+std::uint64_t TableSet::count() const noexcept {
+  std::uint64_t count = 0;
+  for (const auto& entry : tables_) count += entry.table->count();
+  return count;
+}
+
 std::vector<base::Bytes> TableSet::extras() const {
   std::vector<base::Bytes> all;
   for (const auto& entry : tables_) all.push_back(entry.table->extra());

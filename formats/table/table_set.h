@@ -48,6 +48,9 @@ class TableSet {
   /// Calls `visit` for the records from `key` on, in the order of keys, until it returns false.
   void visit_from(base::Bytes key, const std::function<bool(base::Bytes record)>& visit);
 
+  /// Records in all tables; those that a newer one stands for are counted too.
+  [[nodiscard]] std::uint64_t count() const noexcept;
+
   /// What each table says beside its records.
   [[nodiscard]] std::vector<base::Bytes> extras() const;
 

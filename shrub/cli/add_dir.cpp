@@ -1,6 +1,7 @@
 #include <fcntl.h>
 
 #include <filesystem>
+#include <future>
 #include <sstream>
 
 #include "cli/environment.h"
@@ -72,8 +73,8 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vat::Adder adder(addition.vat(), addition.options);
   const auto ids = base::named(
       path, [&] { return wedge::add_tree(top.get(), addition.vat().object_format(), adder, scan); });
+  auto remembered = std::async(std::launch::async, [&] { cache->flush(); });
   const auto summary = adder.finish();
-  if (!addition.options.dry_run) cache->set_stored(addition.vat().state());
 
   formats::Vref vref;
   vref.manifest = ids.manifest;
@@ -82,6 +83,8 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vref.size = ids.size;
   vref.entries = ids.entries;
   finish_addition(addition, std::move(vref), summary, output, only_news);
+  remembered.wait();
+  if (!addition.options.dry_run) cache->set_stored(addition.vat().state());
   return ids.partial ? 3 : 0;
 }
 

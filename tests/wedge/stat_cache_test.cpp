@@ -107,15 +107,23 @@ TEST_CASE("rows that rotted and files that are no database are as if nothing was
           "[wedge][stat_cache]") {
   const tests::TempDir dir;
   { StatCache(dir.path(), ObjectFormat::sha256).put(kState, some_file(), StatCache::now()); }
-  SECTION("a row") {
-    const auto* change =
-        GENERATE("blob=zeroblob(32)", "recipe=x''", "exponent=13", "sparse=0", "xattrs=x''", "run=5");
+  SECTION("attributes") {
+    const auto* change = GENERATE("xattrs=x''", "xattrs=x'0100'", "ctime=5", "guard=0", "guard='x'");
     sqlite3* raw = nullptr;
     const int opened = sqlite3_open(database(dir).c_str(), &raw);
     const base::CPtr<sqlite3, sqlite3_close_v2> handle{raw};
     REQUIRE(opened == SQLITE_OK);
-    REQUIRE(sqlite3_exec(raw, (std::string("UPDATE files SET ") + change).c_str(), nullptr, nullptr,
+    REQUIRE(sqlite3_exec(raw, (std::string("UPDATE xattrs SET ") + change).c_str(), nullptr, nullptr,
                          nullptr) == SQLITE_OK);
+  }
+  SECTION("a row") {
+    const auto tables = dir / "files-sha256";
+    const auto table = tables + "/" + base::read_file(AT_FDCWD, tables + "/list", 1 << 20).substr(0, 64);
+    auto bytes = base::read_file(AT_FDCWD, table, 1 << 20);
+    const auto at = GENERATE(std::size_t{0}, 20, 60, 100, 4000, 4090);  // the end of the first block is empty
+    bytes[at] = static_cast<char>(bytes[at] ^ 1);
+    base::remove_tree(AT_FDCWD, table);
+    tests::write_file(table, base::as_bytes(bytes));
   }
   SECTION("the file") {
     tests::write_file(database(dir), tests::random_bytes(20000, 1));
