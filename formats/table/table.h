@@ -76,6 +76,8 @@ class Table {
 
   /// `blocks` outlives it. Throws corrupt if it is no sound table of that shape.
   Table(const TableShape& shape, ReadAt read, std::uint64_t size, TableBlocks& blocks);
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
 
   [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
   [[nodiscard]] base::Bytes extra() const noexcept { return extra_; }

@@ -32,6 +32,8 @@ class TableSet {
  public:
   /// Without a directory the tables are in memory.
   TableSet(const TableShape& shape, std::optional<base::UniqueFd> directory);
+  TableSet(const TableSet&) = delete;
+  TableSet& operator=(const TableSet&) = delete;
 
   /// Takes note of what other processes added. Tables that are gone or no tables are left out.
   void load();
