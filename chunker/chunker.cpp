@@ -10,7 +10,7 @@ namespace {
 constexpr std::string_view kIdPrefix = "vg1:a=";
 
 internal::FindCut fastest() noexcept {
-  return base::simd() >= base::Simd::avx2 ? internal::find_avx2() : internal::find_cut_scalar;
+  return base::simd() >= base::Simd::avx2 ? internal::find_avx2() : internal::find_cut_portable;
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // The definition of VG-CDC in its plainest form (docs/formats/chunker.md).
 #include "chunker/internal/scan.h"
-#include "formats/base/endian.h"
 
 namespace chunker::internal {
 namespace {
@@ -17,16 +16,6 @@ std::uint8_t prefilter_hash(const std::byte* last) noexcept {
   for (int back = 15; back >= 0; --back)
     hash = static_cast<std::uint8_t>(times_x(hash) ^ std::to_integer<std::uint8_t>(last[-back]));
   return hash;
-}
-
-std::uint64_t strong_hash(const std::byte* last) noexcept {
-  std::uint64_t hash = 0;
-  for (int word = 0; word < 4; ++word) {
-    hash ^= base::load_le<std::uint64_t>(last - 31 + 8 * word);
-    hash *= 0x9E3779B97F4A7C15;
-    hash ^= hash >> 32;
-  }
-  return hash * 0xD6E8FEB86659FD93;
 }
 
 std::size_t find_cut_scalar(const Parameters& parameters, base::Bytes rest) noexcept {

@@ -27,8 +27,10 @@ std::uint64_t fold(const std::vector<std::size_t>& sizes) {
 }
 
 std::vector<std::pair<const char*, chunker::internal::FindCut>> implementations() {
-  std::vector<std::pair<const char*, chunker::internal::FindCut>> all{{"scalar", find_cut_scalar},
-                                                                      {"chosen", chunker::find_cut}};
+  std::vector<std::pair<const char*, chunker::internal::FindCut>> all{
+      {"scalar", find_cut_scalar},
+      {"portable", chunker::internal::find_cut_portable},
+      {"chosen", chunker::find_cut}};
   if (const auto avx2 = chunker::internal::find_avx2(); base::simd() >= base::Simd::avx2 && avx2 != nullptr)
     all.emplace_back("avx2", avx2);
   else
