@@ -10,7 +10,15 @@ namespace {
 constexpr std::string_view kIdPrefix = "vg1:a=";
 
 internal::FindCut fastest() noexcept {
-  return base::simd() >= base::Simd::avx2 ? internal::find_avx2() : internal::find_cut_portable;
+  switch (base::simd()) {
+    case base::Simd::avx512:
+      return internal::find_avx512();
+    case base::Simd::avx2:
+      return internal::find_avx2();
+    case base::Simd::none:
+      break;
+  }
+  return internal::find_cut_portable;
 }
 
 }  // namespace

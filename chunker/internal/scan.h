@@ -14,6 +14,7 @@ using FindCut = std::size_t (*)(const Parameters&, base::Bytes) noexcept;
 [[nodiscard]] std::size_t find_cut_portable(const Parameters& parameters, base::Bytes rest) noexcept;
 /// nullptr where it was not compiled. Only for machines that base::simd() says have the instructions.
 [[nodiscard]] FindCut find_avx2() noexcept;
+[[nodiscard]] FindCut find_avx512() noexcept;
 
 /// H(i) of docs/formats/chunker.md for the last of the 16 bytes that end at `last`.
 [[nodiscard]] std::uint8_t prefilter_hash(const std::byte* last) noexcept;

@@ -35,6 +35,10 @@ std::vector<std::pair<const char*, chunker::internal::FindCut>> implementations(
     all.emplace_back("avx2", avx2);
   else
     WARN("SKIPPED: this machine has no AVX2");
+  if (base::simd() >= base::Simd::avx512)
+    all.emplace_back("avx512", chunker::internal::find_avx512());
+  else
+    WARN("SKIPPED: this machine has no AVX-512");
   return all;
 }
 
