@@ -1,5 +1,8 @@
 #include "chunker/chunker.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 
 #include "chunker/internal/scan.h"
@@ -31,8 +34,8 @@ std::vector<std::pair<const char*, chunker::internal::FindCut>> implementations(
       {"scalar", find_cut_scalar},
       {"portable", chunker::internal::find_cut_portable},
       {"chosen", chunker::find_cut}};
-  if (const auto avx2 = chunker::internal::find_avx2(); base::simd() >= base::Simd::avx2 && avx2 != nullptr)
-    all.emplace_back("avx2", avx2);
+  if (base::simd() >= base::Simd::avx2)
+    all.emplace_back("avx2", chunker::internal::find_avx2());
   else
     WARN("SKIPPED: this machine has no AVX2");
   if (base::simd() >= base::Simd::avx512)
@@ -41,6 +44,38 @@ std::vector<std::pair<const char*, chunker::internal::FindCut>> implementations(
     WARN("SKIPPED: this machine has no AVX-512");
   return all;
 }
+
+/// The profile of 8 KiB chunks, and one like it in which every candidate is a cut, so that none is missed
+/// unseen.
+std::vector<chunker::Parameters> profiles() {
+  auto eager = chunker::make_parameters(13);
+  eager.rare_below = eager.often_below = UINT64_MAX;
+  return {chunker::make_parameters(13), eager};
+}
+
+/// Random bytes between two unreadable pages: a read before or behind them crashes.
+class Walled {
+ public:
+  explicit Walled(std::size_t pages, std::uint64_t seed) : size_(pages * page()) {
+    void* const all = ::mmap(nullptr, size_ + 2 * page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(all != MAP_FAILED);
+    bytes_ = static_cast<std::byte*>(all) + page();
+    REQUIRE(::mprotect(bytes_, size_, PROT_READ | PROT_WRITE) == 0);
+    const auto random = tests::random_bytes(size_, seed);
+    std::copy(random.begin(), random.end(), bytes_);
+  }
+  ~Walled() { ::munmap(bytes_ - page(), size_ + 2 * page()); }
+  Walled(const Walled&) = delete;
+  Walled& operator=(const Walled&) = delete;
+
+  [[nodiscard]] base::Bytes first(std::size_t count) const { return {bytes_, count}; }
+  [[nodiscard]] base::Bytes last(std::size_t count) const { return {bytes_ + size_ - count, count}; }
+
+ private:
+  static std::size_t page() { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
+  std::size_t size_;
+  std::byte* bytes_;
+};
 
 }  // namespace
 
@@ -77,8 +112,7 @@ TEST_CASE("both hashes are those of the frozen definition", "[chunker]") {
   CHECK(chunker::internal::prefilter_hash(ramp + 31) == 0x52);
 }
 
-TEST_CASE("vector code cuts as the scalar code does", "[chunker]") {
-  const auto parameters = chunker::make_parameters(13);
+TEST_CASE("all code cuts as the scalar code does", "[chunker]") {
   std::vector<base::Buffer> inputs{tests::random_bytes(300000, 2), base::Buffer(100000)};
   for (std::size_t period = 1; period <= 40; ++period) {
     auto data = tests::random_bytes(40000, period);
@@ -89,23 +123,38 @@ TEST_CASE("vector code cuts as the scalar code does", "[chunker]") {
   for (int i = 0; text.size() < 200000; ++i)
     base::append(text, base::as_bytes("line " + std::to_string(i * i) + "\n"));
   inputs.push_back(std::move(text));
-  for (const auto& [name, find] : implementations())
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      INFO(name << " input " << i);
-      CHECK(cut_all(find, parameters, inputs[i]) == cut_all(find_cut_scalar, parameters, inputs[i]));
-    }
+  const auto all = implementations();
+  for (const auto& parameters : profiles())
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      for (const std::size_t start : {0U, 1U, 37U}) {
+        const auto data = base::Bytes(inputs[i]).subspan(start);
+        const auto expected = cut_all(find_cut_scalar, parameters, data);
+        for (const auto& [name, find] : all) {
+          INFO(name << " input " << i << " from " << start);
+          CHECK(cut_all(find, parameters, data) == expected);
+        }
+      }
 }
 
-TEST_CASE("every length cuts alike, whatever the buffer is followed by", "[chunker]") {
-  const auto parameters = chunker::make_parameters(13);
-  const auto data = tests::random_bytes(3 * parameters.min_size, 3);
-  for (const auto& [name, find] : implementations())
-    for (std::size_t size = 1; size <= data.size(); size += size < 2 * parameters.min_size ? 7 : 1) {
-      const base::Buffer exact(
-          data.begin(), data.begin() + static_cast<std::ptrdiff_t>(size));  // over-reads show under asan
-      if (find(parameters, exact) != find_cut_scalar(parameters, base::Bytes(data).subspan(0, size)))
-        FAIL(name << " differs at size " << size);
+TEST_CASE("every length cuts alike, and nothing outside it is read", "[chunker]") {
+  const auto all = implementations();
+  for (const auto& parameters : profiles()) {
+    const Walled walled(16, 3);
+    const auto check = [&](base::Bytes data) {
+      const auto expected = find_cut_scalar(parameters, data);
+      for (const auto& [name, find] : all)
+        if (find(parameters, data) != expected)
+          FAIL(name << " differs at size " << data.size() << ", start " << data.data());
+    };
+    for (std::size_t size = 1; size <= 3 * parameters.min_size; ++size) {
+      check(walled.first(size));
+      check(walled.last(size));  // starts at every alignment
     }
+    for (std::size_t more = 0; more < 300; ++more) {
+      check(walled.first(parameters.max_size + more));
+      check(walled.last(parameters.max_size + more));
+    }
+  }
 }
 
 TEST_CASE("an insertion moves cut points only near it", "[chunker]") {
