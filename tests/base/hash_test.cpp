@@ -42,6 +42,29 @@ std::array<std::uint32_t, 80> expand(const std::byte* block) {
   return w;
 }
 
+constexpr std::array<std::uint32_t, 5> kSha1Initial{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476,
+                                                    0xc3d2e1f0};
+constexpr std::array<std::uint32_t, 8> kSha256Initial{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+/// Each kind of lanes this machine has.
+std::vector<const base::internal::Lanes*> all_lanes() {
+  std::vector<const base::internal::Lanes*> all;
+  if (base::simd() >= base::Simd::avx2) all.push_back(base::internal::find_avx2_lanes());
+  if (base::simd() >= base::Simd::avx512) all.push_back(base::internal::find_avx512_lanes());
+  return all;
+}
+
+/// `content` as both hashes pad it: 0x80, zeros and the size in bits end a block.
+base::Buffer padded(base::Bytes content) {
+  base::Buffer bytes(content.begin(), content.end());
+  bytes.push_back(std::byte{0x80});
+  while (bytes.size() % 64 != 56) bytes.push_back({});
+  for (int shift = 56; shift >= 0; shift -= 8)
+    bytes.push_back(static_cast<std::byte>(std::uint64_t{content.size()} * 8 >> shift));
+  return bytes;
+}
+
 }  // namespace
 
 TEST_CASE("blob ids are those of git hash-object", "[base]") {
@@ -142,11 +165,49 @@ TEST_CASE("many blobs at once have the names they have one by one", "[base]") {
   check(contents);
 }
 
+TEST_CASE("each kind of lanes hashes as OpenSSL does", "[base]") {
+  const auto kinds = all_lanes();
+  if (kinds.empty()) return;
+  const auto* lanes = GENERATE_COPY(from_range(kinds));
+  const auto data = tests::random_bytes(10'000, 11);
+  for (const std::size_t count : {1U, 2U, 5U, 40U}) {
+    std::vector<base::Bytes> contents;  // of other sizes, but as many blocks
+    std::vector<base::Buffer> messages;
+    std::array<const std::byte*, base::internal::kMaxLanes> blocks;
+    for (std::size_t i = 0; i < lanes->lanes; ++i) {
+      contents.push_back(base::Bytes(data).subspan(i, 64 * count - 9 - i));
+      messages.push_back(padded(contents.back()));
+      blocks[i] = messages.back().data();
+    }
+    const auto check = [&](const char* algorithm, auto initial, const auto& hash) {
+      std::vector<std::uint32_t> states(initial.size() * lanes->lanes);
+      for (std::size_t j = 0; j < states.size(); ++j) states[j] = initial[j / lanes->lanes];
+      const std::size_t before = count / 2;  // in two calls, as a lane that ends a segment needs
+      auto rest = blocks;
+      for (auto& at : rest) at += 64 * before;
+      if (before > 0) hash(states.data(), blocks.data(), before);
+      hash(states.data(), rest.data(), count - before);
+      for (std::size_t i = 0; i < lanes->lanes; ++i) {
+        base::Buffer digest;
+        for (std::size_t j = 0; j < initial.size(); ++j)
+          for (int shift = 24; shift >= 0; shift -= 8)
+            digest.push_back(static_cast<std::byte>(states[j * lanes->lanes + i] >> shift));
+        INFO(algorithm << " in lane " << i << " of " << lanes->lanes << ", " << count << " blocks");
+        CHECK(base::to_hex(digest) == evp_hex(algorithm, contents[i]));
+      }
+    };
+    check("SHA256", kSha256Initial, lanes->sha256);
+    check("SHA1", kSha1Initial, [&](std::uint32_t* states, const std::byte* const* from, std::size_t n) {
+      lanes->sha1(
+          states, from, n, [](void*, const base::internal::Suspect&) {}, nullptr);
+    });
+  }
+}
+
 TEST_CASE("each kind of lanes sees what the scalar code sees", "[base]") {
-  const bool wide = GENERATE(false, true);
-  if (base::simd() < (wide ? base::Simd::avx512 : base::Simd::avx2)) return;
-  const auto* lanes = wide ? base::internal::find_avx512_lanes() : base::internal::find_avx2_lanes();
-  REQUIRE(lanes != nullptr);
+  const auto kinds = all_lanes();
+  if (kinds.empty()) return;
+  const auto* lanes = GENERATE_COPY(from_range(kinds));
   auto data = tests::random_bytes(64 * 16 * 100, 10);
   for (std::size_t at = 0; at < data.size(); at += 64 * lanes->lanes) {
     std::array<std::uint32_t, base::internal::kMaxLanes> masks;
@@ -157,12 +218,11 @@ TEST_CASE("each kind of lanes sees what the scalar code sees", "[base]") {
   }
   // The SHAttered blocks in one lane, ordinary ones in the others.
   const auto prefix = tests::read_file(tests::golden("shattered-prefix.bin"));
-  constexpr base::internal::Sha1::State kInitial{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
   for (std::size_t lane = 0; lane < lanes->lanes; ++lane) {
     std::array<std::uint32_t, 5 * base::internal::kMaxLanes> states;
     std::array<const std::byte*, base::internal::kMaxLanes> blocks;
     for (std::size_t i = 0; i < lanes->lanes; ++i) {
-      for (std::size_t j = 0; j < 5; ++j) states[j * lanes->lanes + i] = kInitial[j];
+      for (std::size_t j = 0; j < 5; ++j) states[j * lanes->lanes + i] = kSha1Initial[j];
       blocks[i] = i == lane ? base::as_bytes(prefix).data() : data.data() + 1000 * i;
     }
     std::vector<std::size_t> attacked;
