@@ -555,6 +555,7 @@ void Vat::create(const std::string& path, base::ObjectFormat format, const chunk
   for (const auto* name : {"cache", "local", "tmp"})
     if (::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700) != 0 && errno != EEXIST)
       base::throw_errno(name, errno);
+  base::make_directories(path + "/cache/index");
   const auto primary = base::open_directory(dir.get(), "primary");
   base::sync_directory(primary.get());
   base::write_file_atomically(dir.get(), kSettingsFile,
