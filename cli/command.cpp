@@ -236,6 +236,23 @@ std::uint64_t Call::percentage(const std::string& name, std::uint64_t otherwise)
   return bare.number(name, otherwise, 1, 100);
 }
 
+std::uint64_t Call::duration(const std::string& name, std::uint64_t otherwise) const {
+  Call bare;
+  std::uint64_t unit = 1;
+  if (auto text = find(name)) {
+    constexpr std::pair<char, std::uint64_t> kUnits[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
+    for (const auto& [letter, seconds] : kUnits)
+      if (text->ends_with(letter)) {
+        text->pop_back();
+        unit = seconds;
+        break;
+      }
+    bare.set(name, {*text});
+    return bare.number(name, 0, 0, UINT32_MAX) * unit;
+  }
+  return otherwise;
+}
+
 std::string meaning_of_exit_code(int code) {
   switch (code) {
     case 0:

@@ -53,6 +53,8 @@ class Call {
                                      std::uint64_t high) const;
   /// As number(), from 1 to 100; a % may follow.
   [[nodiscard]] std::uint64_t percentage(const std::string& name, std::uint64_t otherwise) const;
+  /// As number(), in seconds: 90, 90s, 15m, 2h, 14d.
+  [[nodiscard]] std::uint64_t duration(const std::string& name, std::uint64_t otherwise) const;
   void set(const std::string& name, std::vector<std::string> values) { values_[name] = std::move(values); }
 
  private:

@@ -36,6 +36,7 @@ class Adder::Impl {
         level_(options.level),
         pack_size_(options.pack_size),
         dry_run_(options.dry_run),
+        replacing_(options.replacing),
         threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
         hasher_(vat_.format),
         pool_(threads_) {
@@ -51,7 +52,8 @@ class Adder::Impl {
   bool put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {
     if (content.size() > formats::kMaxPackedBlob)
       throw base::Error(base::Category::internal, "blob too large for a pack");
-    if (!seen_.insert(id).second || vat_.known_good(id, content.size())) return false;
+    if (is_there(id, content.size())) return false;
+    seen_.insert(id);
     Group& group = open_[static_cast<std::size_t>(grouping)];
     const std::size_t goal = kGroupGoal[static_cast<std::size_t>(grouping)];
     if (!group.blobs.empty() && group.content.size() + content.size() > goal + goal / 4) close(group);
@@ -61,6 +63,21 @@ class Adder::Impl {
     if (group.content.size() >= goal || group.blobs.size() == formats::kMaxGroupBlobs) close(group);
     ++summary_.new_blobs;
     summary_.new_size += content.size();
+    return true;
+  }
+
+  bool put_group(formats::EncodedGroup group) {
+    for (const auto& blob : group.blobs)
+      if (is_there(blob.id, blob.size)) return false;
+    for (const auto& blob : group.blobs) {
+      seen_.insert(blob.id);
+      ++summary_.new_blobs;
+      summary_.new_size += blob.size;
+    }
+    std::promise<formats::EncodedGroup> ready;
+    auto blobs = group.blobs;
+    ready.set_value(std::move(group));
+    append_later(std::move(blobs), ready.get_future());
     return true;
   }
 
@@ -102,17 +119,32 @@ class Adder::Impl {
         : file(tmp, 0444), writer(format, [this](base::Bytes bytes) { file.write(bytes); }) {}
   };
 
+  /// A group on its way into the pack.
+  struct Closed {
+    std::vector<formats::PackedBlob> blobs;
+    std::future<formats::EncodedGroup> encoded;
+  };
+
+  [[nodiscard]] bool is_there(const ObjectId& id, std::size_t size) const {
+    return seen_.contains(id) || vat_.known_good(id, size, replacing_);
+  }
+
   void close(Group& group) {
-    // A bounded number of groups is in flight; their order is that of closing, whichever is compressed first.
-    if (encoding_.size() >= 2 * threads_ + 2) append_oldest();
-    encoding_.push_back(pool_.submit([group = std::exchange(group, {}), level = level_]() mutable {
+    auto blobs = group.blobs;
+    append_later(std::move(blobs), pool_.submit([group = std::exchange(group, {}), level = level_]() mutable {
       formats::ZstdCompressor compressor(level);  // a used one may find other matches
       return formats::encode_group(std::move(group.blobs), group.content, compressor);
     }));
   }
 
+  void append_later(std::vector<formats::PackedBlob> blobs, std::future<formats::EncodedGroup> encoded) {
+    encoding_.push_back({std::move(blobs), std::move(encoded)});
+    // A bounded number of groups is in flight; their order is that of closing, whichever is compressed first.
+    if (encoding_.size() > 2 * threads_ + 2) append_oldest();
+  }
+
   void append_oldest() {
-    const auto group = encoding_.front().get();
+    const auto group = encoding_.front().encoded.get();
     encoding_.pop_front();
     if (dry_run_) {
       summary_.stored_size += group.bytes.size();
@@ -150,6 +182,17 @@ class Adder::Impl {
     summary_.stored_size += pack_->writer.size();
     summary_.packs.push_back(base::to_hex(digest));
     pack_.reset();
+    forget_seen();
+  }
+
+  /// What is in the index need not be remembered here; so memory does not grow with the data.
+  void forget_seen() {
+    seen_.clear();
+    const auto remember = [this](const auto& group) {
+      for (const auto& blob : group.blobs) seen_.insert(blob.id);
+    };
+    for (const auto& group : open_) remember(group);
+    for (const auto& group : encoding_) remember(group);
   }
 
   void note_indexed() {
@@ -173,12 +216,13 @@ class Adder::Impl {
   int level_;
   std::uint64_t pack_size_;
   bool dry_run_;
+  const std::set<std::string>* replacing_;
   unsigned threads_;
   base::UniqueFd tmp_, packs_;
   base::ObjectHasher hasher_;
   std::array<Group, 4> open_;
-  std::unordered_set<ObjectId> seen_;
-  std::deque<std::future<formats::EncodedGroup>> encoding_;
+  std::unordered_set<ObjectId> seen_;  ///< put, not in the index yet
+  std::deque<Closed> encoding_;
   std::optional<Pack> pack_;
   std::vector<internal::Claim> claims_, indexed_claims_;  ///< yet to be put into the index; put
   AddSummary summary_;
@@ -194,6 +238,10 @@ Vat& Adder::vat() const noexcept {
 
 bool Adder::put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {
   return impl_->put(id, kind, grouping, content);
+}
+
+bool Adder::put_group(formats::EncodedGroup group) {
+  return impl_->put_group(std::move(group));
 }
 
 std::function<ObjectId(base::Bytes, bool)> Adder::put_text(BlobKind root_kind) {

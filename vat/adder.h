@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct AddOptions {
   int level = formats::kDefaultLevel;
   std::uint64_t pack_size = formats::kPackRollover;  ///< bytes after which the next pack is begun
   bool dry_run = false;                              ///< groups are made and measured, nothing is written
+  const std::set<std::string>* replacing = nullptr;  ///< file names of packs in which nothing counts as there
 };
 
 /// How blobs share groups. Each class fills groups of its own, in the order blobs are put.
@@ -51,6 +53,10 @@ class Adder {
   /// Stores `content`, which the caller has named `id`; false if it was there. At most
   /// formats::kMaxPackedBlob bytes.
   bool put(const base::ObjectId& id, formats::BlobKind kind, Grouping grouping, base::Bytes content);
+
+  /// Stores a group as it is, its blobs named and proven by the caller. False, and nothing stored, if one of
+  /// them was there.
+  bool put_group(formats::EncodedGroup group);
 
   /// A function that names and stores texts, as formats::PutText wants it. Pieces get BlobKind::piece.
   [[nodiscard]] std::function<base::ObjectId(base::Bytes, bool)> put_text(formats::BlobKind root_kind);

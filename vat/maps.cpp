@@ -107,12 +107,12 @@ class Collector {
   std::unordered_set<ObjectId> seen_;
 };
 
-std::string pack_list(Vat& vat) {
+std::string pack_list(Vat& vat, const std::set<std::string>& leaving) {
   std::string text;
   if (const auto packs =
           base::find_open_at(vat.impl().dir.get(), Vat::Impl::kPackDir, O_RDONLY | O_DIRECTORY))
     for (const auto& name : base::list_directory(packs->get()))
-      if (Vat::Impl::is_pack_name(name)) text += name.substr(0, 64) + "\n";
+      if (Vat::Impl::is_pack_name(name) && !leaving.contains(name)) text += name.substr(0, 64) + "\n";
   return text;
 }
 
@@ -211,6 +211,31 @@ bool write_one(Vat& vat, const MapRoot& root) {
   return true;
 }
 
+/// Maps for all roots that have none; counts what is there then, or what there would be.
+RebuildSummary write_maps(Vat& vat, bool dry_run = false) {
+  RebuildSummary summary;
+  std::vector<MapRoot> roots;
+  vat.list(
+      [&](const ObjectId& id, const StoredBlob& blob) {
+        ++summary.blobs;
+        if (blob.kind == formats::BlobKind::manifest)
+          roots.push_back({id, std::nullopt, std::nullopt, std::nullopt});
+      },
+      [&](const ObjectId& id, const RecipeClaim& claim) {
+        roots.push_back({std::nullopt, std::nullopt, id, claim.recipe});
+      });
+  for (const auto& root : roots) {
+    try {
+      if (dry_run || is_there(vat, root) || write_one(vat, root)) ++summary.maps;
+    } catch (const Error& error) {
+      // A damaged root has no map; verify tells about it.
+      if (error.category() == Category::local || error.category() == Category::busy) throw;
+      vat.impl().note("no map for " + root.id().hex() + ": " + error.what());
+    }
+  }
+  return summary;
+}
+
 }  // namespace
 
 const ObjectId& MapRoot::id() const {
@@ -219,13 +244,13 @@ const ObjectId& MapRoot::id() const {
   return recipe.value();
 }
 
-bool write_pack_list(Vat& vat) {
+bool write_pack_list(Vat& vat, const std::set<std::string>& leaving) {
   const auto dir = open_cache(vat.impl());
   if (!dir) return false;
   base::remove_leftovers(dir->get());
   // Whoever writes last looks again, so that no pack of another process stays off the list.
   while (true) {
-    const auto text = pack_list(vat);
+    const auto text = pack_list(vat, leaving);
     if (base::find_regular_at(dir->get(), kPackList) &&
         base::read_file(dir->get(), kPackList, kMaxPackList) == text)
       return true;
@@ -262,36 +287,23 @@ void check_cache(Vat& vat, bool repair,
   });
 }
 
+void refresh_cache(Vat& vat) {
+  (void)write_pack_list(vat);
+  for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
+    if (!map_holds(vat, root, file)) base::remove_tree(vat.impl().dir.get(), file);
+  });
+  (void)write_maps(vat);
+}
+
 RebuildSummary rebuild(Vat& vat, bool dry_run) {
   auto& impl = vat.impl();
   if (!dry_run) {
     impl.refresh(true);
     if (!write_pack_list(vat)) throw Error(Category::local, "cache/ of the vat cannot be written");
-    for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
-      if (!map_holds(vat, root, file)) base::remove_tree(impl.dir.get(), file);
-    });
+    refresh_cache(vat);
   }
-  RebuildSummary summary;
+  auto summary = write_maps(vat, dry_run);
   summary.packs = impl.with_index([](internal::Index& index) { return index.packs().size(); });
-  std::vector<MapRoot> roots;
-  vat.list(
-      [&](const ObjectId& id, const StoredBlob& blob) {
-        ++summary.blobs;
-        if (blob.kind == formats::BlobKind::manifest)
-          roots.push_back({id, std::nullopt, std::nullopt, std::nullopt});
-      },
-      [&](const ObjectId& id, const RecipeClaim& claim) {
-        roots.push_back({std::nullopt, std::nullopt, id, claim.recipe});
-      });
-  for (const auto& root : roots) {
-    try {
-      if (dry_run || is_there(vat, root) || write_one(vat, root)) ++summary.maps;
-    } catch (const Error& error) {
-      // A damaged root has no map; verify tells about it.
-      if (error.category() == Category::local || error.category() == Category::busy) throw;
-      impl.note("no map for " + root.id().hex() + ": " + error.what());
-    }
-  }
   return summary;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "formats/base/object_id.h"
@@ -24,9 +25,13 @@ struct MapRoot {
 /// are not in a pack are left out: maps are hints. A vat whose cache/ cannot be written is left alone.
 void write_map(Vat& vat, const MapRoot& root);
 
-/// Brings cache/packs up to date: the names of all packs, one a line, in order. False if it cannot be
-/// written.
-bool write_pack_list(Vat& vat);
+/// Brings cache/packs up to date: the names of all packs, one a line, in order; but for those of `leaving`,
+/// by file name. False if it cannot be written.
+bool write_pack_list(Vat& vat, const std::set<std::string>& leaving = {});
+
+/// Brings the pack list up to date and replaces maps that lead to packs that are gone; roots that cannot be
+/// read have none.
+void refresh_cache(Vat& vat);
 
 /// Checks what lies in cache/. With `repair` what is damaged is removed, or made anew where that is cheap: it
 /// is only a cache.

@@ -1,6 +1,7 @@
 #include "vat/vat.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -355,13 +356,39 @@ internal::ProvenBlob Vat::Impl::read_place(const ObjectId& id, const Place& plac
   return {std::move(group), place.position};
 }
 
-bool Vat::Impl::known_good(const ObjectId& id, std::uint64_t size) {
-  const auto places = with_index([&](internal::Index& index) { return index.find(id); });
-  if (!places.empty() && !places.front().damaged && places.front().size == size) return true;
+bool Vat::Impl::known_good(const ObjectId& id, std::uint64_t size, const std::set<std::string>* others) {
+  const bool found = with_index([&](internal::Index& index) {
+    for (const auto& place : index.find(id)) {
+      if (place.damaged) break;
+      if (place.size != size) continue;
+      if (others == nullptr) return true;
+      const auto name = index.find_pack_name(place.pack);
+      if (name && !others->contains(*name)) return true;
+    }
+    return false;
+  });
+  if (found) return true;
   for (const auto& file : loose_files(id)) {
     const auto record = check_loose(file);
     if (record && record->good) return true;
   }
+  return false;
+}
+
+bool Vat::Impl::has_proven_copy(const ObjectId& id, const std::set<std::string>& others) {
+  for (const auto& place : with_index([&](internal::Index& index) { return index.find(id); })) {
+    const auto pack = with_index([&](internal::Index& index) { return index.find_pack_name(place.pack); });
+    if (!pack || others.contains(*pack)) continue;
+    try {
+      (void)read_place(id, place);
+      return true;
+    } catch (const Error& error) {
+      if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
+      with_index([&](internal::Index& index) { index.mark_damaged(id, place); });
+    }
+  }
+  for (const auto& file : loose_files(id))
+    if (read_loose(file, {})) return true;
   return false;
 }
 
@@ -411,6 +438,14 @@ std::optional<internal::ProvenBlob> Vat::Impl::find_packed(const ObjectId& id, s
 bool Vat::Impl::is_rescanned() {
   const std::lock_guard lock(mutex_);
   return rescanned_;
+}
+
+base::UniqueFd Vat::Impl::lock_removal() const {
+  const auto local = base::ensure_directory(dir.get(), "local", 0700);
+  auto file = base::open_at(local.get(), "removal.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
+  if (errno != EWOULDBLOCK) base::throw_errno(path + "/local/removal.lock", errno);
+  throw Error(Category::busy, path + ": another process repairs or repacks this vat");
 }
 
 void Vat::Impl::put_aside(const std::string& file, const std::string& name) const {

@@ -177,26 +177,8 @@ class PackCheck {
     }
   }
 
-  /// Whether a copy of `id` in another file is good: read and hashed now, for what the index thinks of files
-  /// not checked yet proves nothing. A bad one is remembered as such.
-  bool has_other_copy(const ObjectId& id) {
-    const auto places = impl_.with_index([&](internal::Index& index) { return index.find(id); });
-    for (const auto& place : places) {
-      const auto pack =
-          impl_.with_index([&](internal::Index& index) { return index.find_pack_name(place.pack); });
-      if (!pack || *pack == name_) continue;
-      try {
-        (void)impl_.read_place(id, place);
-        return true;
-      } catch (const Error& error) {
-        if (!is_bad_bytes(error)) throw;
-        impl_.with_index([&](internal::Index& index) { index.mark_damaged(id, place); });
-      }
-    }
-    for (const auto& file : impl_.loose_files(id))
-      if (impl_.read_loose(file, {})) return true;
-    return false;
-  }
+  /// What the index thinks of files not checked yet proves nothing.
+  bool has_other_copy(const ObjectId& id) { return impl_.has_proven_copy(id, {name_}); }
 
   /// Puts every sound blob of the group that is nowhere else.
   void rescue(const Group& group, Adder& adder) {
@@ -326,6 +308,8 @@ VerifySummary verify(Vat& vat, const VerifyOptions& options,
     on_damage(damage);
   };
   auto& impl = vat.impl();
+  std::optional<base::UniqueFd> lock;
+  if (options.repair) lock = impl.lock_removal();
   base::WorkerPool pool(options.threads != 0 ? options.threads
                                              : std::max(1U, std::thread::hardware_concurrency()));
   check_loose_files(vat, options, summary, report);

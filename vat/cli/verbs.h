@@ -21,6 +21,7 @@ namespace vat_cli {
 [[nodiscard]] cli::Command hash_object_command();
 [[nodiscard]] cli::Command verify_command();
 [[nodiscard]] cli::Command index_command();
+[[nodiscard]] cli::Command repack_command();
 
 /// The vat that --vat or VAT_DIR names. Throws usage if neither does.
 [[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output);

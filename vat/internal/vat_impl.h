@@ -64,7 +64,12 @@ class Vat::Impl {
   [[nodiscard]] bool is_proven(const base::ObjectId& content, const base::ObjectId& recipe);
   void note_proven(const std::vector<internal::Claim>& claims);
 
-  [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size);
+  /// Whether a good copy of that size is known; `others`: in a pack that is none of these, by file name.
+  [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size,
+                                const std::set<std::string>* others = nullptr);
+  /// Whether a copy that is in none of those packs is good: read and hashed now. A bad one is remembered as
+  /// such.
+  [[nodiscard]] bool has_proven_copy(const base::ObjectId& id, const std::set<std::string>& others);
   [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
   [[nodiscard]] internal::ProvenBlob read_place(const base::ObjectId& id, const internal::Place& place);
   [[nodiscard]] std::optional<internal::ProvenBlob> find_packed(const base::ObjectId& id,
@@ -88,6 +93,10 @@ class Vat::Impl {
   [[nodiscard]] std::shared_ptr<base::UniqueFd> open_pack(
       std::int64_t number);  // shared: readers may outlive the cache
   [[nodiscard]] formats::DecodedGroup decode(int fd, const formats::GroupPlace& place) const;
+
+  /// Whoever takes a copy away because there is another holds this meanwhile, so that no two rely on each
+  /// other's. Throws busy if another process does.
+  [[nodiscard]] base::UniqueFd lock_removal() const;
 
   /// Moves a file of the vat to local/quarantine.
   void put_aside(const std::string& file, const std::string& name) const;
