@@ -71,6 +71,7 @@ Fidelity fidelity_of(const std::string& key) {
 
 constexpr const char* kPinned = "entry";   ///< in a workspace: a link to the file that changes in place
 constexpr std::time_t kLongestWrite = 10;  ///< seconds
+constexpr std::uint64_t kWorthATick = std::uint64_t{1} << 20;  ///< bytes
 
 /// A row for a single file or image, as a record keeps it.
 Row file_row(int dir, const std::string& name, const EntryRoot& root) {
@@ -195,7 +196,7 @@ class Wedge::Impl {
       if (::syncfs(work.get()) != 0) base::throw_errno("sync", errno);
       next.publish(record_name(path) + ".next");
     }
-    wait_for_clock();
+    if (is_remembered(root)) wait_for_clock();
     swap_in(work.get(), parent->get(), name, there.has_value());
     base::sync_directory(parent->get());
     work.reset();
@@ -517,6 +518,11 @@ class Wedge::Impl {
     base::remove_tree(old_.get(), name);
   }
 
+  /// Reading a small file again costs less than a tick of the clock.
+  bool is_remembered(const EntryRoot& root) const {
+    return cache_ != nullptr && (is_tree(root) || root.size >= kWorthATick);
+  }
+
   /// Until now nobody else could change the files that were made; whoever does from here on leaves another
   /// ctime than the cache has.
   void wait_for_clock() const {
@@ -751,7 +757,7 @@ class Wedge::Impl {
         summary.fetched_size =
             write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image,
                           work, "new", options.progress);
-      if (cache_ != nullptr) {
+      if (is_remembered(root)) {
         const auto info = find_stat(work, "new");
         auto known = known_content(source, root.blob, root.recipe);
         known.sparse = info->st_blocks * 512 < info->st_size;

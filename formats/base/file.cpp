@@ -68,6 +68,23 @@ bool wait_until_ready(int fd, short events) {
   return ::poll(&waiting, 1, -1) >= 0 || errno == EINTR;
 }
 
+/// All of a small regular file; `path` is for messages.
+std::string read_opened(int fd, const std::string& path, std::size_t limit) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) throw_errno(path, errno);
+  if (!S_ISREG(info.st_mode)) throw Error(Category::refused, path + ": not a regular file");
+  // One byte more than the file has shows whether it grew; what it says of its size allocates no more than
+  // the limit.
+  std::string text(
+      static_cast<std::size_t>(std::min<std::uint64_t>(limit, static_cast<std::uint64_t>(info.st_size))) + 1,
+      '\0');
+  text.resize(read_some(fd, {reinterpret_cast<std::byte*>(text.data()), text.size()}));
+  if (text.size() > static_cast<std::uint64_t>(info.st_size) && text.size() <= limit)
+    throw Error(Category::local, path + ": changed while it was read");
+  if (text.size() > limit) throw Error(Category::refused, path + ": larger than " + human_size(limit));
+  return text;
+}
+
 }  // namespace
 
 UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode) {
@@ -176,20 +193,13 @@ void write_all(int fd, Bytes bytes) {
 }
 
 std::string read_file(int dir, const std::string& path, std::size_t limit) {
-  const auto fd = open_at(dir, path, O_RDONLY | O_NONBLOCK);  // a fifo in place of the file must not hang us
-  struct stat info;
-  if (::fstat(fd.get(), &info) != 0) throw_errno(path, errno);
-  if (!S_ISREG(info.st_mode)) throw Error(Category::refused, path + ": not a regular file");
-  // One byte more than the file has shows whether it grew; what it says of its size allocates no more than
-  // the limit.
-  std::string text(
-      static_cast<std::size_t>(std::min<std::uint64_t>(limit, static_cast<std::uint64_t>(info.st_size))) + 1,
-      '\0');
-  text.resize(read_some(fd.get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
-  if (text.size() > static_cast<std::uint64_t>(info.st_size) && text.size() <= limit)
-    throw Error(Category::local, path + ": changed while it was read");
-  if (text.size() > limit) throw Error(Category::refused, path + ": larger than " + human_size(limit));
-  return text;
+  // A fifo in place of the file must not hang us.
+  return read_opened(open_at(dir, path, O_RDONLY | O_NONBLOCK).get(), path, limit);
+}
+
+std::optional<std::string> find_file(int dir, const std::string& path, std::size_t limit) {
+  const auto fd = find_open_at(dir, path, O_RDONLY);
+  return fd ? std::optional(read_opened(fd->get(), path, limit)) : std::nullopt;
 }
 
 std::uint64_t file_size(int fd) {

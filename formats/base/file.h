@@ -48,6 +48,8 @@ void write_all(int fd, Bytes bytes);
 
 /// A whole small file; refused if it is larger than `limit` bytes.
 [[nodiscard]] std::string read_file(int dir, const std::string& path, std::size_t limit);
+/// The same; an absent file is an answer.
+[[nodiscard]] std::optional<std::string> find_file(int dir, const std::string& path, std::size_t limit);
 
 [[nodiscard]] std::uint64_t file_size(int fd);
 

@@ -17,8 +17,7 @@ class DirectoryFiles final : public Files {
   explicit DirectoryFiles(const std::string& directory) : top_(base::open_directory(AT_FDCWD, directory)) {}
 
   [[nodiscard]] std::optional<std::string> read(const std::string& path, std::size_t limit) const override {
-    if (!base::find_open_at(top_.get(), path, O_RDONLY)) return std::nullopt;
-    return base::read_file(top_.get(), path, limit);
+    return base::find_file(top_.get(), path, limit);
   }
   [[nodiscard]] std::vector<Name> list(const std::string& path) const override {
     const auto dir = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
