@@ -26,6 +26,10 @@ using internal::IndexedBlob;
 constexpr std::array<std::size_t, 4> kGroupGoal = {std::size_t{1} << 20, std::size_t{512} << 10,
                                                    std::size_t{256} << 10, 0};
 
+/// Blobs after which the next pack is begun: what is kept of them until then takes 200 bytes each.
+constexpr std::size_t kPackBlobs = std::size_t{1} << 17;
+static_assert(kPackBlobs + formats::kMaxGroupBlobs <= formats::kMaxPackBlobs);
+
 }  // namespace
 
 class Adder::Impl {
@@ -155,9 +159,7 @@ class Adder::Impl {
     for (std::uint32_t i = 0; i < group.blobs.size(); ++i)
       pack_->blobs.push_back(
           {group.blobs[i].id, {0, place, i, group.blobs[i].size, group.blobs[i].kind, false}});
-    if (pack_->writer.size() >= pack_size_ ||
-        pack_->writer.blob_count() >= formats::kMaxPackBlobs - formats::kMaxGroupBlobs)
-      publish();
+    if (pack_->writer.size() >= pack_size_ || pack_->writer.blob_count() >= kPackBlobs) publish();
   }
 
   void publish() {

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <set>
-#include <unordered_set>
 #include <vector>
 
 #include "formats/base/atomic_file.h"
@@ -55,14 +55,17 @@ class Collector {
 
   /// False if no pack has it.
   bool blob(const ObjectId& id) {
-    if (seen_.contains(id)) return true;
     return vat_.impl().with_index([&](internal::Index& index) {
       const auto places = index.find(id);
       if (places.empty() || places.front().damaged) return false;
-      const auto name = index.find_pack_name(places.front().pack);
+      const auto& place = places.front();
+      const auto name = index.find_pack_name(place.pack);
       if (!name) return false;
-      seen_.insert(id);
-      map_.add(name->substr(0, 64), places.front().group, places.front().position);
+      auto& seen = seen_[{place.pack, place.group.offset}];
+      if (seen.size() <= place.position) seen.resize(place.position + 1);
+      if (seen[place.position]) return true;
+      seen[place.position] = true;
+      map_.add(name->substr(0, 64), place.group, place.position);
       return true;
     });
   }
@@ -74,18 +77,18 @@ class Collector {
       if (item.type != RecipeItem::Type::hole) (void)blob(item.id);
   }
   void tree(const ObjectId& manifest, const std::optional<ObjectId>& layout) {
-    std::vector<ObjectId> files;
-    pieces<formats::ManifestReader>(manifest, [&](auto& reader) {
-      for (Row row; reader.next(row);)
-        if (row.type == Row::Type::file) files.push_back(row.blob);
+    pieces<formats::ManifestReader>(manifest, [](auto& reader) {
+      for (Row row; reader.next(row);) continue;
     });
     if (layout)
-      pieces<formats::LayoutReader>(*layout, [&](auto& reader) {
+      pieces<formats::LayoutReader>(*layout, [](auto& reader) {
         for (ObjectId blob_id, recipe_id; reader.next(blob_id, recipe_id);) continue;
       });
-    for (const auto& file : files) {
-      if (blob(file) || vat_.find(file)) continue;
-      if (const auto claims = vat_.find_recipes(file); !claims.empty()) recipe(claims.front().recipe);
+    // Read again rather than kept: the memory of a million files' ids is worth more.
+    formats::ManifestReader reader(vat_.read(manifest), vat_.object_format(), getter());
+    for (Row row; reader.next(row);) {
+      if (row.type != Row::Type::file || blob(row.blob) || vat_.find(row.blob)) continue;
+      if (const auto claims = vat_.find_recipes(row.blob); !claims.empty()) recipe(claims.front().recipe);
     }
   }
   base::Buffer finish() { return map_.finish(); }
@@ -104,7 +107,8 @@ class Collector {
 
   Vat& vat_;
   formats::MapWriter map_;
-  std::unordered_set<ObjectId> seen_;
+  /// Positions, by pack and offset of the group.
+  std::map<std::pair<std::int64_t, std::uint64_t>, std::vector<bool>> seen_;
 };
 
 std::string pack_list(Vat& vat, const std::set<std::string>& leaving) {
