@@ -6,7 +6,9 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <numeric>
 
 #include "formats/base/endian.h"
 #include "formats/base/error.h"
@@ -143,6 +145,23 @@ Table::Table(const TableShape& shape, ReadAt read, std::uint64_t size, TableBloc
   if (extra_at + blocks_for(extra_size, 1) + 1 != total_blocks_) fail("sections do not fill the file");
   fences_ = read_section(fences_at, record_blocks_, shape.key_size);
   extra_ = read_section(extra_at, extra_size, 1);
+  make_fan();
+}
+
+/// The first bits of a key, as a number.
+std::uint64_t Table::fan_of(const std::byte* key) const noexcept {
+  std::uint64_t first = 0;
+  std::memcpy(&first, key, std::min(sizeof first, shape_.key_size));
+  return fan_bits_ == 0 ? 0 : __builtin_bswap64(first) >> (64 - fan_bits_);
+}
+
+/// About as many steps as there are fences, so that keys that are hashes are found with a step or two of
+/// bisection.
+void Table::make_fan() {
+  fan_bits_ = std::min(20, static_cast<int>(std::bit_width(record_blocks_)));
+  fan_.resize((std::size_t{1} << fan_bits_) + 1);
+  for (std::uint64_t i = 0; i < record_blocks_; ++i) ++fan_[fan_of(fences_.data() + i * shape_.key_size) + 1];
+  std::partial_sum(fan_.begin(), fan_.end(), fan_.begin());
 }
 
 void Table::read_block(std::uint64_t number, TableBlocks::Block& block) const {
@@ -153,6 +172,7 @@ void Table::read_block(std::uint64_t number, TableBlocks::Block& block) const {
 
 base::Buffer Table::read_section(std::uint64_t first, std::uint64_t items, std::size_t item_size) const {
   base::Buffer section;
+  section.reserve(static_cast<std::size_t>(items) * item_size);  // no more than the file has
   const std::size_t fill = kPayload / item_size * item_size;
   TableBlocks::Block block;
   for (std::uint64_t rest = items * item_size; rest > 0; ++first) {
@@ -185,9 +205,9 @@ bool Table::same_key(base::Bytes record, base::Bytes key) const noexcept {
 }
 
 bool Table::may_hold(base::Bytes key) {
+  if (filter_.empty()) filter_ = read_section(record_blocks_, filter_cells_, kCell);
   const FilterPlace place(key, filter_cells_);
-  constexpr std::size_t kPerBlock = kPayload / kCell;
-  const auto* cell = block(record_blocks_ + place.cell / kPerBlock) + place.cell % kPerBlock * kCell;
+  const auto* cell = filter_.data() + place.cell * kCell;
   bool all = true;
   place.for_each_bit(
       [&](std::size_t bit) { all &= (std::to_integer<unsigned>(cell[bit / 8]) >> bit % 8 & 1) != 0; });

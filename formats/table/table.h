@@ -67,8 +67,9 @@ class TableBlocks {
   std::uint64_t tables_ = 0;
 };
 
-/// Reads a table. Every block is checked when it is read; a damaged one is an error, never an answer. One
-/// thread at a time.
+/// Reads a table. Every block is checked when it is read; a damaged one is an error, never an answer. Memory:
+/// a key for each block of records, and once something was looked up ten bits for each record. One thread at
+/// a time.
 class Table {
  public:
   /// Fills the buffer from the file at an offset; false if the file ends before.
@@ -97,6 +98,8 @@ class Table {
   void check();
 
  private:
+  void make_fan();
+  [[nodiscard]] std::uint64_t fan_of(const std::byte* key) const noexcept;
   [[nodiscard]] bool may_hold(base::Bytes key);
   [[nodiscard]] bool same_key(base::Bytes record, base::Bytes key) const noexcept;
   [[nodiscard]] const std::byte* block(std::uint64_t number);
@@ -111,6 +114,9 @@ class Table {
   std::uint64_t count_ = 0, record_blocks_ = 0, filter_cells_ = 0, total_blocks_ = 0;
   std::size_t per_block_ = 0;
   base::Buffer fences_, extra_;
+  base::Buffer filter_;  ///< empty until the first look-up
+  int fan_bits_ = 0;
+  std::vector<std::uint64_t> fan_;  ///< how many fences begin with less than that number, in their first bits
 };
 
 }  // namespace formats

@@ -1,6 +1,7 @@
 // Rates of the parts that adding and reading are made of, each on one core and all in one process, so that
 // they compare: bytes is 10^9 bytes per second of CPU time where it says G. What is read from a file is
-// $SHRUB_BENCH_FILE or 256 MiB of random data in a temporary one, in the page cache either way.
+// $SHRUB_BENCH_FILE or 256 MiB of random data in a temporary one, in the page cache either way. The index is
+// asked with 10^5 rows, and with $SHRUB_BENCH_ROWS.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
@@ -15,11 +16,13 @@
 
 #include "chunker/internal/scan.h"
 #include "formats/base/c_ptr.h"
+#include "formats/base/endian.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/simd.h"
 #include "formats/pack/pack.h"
 #include "tests/support/temp_dir.h"
+#include "vat/internal/index.h"
 #include "vat/internal/stream_cutter.h"
 
 namespace {
@@ -200,6 +203,48 @@ void name(State& state, ObjectFormat format, std::size_t size, std::size_t blob_
   set_rate(state, size);
 }
 
+/// A vat's index of so many made-up places, added a pack at a time.
+class Places {
+ public:
+  explicit Places(std::uint64_t count)
+      : index_({dir_ / "index.db", dir_ / "tables"}, ObjectFormat::sha256), count_(count) {
+    constexpr std::uint64_t kPack = 100000;
+    for (std::uint64_t begin = 0; begin < count; begin += kPack) {
+      auto name = base::to_hex(id_of(begin + 1).raw()) + ".zst";
+      vat::internal::IndexedPack pack{{0, std::move(name), 1, 1}, {}, {}};
+      for (std::uint64_t i = begin; i < std::min(begin + kPack, count); ++i)
+        pack.blobs.push_back({id_of(2 * i), {0, {i / 8, 100}, 0, 65536, formats::BlobKind::data, false}});
+      index_.put_packs({pack}, vat::internal::Index::Damage::forget);
+    }
+  }
+  /// Even numbers are in the index, odd ones are not.
+  static base::ObjectId id_of(std::uint64_t number) {
+    base::Buffer raw(32);
+    std::uint64_t state = number;  // splitmix64: Steele, Lea, Flood, 2014
+    for (std::size_t i = 0; i < raw.size(); i += 8) {
+      state += 0x9E3779B97F4A7C15;
+      std::uint64_t word = (state ^ state >> 30) * 0xBF58476D1CE4E5B9;
+      word = (word ^ word >> 27) * 0x94D049BB133111EB;
+      base::store_le(raw.data() + i, word ^ word >> 31);
+    }
+    return {ObjectFormat::sha256, raw};
+  }
+  void find(State& state, bool there) {
+    index_.begin_reading();
+    std::uint64_t number = 0;
+    for (auto _ : state) {
+      number = (number + 7919) % count_;
+      benchmark::DoNotOptimize(index_.find(id_of(2 * number + (there ? 0 : 1))).size());
+    }
+    index_.end_reading();
+  }
+
+ private:
+  tests::TempDir dir_;
+  vat::internal::Index index_;
+  std::uint64_t count_;
+};
+
 void add(const std::string& name, std::function<void(State&)> run) {
   benchmark::RegisterBenchmark(name.c_str(), std::move(run));
 }
@@ -235,6 +280,17 @@ void add_all(const std::string& path) {
     for (const auto format : {ObjectFormat::sha256, ObjectFormat::sha1})
       add(group + "/name/" + (format == ObjectFormat::sha256 ? "sha256" : "sha1"),
           [=, size = size, blob_size = blob_size](State& s) { name(s, format, size, blob_size); });
+  }
+  const char* const most = std::getenv("SHRUB_BENCH_ROWS");
+  for (const std::uint64_t rows :
+       {std::uint64_t{100000}, most != nullptr ? std::uint64_t{std::strtoull(most, nullptr, 10)} : 0}) {
+    if (rows == 0) continue;
+    const auto places = std::make_shared<std::unique_ptr<Places>>();  // shared: functions are copied
+    for (const bool there : {true, false})
+      add("index/" + std::string(there ? "there/" : "absent/") + std::to_string(rows), [=](State& s) {
+        if (*places == nullptr) *places = std::make_unique<Places>(rows);
+        (*places)->find(s, there);
+      });
   }
 }
 
