@@ -39,17 +39,40 @@ constexpr std::size_t kChannelSize = std::size_t{4} << 20;
 constexpr std::size_t kReadSize = std::size_t{1} << 20;
 static_assert(kReadSize >= std::size_t{1} << chunker::kMaxExponent);
 
+/// Bytes that grow at the end, where files are read to without being made zero first.
+class Bytes {
+ public:
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
+  operator base::Bytes() const noexcept { return {data_.get(), size_}; }  // NOLINT: as Buffer does
+  /// `size` bytes behind the end, which add() then takes in.
+  [[nodiscard]] base::MutableBytes room(std::size_t size) {
+    if (size_ + size > capacity_) {
+      capacity_ = std::max(size_ + size, kParcelSize + kReadSize);
+      auto larger = std::make_unique_for_overwrite<std::byte[]>(capacity_);
+      std::copy_n(data_.get(), size_, larger.get());
+      data_ = std::move(larger);
+    }
+    return {data_.get() + size_, size};
+  }
+  void add(std::size_t size) noexcept { size_ += size; }
+
+ private:
+  std::unique_ptr<std::byte[]> data_;
+  std::size_t size_ = 0, capacity_ = 0;
+};
+
 /// Something the storing thread has to do, in order.
 struct Event {
   enum class Type : std::uint8_t { whole, chunk, refused, hole, done };
   Type type;
   ObjectId id;
-  std::uint64_t size = 0;            ///< whole, chunk, refused: bytes of the parcel; hole: its length
+  std::uint64_t size = 0;            ///< of the content: bytes of the parcel, but for a hole
   std::unique_ptr<IngestItem> item;  ///< done
+  std::size_t gap = 0;               ///< bytes of the parcel after it that are nothing
 };
 struct Parcel {
   std::vector<Event> events;
-  base::Buffer bytes;
+  Bytes bytes;
   std::uint64_t read = 0;
 };
 
@@ -196,6 +219,8 @@ class Worker {
     ObjectId id;
     if (size <= parameters_.average_size())
       read_small(fd, size);
+    else if (storing_ && size <= kReadSize)
+      id = read_middle(fd, size);
     else
       id = read_large(fd, size);
     if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
@@ -204,12 +229,37 @@ class Worker {
 
   /// The id is set when the parcel goes.
   void read_small(int fd, std::uint64_t size) {
+    parcel_.events.push_back({Event::Type::whole, {}, read_whole(fd, size).size(), nullptr});
+  }
+
+  /// Into the parcel.
+  base::Bytes read_whole(int fd, std::uint64_t size) {
     // Some file systems say that files are empty which are not.
-    const auto want = std::max<std::size_t>(static_cast<std::size_t>(size), 1);
-    const std::size_t count = base::read_some(fd, {buffer_.data(), want});
+    const auto room = parcel_.bytes.room(std::max<std::size_t>(static_cast<std::size_t>(size), 1));
+    const std::size_t count = base::read_some(fd, room);
     if (count != size) throw Error(Category::local, "changed while it was read");
+    parcel_.bytes.add(count);
     parcel_.read += count;
-    emit(Event::Type::whole, base::Bytes(buffer_).subspan(0, count));
+    return room.subspan(0, count);
+  }
+
+  /// A file that fits into the parcel is cut where it lies.
+  ObjectId read_middle(int fd, std::uint64_t size) {
+    const auto bytes = read_whole(fd, size);
+    auto& events = parcel_.events;
+    internal::StreamCutter cutter(
+        parameters_,
+        [&](base::Bytes chunk) {
+          events.push_back(
+              {chunk.size() == size ? Event::Type::whole : Event::Type::chunk, {}, chunk.size(), nullptr});
+        },
+        [&](std::uint64_t length) {
+          events.push_back({Event::Type::hole, {}, length, nullptr, static_cast<std::size_t>(length)});
+        });
+    cutter.feed_all(bytes);
+    hasher_.reset(size);
+    hasher_.update(bytes);
+    return hasher_.finish();
   }
 
   ObjectId read_large(int fd, std::uint64_t size) {
@@ -241,14 +291,15 @@ class Worker {
 
   void emit(Event::Type type, base::Bytes bytes) {
     parcel_.events.push_back({type, {}, bytes.size(), nullptr});
-    base::append(parcel_.bytes, bytes);
+    std::copy(bytes.begin(), bytes.end(), parcel_.bytes.room(bytes.size()).begin());
+    parcel_.bytes.add(bytes.size());
   }
 
   void flush() {
     name();
     if (!storing_) {  // names are all that was wanted
       std::erase_if(parcel_.events, [](const Event& event) { return event.type != Event::Type::done; });
-      parcel_.bytes.clear();
+      parcel_.bytes = {};
     }
     if (!channel_->send(std::exchange(parcel_, {}))) throw Abandoned{};
     begin_parcel();
@@ -257,7 +308,6 @@ class Worker {
   void begin_parcel() {
     parcel_ = {};
     named_ = named_bytes_ = 0;
-    if (storing_) parcel_.bytes.reserve(kParcelSize + kReadSize);
   }
 
   /// Gives what is in the parcel its ids, all at once, and small files theirs. What is refused fails its
@@ -267,9 +317,11 @@ class Worker {
     auto rest = base::Bytes(parcel_.bytes).subspan(named_bytes_);
     for (std::size_t i = named_; i < parcel_.events.size(); ++i) {
       const auto& event = parcel_.events[i];
-      if (event.type != Event::Type::whole && event.type != Event::Type::chunk) continue;
-      contents.push_back(rest.subspan(0, static_cast<std::size_t>(event.size)));
-      rest = rest.subspan(contents.back().size());
+      if (event.type == Event::Type::whole || event.type == Event::Type::chunk) {
+        contents.push_back(rest.subspan(0, static_cast<std::size_t>(event.size)));
+        rest = rest.subspan(contents.back().size());
+      }
+      rest = rest.subspan(event.gap);
     }
     std::vector<ObjectId> ids(contents.size());
     bool all = true;
@@ -326,7 +378,7 @@ class Storer {
     for (auto& event : parcel.events) {
       const bool has_bytes = event.type != Event::Type::hole && event.type != Event::Type::done;
       const auto content = bytes.subspan(0, has_bytes ? static_cast<std::size_t>(event.size) : 0);
-      bytes = bytes.subspan(content.size());
+      bytes = bytes.subspan(content.size() + event.gap);
       switch (event.type) {
         case Event::Type::whole:
           (void)adder_->put(event.id, BlobKind::data,

@@ -99,8 +99,14 @@ class Cut {
   vat::internal::StreamCutter cutter;
 };
 
+constexpr std::size_t kAtOnce = 0;
+
 Items cut(const chunker::Parameters& parameters, const base::Buffer& bytes, std::size_t feed_size) {
   Cut run(parameters, bytes);
+  if (feed_size == kAtOnce) {
+    run.cutter.feed_all(bytes);
+    return run.items;
+  }
   for (base::Bytes rest(bytes); !rest.empty();) {
     const auto count = std::min(feed_size, rest.size());
     run.cutter.feed(rest.subspan(0, count));
@@ -155,8 +161,8 @@ TEST_CASE("holes are the maximal aligned zero runs of 64 KiB or more", "[vat][cu
     std::uint64_t sum = 0;
     for (const auto& item : wanted) sum += item.size;
     REQUIRE(sum == bytes.size());
-    for (const std::size_t feed : {std::size_t{1}, std::size_t{4095}, std::size_t{4096}, std::size_t{4097},
-                                   64 * kKiB, 65 * kKiB + 1, std::size_t{1} << 30}) {
+    for (const std::size_t feed : {kAtOnce, std::size_t{1}, std::size_t{4095}, std::size_t{4096},
+                                   std::size_t{4097}, 64 * kKiB, 65 * kKiB + 1, std::size_t{1} << 30}) {
       INFO("fed " << feed << " bytes at a time");
       CHECK(cut(parameters, bytes, feed) == wanted);
     }

@@ -28,16 +28,24 @@ void StreamCutter::feed(base::Bytes bytes) {
   while (!bytes.empty()) {
     const std::size_t count = std::min(bytes.size(), parameters_.max_size);
     base::append(buffer_, bytes.subspan(0, count));
+    view_ = buffer_;
     bytes = bytes.subspan(count);
     classify();
+    compact();
   }
+}
+
+void StreamCutter::feed_all(base::Bytes bytes) {
+  view_ = bytes;
+  classify();
+  finish();
 }
 
 void StreamCutter::feed_zeros(std::uint64_t count) {
   static constexpr std::array<std::byte, kHoleBlock> kZeros{};
   while (count > 0) {
-    const std::uint64_t offset = start_ + (buffer_.size() - begin_);
-    if (hole_ > 0 && offset == classified_ && buffer_.size() == begin_ && count >= kHoleBlock) {
+    const std::uint64_t offset = start_ + (view_.size() - begin_);
+    if (hole_ > 0 && offset == classified_ && view_.size() == begin_ && count >= kHoleBlock) {
       const std::uint64_t whole = count / kHoleBlock * kHoleBlock;
       hole_ += whole;
       start_ += whole;
@@ -52,9 +60,9 @@ void StreamCutter::feed_zeros(std::uint64_t count) {
 }
 
 void StreamCutter::classify() {
-  const std::uint64_t end = start_ + (buffer_.size() - begin_);
+  const std::uint64_t end = start_ + (view_.size() - begin_);
   for (; classified_ + kHoleBlock <= end; classified_ += kHoleBlock) {
-    const std::byte* block = buffer_.data() + begin_ + (classified_ - start_);
+    const std::byte* block = view_.data() + begin_ + (classified_ - start_);
     if (!is_zero(block)) {
       end_zero_run();
       continue;
@@ -73,10 +81,13 @@ void StreamCutter::classify() {
     zeros_ = 0;
   }
   if (hole_ == 0) cut(static_cast<std::size_t>(classified_ - zeros_ - start_), false);
-  if (begin_ > parameters_.max_size || begin_ == buffer_.size()) {
-    buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<std::ptrdiff_t>(begin_));
-    begin_ = 0;
-  }
+}
+
+void StreamCutter::compact() {
+  if (begin_ <= parameters_.max_size && begin_ < buffer_.size()) return;
+  buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<std::ptrdiff_t>(begin_));
+  begin_ = 0;
+  view_ = buffer_;
 }
 
 void StreamCutter::end_zero_run() {
@@ -88,8 +99,8 @@ void StreamCutter::end_zero_run() {
 /// certain.
 void StreamCutter::cut(std::size_t limit, bool at_end) {
   while (limit > 0 && (at_end || limit >= parameters_.max_size)) {
-    const std::size_t size = chunker::find_cut(parameters_, base::Bytes(buffer_).subspan(begin_, limit));
-    on_chunk_(base::Bytes(buffer_).subspan(begin_, size));
+    const std::size_t size = chunker::find_cut(parameters_, view_.subspan(begin_, limit));
+    on_chunk_(view_.subspan(begin_, size));
     drop(size);
     limit -= size;
   }
@@ -102,7 +113,7 @@ void StreamCutter::drop(std::size_t count) {
 
 void StreamCutter::finish() {
   end_zero_run();
-  cut(buffer_.size() - begin_, true);
+  cut(view_.size() - begin_, true);
 }
 
 }  // namespace vat::internal
