@@ -16,9 +16,9 @@
 #include "formats/base/numbers.h"
 #include "formats/map/map.h"
 #include "formats/table/table_set.h"
-#include "formats/text/layout.h"
 #include "formats/text/manifest.h"
 #include "formats/text/recipe.h"
+#include "formats/text/text_object.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat {
@@ -77,14 +77,8 @@ class Collector {
       if (item.type != RecipeItem::Type::hole) (void)blob(item.id);
   }
   void tree(const ObjectId& manifest, const std::optional<ObjectId>& layout) {
-    pieces<formats::ManifestReader>(manifest, [](auto& reader) {
-      for (Row row; reader.next(row);) continue;
-    });
-    if (layout)
-      pieces<formats::LayoutReader>(*layout, [](auto& reader) {
-        for (ObjectId blob_id, recipe_id; reader.next(blob_id, recipe_id);) continue;
-      });
-    // Read again rather than kept: the memory of a million files' ids is worth more.
+    pieces("manifest", manifest);
+    if (layout) pieces("layout", *layout);
     formats::ManifestReader reader(vat_.read(manifest), vat_.object_format(), getter());
     for (Row row; reader.next(row);) {
       if (row.type != Row::Type::file || blob(row.blob) || vat_.find(row.blob)) continue;
@@ -97,12 +91,14 @@ class Collector {
   formats::GetText getter() {
     return [this](const ObjectId& id) { return vat_.read(id); };
   }
-  template <typename Reader, typename Work>
-  void pieces(const ObjectId& root, Work work) {
+  /// The text object and its pieces; those that hold no more than lines of the object itself are not read.
+  void pieces(std::string_view kind, const ObjectId& root) {
     (void)blob(root);
-    Reader reader(vat_.read(root), vat_.object_format(), getter());
-    reader.on_piece([this](const ObjectId& piece) { (void)blob(piece); });
-    work(reader);
+    formats::TextReader reader(kind, vat_.read(root), vat_.object_format(), getter());
+    reader.on_piece = [this](const ObjectId& piece) { (void)blob(piece); };
+    reader.wanted = [](const formats::TextReader::Listed& list) { return list.level > 2; };
+    if (reader.level() == 1) return;
+    for (std::string_view line; reader.next(line);) continue;
   }
 
   Vat& vat_;

@@ -27,7 +27,6 @@ class LayoutReader {
  public:
   LayoutReader(base::Buffer root, base::ObjectFormat format, GetText get);
   [[nodiscard]] bool next(base::ObjectId& blob, base::ObjectId& recipe);
-  void on_piece(std::function<void(const base::ObjectId&)> visit) { text_.on_piece = std::move(visit); }
 
  private:
   base::ObjectFormat format_;

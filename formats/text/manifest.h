@@ -88,7 +88,6 @@ class ManifestReader {
  public:
   ManifestReader(base::Buffer root, base::ObjectFormat format, GetText get);
   [[nodiscard]] bool next(Row& row);
-  void on_piece(std::function<void(const base::ObjectId&)> visit) { text_.on_piece = std::move(visit); }
 
  private:
   base::ObjectFormat format_;

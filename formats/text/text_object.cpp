@@ -157,8 +157,8 @@ void TextReader::descend(std::string_view list_line) {
   if (*lines > top.lines_left) refuse("pieces hold more lines than listed");
   if (top.lines_left != UINT64_MAX) top.lines_left -= *lines;
   const int level = top.level;
-  if (wanted && !wanted({top.level, *lines, list_line})) return;
   if (on_piece) on_piece(*id);
+  if (wanted && !wanted({top.level, *lines, list_line})) return;
   auto piece = get_(*id);
   if (piece.empty() || piece.size() > kMaxTextBlob) refuse("piece of impossible size");
   open_.push_back({std::move(piece), 0, level - 1, *lines});

@@ -78,7 +78,7 @@ class TextReader {
 
   /// When set, pieces for which it returns false are passed over unfetched.
   std::function<bool(const Listed&)> wanted;
-  /// When set, called with each piece's id before it is fetched.
+  /// When set, called with each piece's id, before `wanted` is asked.
   std::function<void(const base::ObjectId&)> on_piece;
 
  private:
