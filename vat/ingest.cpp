@@ -63,7 +63,8 @@ class Bytes {
 
 /// Something the storing thread has to do, in order.
 struct Event {
-  enum class Type : std::uint8_t { whole, chunk, refused, hole, done };
+  /// `content`: no more to do; all bytes before it, as many as it says, are named too.
+  enum class Type : std::uint8_t { whole, chunk, refused, hole, content, done };
   Type type;
   ObjectId id;
   std::uint64_t size = 0;            ///< of the content: bytes of the parcel, but for a hole
@@ -220,7 +221,7 @@ class Worker {
     if (size <= parameters_.average_size())
       read_small(fd, size);
     else if (storing_ && size <= kReadSize)
-      id = read_middle(fd, size);
+      read_middle(fd, size);
     else
       id = read_large(fd, size);
     if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
@@ -244,7 +245,7 @@ class Worker {
   }
 
   /// A file that fits into the parcel is cut where it lies.
-  ObjectId read_middle(int fd, std::uint64_t size) {
+  void read_middle(int fd, std::uint64_t size) {
     const auto bytes = read_whole(fd, size);
     auto& events = parcel_.events;
     internal::StreamCutter cutter(
@@ -256,10 +257,10 @@ class Worker {
         [&](std::uint64_t length) {
           events.push_back({Event::Type::hole, {}, length, nullptr, static_cast<std::size_t>(length)});
         });
+    const std::size_t before = events.size();
     cutter.feed_all(bytes);
-    hasher_.reset(size);
-    hasher_.update(bytes);
-    return hasher_.finish();
+    if (events.size() > before + 1 || events.back().type == Event::Type::hole)
+      events.push_back({Event::Type::content, {}, size, nullptr});
   }
 
   ObjectId read_large(int fd, std::uint64_t size) {
@@ -314,14 +315,17 @@ class Worker {
   /// item; if that is still being read, by throwing.
   void name() {
     std::vector<base::Bytes> contents;
-    auto rest = base::Bytes(parcel_.bytes).subspan(named_bytes_);
+    const base::Bytes bytes = parcel_.bytes;
+    std::size_t at = named_bytes_;
     for (std::size_t i = named_; i < parcel_.events.size(); ++i) {
       const auto& event = parcel_.events[i];
+      const auto size = static_cast<std::size_t>(event.size);
+      if (event.type == Event::Type::content) contents.push_back(bytes.subspan(at - size, size));
       if (event.type == Event::Type::whole || event.type == Event::Type::chunk) {
-        contents.push_back(rest.subspan(0, static_cast<std::size_t>(event.size)));
-        rest = rest.subspan(contents.back().size());
+        contents.push_back(bytes.subspan(at, size));
+        at += size;
       }
-      rest = rest.subspan(event.gap);
+      at += event.gap;
     }
     std::vector<ObjectId> ids(contents.size());
     bool all = true;
@@ -347,7 +351,7 @@ class Worker {
         try {
           event.id = last = all ? ids[next] : one.hash(contents[next]);
         } catch (const Error&) {
-          event.type = Event::Type::refused;
+          if (event.type != Event::Type::content) event.type = Event::Type::refused;
           failure = std::current_exception();
         }
         ++next;
@@ -376,7 +380,7 @@ class Storer {
   void take(Parcel& parcel, const IngestCallbacks& callbacks) {
     base::Bytes bytes(parcel.bytes);
     for (auto& event : parcel.events) {
-      const bool has_bytes = event.type != Event::Type::hole && event.type != Event::Type::done;
+      const bool has_bytes = event.type < Event::Type::hole;
       const auto content = bytes.subspan(0, has_bytes ? static_cast<std::size_t>(event.size) : 0);
       bytes = bytes.subspan(content.size() + event.gap);
       switch (event.type) {
@@ -390,6 +394,7 @@ class Storer {
           recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
           break;
         case Event::Type::refused:
+        case Event::Type::content:
           break;
         case Event::Type::hole:
           recipe().add({RecipeItem::Type::hole, event.size, {}, 0});
