@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <mutex>
 #include <optional>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "formats/base/error.h"
 #include "formats/base/hash.h"
@@ -59,58 +61,75 @@ class Window {
   const HoleSink& holes_;
 };
 
-constexpr std::uint64_t kReadAheadFrom = std::uint64_t{16} << 20;  ///< content bytes worth a thread
-constexpr std::uint64_t kReadAhead = std::uint64_t{4} << 20;       ///< content bytes it may be ahead
+constexpr std::uint64_t kReadAheadFrom = std::uint64_t{16} << 20;  ///< content bytes worth threads
+constexpr std::uint64_t kReadAhead = std::uint64_t{8} << 20;       ///< content bytes they may be ahead
+/// Content bytes that one thread takes at a time: neighbours are likely to be in one group, which is decoded
+/// once.
+constexpr std::uint64_t kTaken = std::uint64_t{512} << 10;
+constexpr unsigned kReaders = 4;  ///< threads at most
 
-/// Has the source read the chunks of a recipe shortly before they are needed, on a thread of its own: a
+/// Has the source read the chunks of a recipe shortly before they are needed, on threads of its own: a
 /// source keeps what it read last. What fails there fails again where it is needed.
 class ReadAhead {
  public:
   ReadAhead(BlobSource& source, const ObjectId& recipe, std::uint64_t offset)
-      : reached_(offset), thread_([this, &source, recipe, offset] {
-          try {
-            run(source, recipe, offset);
-          } catch (...) {  // see above
-          }
-        }) {}
+      : source_(source),
+        reader_(source.read(recipe), source.object_format(),
+                [&source](const ObjectId& id) { return source.read(id); }),
+        reached_(offset) {
+    reader_.seek(offset);
+    const unsigned count = std::min(std::thread::hardware_concurrency(), kReaders);
+    try {
+      while (threads_.size() < count) threads_.emplace_back([this] { run(); });
+    } catch (const std::system_error&) {
+      // With fewer it is as good, only slower.
+    }
+  }
   ~ReadAhead() { reached(kStop); }
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
 
-  /// The reader is there.
+  /// Whoever uses the content is there.
   void reached(std::uint64_t offset) {
     reached_ = offset;
-    reached_.notify_one();
+    reached_.notify_all();
   }
 
  private:
   static constexpr std::uint64_t kStop = UINT64_MAX;
 
-  void run(BlobSource& source, const ObjectId& recipe, std::uint64_t offset) {
-    formats::RecipeReader reader(source.read(recipe), source.object_format(),
-                                 [&](const ObjectId& id) { return source.read(id); });
-    reader.seek(offset);
-    for (RecipeItem item; reader.next(item);) {
-      if (item.type != RecipeItem::Type::chunk) continue;
-      std::uint64_t at = reached_;
-      for (; at < reader.offset() && reader.offset() - at > kReadAhead; at = reached_) reached_.wait(at);
-      if (at == kStop) return;
-      if (at < reader.offset()) source.stream(item.id, [](base::Bytes) {});
+  void run() {
+    try {
+      for (auto chunks = take(); !chunks.empty(); chunks = take())
+        for (const auto& [id, end] : chunks)
+          if (reached_ < end) source_.stream(id, [](base::Bytes) {});
+    } catch (...) {  // see above
     }
   }
 
-  std::atomic<std::uint64_t> reached_;
-  std::jthread thread_;  // last: it uses the rest
-};
-
-/// Without a thread it is as good, only slower.
-void start(std::optional<ReadAhead>& ahead, BlobSource& source, const ObjectId& recipe,
-           std::uint64_t offset) {
-  try {
-    ahead.emplace(source, recipe, offset);
-  } catch (const std::system_error&) {
+  /// The next chunks and where each ends, once they are near; none at the end.
+  std::vector<std::pair<ObjectId, std::uint64_t>> take() {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::pair<ObjectId, std::uint64_t>> chunks;
+    std::uint64_t size = 0;
+    for (RecipeItem item; size < kTaken && reader_.next(item);) {
+      if (item.type != RecipeItem::Type::chunk) continue;
+      chunks.emplace_back(item.id, reader_.offset());
+      size += item.size;
+    }
+    for (std::uint64_t at = reached_; at < reader_.offset() && reader_.offset() - at > kReadAhead;
+         at = reached_)
+      reached_.wait(at);
+    if (reached_ == kStop) chunks.clear();
+    return chunks;
   }
-}
+
+  BlobSource& source_;
+  std::mutex mutex_;  ///< guards reader_
+  formats::RecipeReader reader_;
+  std::atomic<std::uint64_t> reached_;
+  std::vector<std::jthread> threads_;  // last: they use the rest
+};
 
 }  // namespace
 
@@ -125,7 +144,7 @@ void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& 
     std::optional<ReadAhead> ahead;
     if (range.offset < size && std::min(range.length, size - range.offset) >= kReadAheadFrom &&
         std::thread::hardware_concurrency() > 1)
-      start(ahead, source, recipe, range.offset);
+      ahead.emplace(source, recipe, range.offset);
     RecipeItem item;
     for (std::uint64_t offset; offset = reader.offset(), !window.past(offset) && reader.next(item);) {
       offset = reader.offset() - item.size;

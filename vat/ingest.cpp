@@ -67,9 +67,10 @@ struct Event {
   enum class Type : std::uint8_t { whole, chunk, refused, hole, content, done };
   Type type;
   ObjectId id;
-  std::uint64_t size = 0;            ///< of the content: bytes of the parcel, but for a hole
-  std::unique_ptr<IngestItem> item;  ///< done
-  std::size_t gap = 0;               ///< bytes of the parcel after it that are nothing
+  std::uint64_t size = 0;                      ///< of the content: bytes of the parcel, but for a hole
+  Grouping grouping = Grouping::chunk;         ///< whole, chunk
+  std::unique_ptr<IngestItem> item = nullptr;  ///< done
+  std::size_t gap = 0;                         ///< bytes of the parcel after it that are nothing
 };
 struct Parcel {
   std::vector<Event> events;
@@ -145,43 +146,37 @@ struct stat state_of(int fd) {
   return info;
 }
 
-/// Where the next data begins, as the file system knows; `maybe_sparse` is cleared when there is no hole
-/// ahead.
-std::uint64_t next_data(int fd, std::uint64_t at, std::uint64_t size, bool& maybe_sparse) {
+/// A run of bytes that may be other than zero, as the file system knows; all of the file where it knows
+/// nothing.
+struct Extent {
+  std::uint64_t begin, end;
+};
+
+Extent find_extent(int fd, std::uint64_t at, std::uint64_t size) {
   const auto here = static_cast<off_t>(at);
   const off_t data = ::lseek(fd, here, SEEK_DATA);
-  if (data < 0) {
-    if (errno == ENXIO) return size;
-    maybe_sparse = false;
-  } else if (data == here) {
-    const off_t hole = ::lseek(fd, here, SEEK_HOLE);
-    maybe_sparse = hole >= 0 && static_cast<std::uint64_t>(hole) < size;
-  }
-  if (data >= 0 && data != here) return std::min(static_cast<std::uint64_t>(data), size);
-  if (::lseek(fd, here, SEEK_SET) < 0) base::throw_errno("seek", errno);
-  return at;
+  if (data < 0 && errno == ENXIO) return {size, size};
+  const off_t hole = data >= 0 ? ::lseek(fd, data, SEEK_HOLE) : -1;
+  if (hole < 0) return {at, size};
+  return {std::min(static_cast<std::uint64_t>(data), size), std::min(static_cast<std::uint64_t>(hole), size)};
 }
 
 /// Reads `size` bytes through `buffer`, in order; what the file system knows to be holes comes as a number.
 template <typename OnBytes, typename OnZeros>
 void read_sparse(int fd, std::uint64_t size, base::Buffer& buffer, const OnBytes& on_bytes,
                  const OnZeros& on_zeros) {
-  bool maybe_sparse = true;
   for (std::uint64_t at = 0; at < size;) {
-    if (maybe_sparse) {
-      const std::uint64_t data = next_data(fd, at, size, maybe_sparse);
-      if (data > at) {
-        on_zeros(data - at);
-        at = data;
-        if (::lseek(fd, static_cast<off_t>(at), SEEK_SET) < 0) base::throw_errno("seek", errno);
-        continue;
-      }
+    const auto extent = find_extent(fd, at, size);
+    if (extent.begin > at) on_zeros(extent.begin - at);
+    at = extent.begin;
+    if (::lseek(fd, static_cast<off_t>(at), SEEK_SET) < 0) base::throw_errno("seek", errno);
+    while (at < extent.end) {
+      const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(extent.end - at, buffer.size()));
+      const std::size_t count = base::read_some(fd, {buffer.data(), want});
+      if (count != want) throw Error(Category::local, "changed while it was read");
+      on_bytes(base::Bytes(buffer).subspan(0, count));
+      at += count;
     }
-    const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(size - at, buffer.size()));
-    const std::size_t count = base::read_some(fd, {buffer.data(), want});
-    if (count != want) throw Error(Category::local, "changed while it was read");
-    on_bytes(base::Bytes(buffer).subspan(0, count));
-    at += count;
   }
 }
 
@@ -202,35 +197,37 @@ class Worker {
     begin_parcel();
     for (auto& item : items) {
       try {
-        if (const auto fd = item->open()) item->content = read(fd->get(), item->state);
+        if (const auto fd = item->open()) item->content = read(fd->get(), item->state, item->kind);
       } catch (const Error&) {
         item->failure = std::current_exception();
         item->content.reset();
       }
-      parcel_.events.push_back({Event::Type::done, {}, 0, std::move(item)});
+      parcel_.events.push_back({Event::Type::done, {}, 0, {}, std::move(item)});
       if (parcel_.bytes.size() >= kParcelSize) flush();
     }
     flush();
   }
 
  private:
-  Ingested read(int fd, const struct stat& before) {
+  Ingested read(int fd, const struct stat& before, IngestItem::Kind kind) {
     if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
     const auto size = static_cast<std::uint64_t>(before.st_size);
     ObjectId id;
-    if (size <= parameters_.average_size())
+    if (kind != IngestItem::Kind::file)
+      id = read_large(fd, size, kind);
+    else if (size <= parameters_.average_size())
       read_small(fd, size);
     else if (storing_ && size <= kReadSize)
       read_middle(fd, size);
     else
-      id = read_large(fd, size);
+      id = read_large(fd, size, kind);
     if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
     return {id, {}, size};
   }
 
   /// The id is set when the parcel goes.
   void read_small(int fd, std::uint64_t size) {
-    parcel_.events.push_back({Event::Type::whole, {}, read_whole(fd, size).size(), nullptr});
+    parcel_.events.push_back({Event::Type::whole, {}, read_whole(fd, size).size(), Grouping::small_file});
   }
 
   /// Into the parcel.
@@ -252,46 +249,49 @@ class Worker {
         parameters_,
         [&](base::Bytes chunk) {
           events.push_back(
-              {chunk.size() == size ? Event::Type::whole : Event::Type::chunk, {}, chunk.size(), nullptr});
+              {chunk.size() == size ? Event::Type::whole : Event::Type::chunk, {}, chunk.size()});
         },
         [&](std::uint64_t length) {
-          events.push_back({Event::Type::hole, {}, length, nullptr, static_cast<std::size_t>(length)});
+          events.push_back({Event::Type::hole, {}, length, {}, nullptr, static_cast<std::size_t>(length)});
         });
     const std::size_t before = events.size();
     cutter.feed_all(bytes);
     if (events.size() > before + 1 || events.back().type == Event::Type::hole)
-      events.push_back({Event::Type::content, {}, size, nullptr});
+      events.push_back({Event::Type::content, {}, size});
   }
 
-  ObjectId read_large(int fd, std::uint64_t size) {
-    hasher_.reset(size);
+  /// Returns the content's id, if it is to have one.
+  ObjectId read_large(int fd, std::uint64_t size, IngestItem::Kind kind) {
+    const bool image = kind != IngestItem::Kind::file, named = kind != IngestItem::Kind::image;
+    if (named) hasher_.reset(size);
     internal::StreamCutter cutter(
         parameters_,
         [&](base::Bytes chunk) {
-          emit(chunk.size() == size ? Event::Type::whole : Event::Type::chunk, chunk);
+          emit(chunk.size() == size && !image ? Event::Type::whole : Event::Type::chunk, chunk,
+               image ? Grouping::single : Grouping::chunk);
           if (parcel_.bytes.size() >= kParcelSize) flush();
         },
         [&](std::uint64_t length) {
-          parcel_.events.push_back({Event::Type::hole, {}, length, nullptr});
+          parcel_.events.push_back({Event::Type::hole, {}, length});
         });
     read_sparse(
         fd, size, buffer_,
         [&](base::Bytes bytes) {
-          hasher_.update(bytes);
+          if (named) hasher_.update(bytes);
           if (storing_) cutter.feed(bytes);
           parcel_.read += bytes.size();
         },
         [&](std::uint64_t zeros) {
           if (storing_) cutter.feed_zeros(zeros);
-          hash_zeros(hasher_, zeros);
+          if (named) hash_zeros(hasher_, zeros);
           parcel_.read += zeros;
         });
     if (storing_) cutter.finish();
-    return hasher_.finish();
+    return named ? hasher_.finish() : ObjectId();
   }
 
-  void emit(Event::Type type, base::Bytes bytes) {
-    parcel_.events.push_back({type, {}, bytes.size(), nullptr});
+  void emit(Event::Type type, base::Bytes bytes, Grouping grouping) {
+    parcel_.events.push_back({type, {}, bytes.size(), grouping});
     std::copy(bytes.begin(), bytes.end(), parcel_.bytes.room(bytes.size()).begin());
     parcel_.bytes.add(bytes.size());
   }
@@ -346,7 +346,8 @@ class Worker {
         if (failure) event.item->failure = std::exchange(failure, nullptr);
         if (event.item->failure) event.item->content.reset();
         auto& content = event.item->content;
-        if (content && content->blob == ObjectId()) content->blob = last;
+        if (content && content->blob == ObjectId() && event.item->kind == IngestItem::Kind::file)
+          content->blob = last;
       } else if (event.type != Event::Type::hole) {
         try {
           event.id = last = all ? ids[next] : one.hash(contents[next]);
@@ -385,12 +386,10 @@ class Storer {
       bytes = bytes.subspan(content.size() + event.gap);
       switch (event.type) {
         case Event::Type::whole:
-          (void)adder_->put(event.id, BlobKind::data,
-                            event.size <= parameters_.average_size() ? Grouping::small_file : Grouping::chunk,
-                            content);
+          (void)adder_->put(event.id, BlobKind::data, event.grouping, content);
           break;
         case Event::Type::chunk:
-          (void)adder_->put(event.id, BlobKind::data, Grouping::chunk, content);
+          (void)adder_->put(event.id, BlobKind::data, event.grouping, content);
           recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
           break;
         case Event::Type::refused:
@@ -416,9 +415,12 @@ class Storer {
   }
 
   void finish(IngestItem& item) {
+    if (item.content && item.kind != IngestItem::Kind::file) (void)recipe();
     if (recipe_ && item.content) {
-      item.content->recipe = recipe_->finish({item.content->size, parameters_.id(), item.content->blob});
-      adder_->claim(item.content->blob, *item.content->recipe, item.content->size);
+      auto& [blob, its_recipe, size] = *item.content;
+      const bool named = blob != ObjectId();
+      its_recipe = recipe_->finish({size, parameters_.id(), named ? std::optional(blob) : std::nullopt});
+      if (named) adder_->claim(blob, *its_recipe, size);
     }
     recipe_.reset();
   }
@@ -540,9 +542,12 @@ std::optional<Error> FileItem::find_failure() const {
   }
 }
 
-Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
-                     const std::function<void(std::uint64_t)>& progress) {
-  auto item = std::make_unique<FileItem>(path);
+namespace {
+
+Ingested ingest_one(const std::string& path, IngestItem::Kind kind, Adder& adder,
+                    const chunker::Parameters& parameters,
+                    const std::function<void(std::uint64_t)>& progress) {
+  auto item = std::make_unique<FileItem>(path, kind);
   std::unique_ptr<IngestItem> done;
   ingest(adder.vat().object_format(), &adder, parameters, 1,
          {[&] { return std::move(item); },
@@ -551,52 +556,18 @@ Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Param
   return *done->content;
 }
 
+}  // namespace
+
+Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
+                     const std::function<void(std::uint64_t)>& progress) {
+  return ingest_one(path, IngestItem::Kind::file, adder, parameters, progress);
+}
+
 IngestedImage ingest_image(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
                            bool name_content, const std::function<void(std::uint64_t)>& progress) {
-  const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
-  return base::named(path, [&] {
-    const auto before = state_of(fd.get());
-    if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
-    IngestedImage image;
-    image.size = static_cast<std::uint64_t>(before.st_size);
-    base::ObjectHasher content(adder.vat().object_format()), chunks(adder.vat().object_format());
-    if (name_content) content.reset(image.size);
-    formats::RecipeWriter recipe(adder.vat().object_format(), adder.put_text(BlobKind::recipe));
-    internal::StreamCutter cutter(
-        parameters,
-        [&](base::Bytes chunk) {
-          const auto id = chunks.hash(chunk);
-          (void)adder.put(id, BlobKind::data, Grouping::single, chunk);
-          recipe.add({RecipeItem::Type::chunk, chunk.size(), id, 0});
-        },
-        [&](std::uint64_t length) {
-          recipe.add({RecipeItem::Type::hole, length, {}, 0});
-        });
-    base::Buffer buffer(kReadSize);
-    std::uint64_t read = 0;
-    const auto count = [&](std::uint64_t size) {
-      read += size;
-      if (progress) progress(read);
-    };
-    read_sparse(
-        fd.get(), image.size, buffer,
-        [&](base::Bytes bytes) {
-          if (name_content) content.update(bytes);
-          cutter.feed(bytes);
-          count(bytes.size());
-        },
-        [&](std::uint64_t zeros) {
-          if (name_content) hash_zeros(content, zeros);
-          cutter.feed_zeros(zeros);
-          count(zeros);
-        });
-    cutter.finish();
-    if (!same_state(before, state_of(fd.get()))) throw Error(Category::local, "changed while it was read");
-    if (name_content) image.blob = content.finish();
-    image.recipe = recipe.finish({image.size, parameters.id(), image.blob});
-    if (image.blob) adder.claim(*image.blob, image.recipe, image.size);
-    return image;
-  });
+  const auto kind = name_content ? IngestItem::Kind::named_image : IngestItem::Kind::image;
+  const auto stored = ingest_one(path, kind, adder, parameters, progress);
+  return {*stored.recipe, name_content ? std::optional(stored.blob) : std::nullopt, stored.size};
 }
 
 Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters, const AddOptions& options, int fd,

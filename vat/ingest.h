@@ -20,7 +20,7 @@ namespace vat {
 
 /// Content that was stored.
 struct Ingested {
-  base::ObjectId blob;                   ///< whole-content id
+  base::ObjectId blob;                   ///< whole-content id; none (all zero) for an image that is not named
   std::optional<base::ObjectId> recipe;  ///< if it is chunked
   std::uint64_t size = 0;
 };
@@ -41,6 +41,11 @@ class IngestItem {
   struct stat state {};
   std::exception_ptr failure;  ///< base::Error; local "changed while it was read" among them
 
+  /// What it is stored as. An image has a recipe in any case, each of its chunks gets a group of its own, and
+  /// its content gets an id only if it is to be named.
+  enum class Kind : std::uint8_t { file, image, named_image };
+  Kind kind = Kind::file;
+
  protected:
   IngestItem() = default;
 };
@@ -48,7 +53,7 @@ class IngestItem {
 /// A file by its path.
 class FileItem final : public IngestItem {
  public:
-  explicit FileItem(std::string path) : path_(std::move(path)) {}
+  explicit FileItem(std::string path, Kind as = Kind::file) : path_(std::move(path)) { kind = as; }
   [[nodiscard]] std::optional<base::UniqueFd> open() override;
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   /// The failure, which names the path; nullopt if there is none.

@@ -21,8 +21,8 @@ namespace {
 class FileItem final : public IngestItem {
  public:
   enum class Kind : std::uint8_t { file, nothing, failing };
-  FileItem(std::size_t item_number, Kind kind, std::string path)
-      : number(item_number), kind_(kind), path_(std::move(path)) {}
+  FileItem(std::size_t item_number, Kind is, std::string path)
+      : number(item_number), kind_(is), path_(std::move(path)) {}
   std::optional<base::UniqueFd> open() override {
     if (kind_ == Kind::failing) throw Error(Category::local, "no luck with " + std::to_string(number));
     if (kind_ == Kind::nothing) return std::nullopt;
