@@ -218,6 +218,7 @@ class References {
       : vat_(vat), told_(std::move(told)), report_(report) {}
 
   void check_all() {
+    const Reading reading(vat_.impl());
     std::vector<std::pair<ObjectId, BlobKind>> roots;
     vat_.list(
         [&](const ObjectId& id, const StoredBlob& blob) {

@@ -28,6 +28,8 @@ int run(const cli::Call& call, cli::Output& output) {
                              {"kept", summary.kept},
                              {"removed-packs", summary.removed_packs},
                              {"removed", summary.removed_size}});
+  else if (summary.packs == 0 && summary.removed_packs == 0)
+    output.message("nothing to repack");
   else
     output.message(std::to_string(summary.packs) + " packs, " + base::human_size(summary.size) +
                    ", rewritten as " + std::to_string(summary.new_packs) + ", " +
