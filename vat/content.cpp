@@ -62,7 +62,7 @@ class Window {
 };
 
 constexpr std::uint64_t kReadAheadFrom = std::uint64_t{16} << 20;  ///< content bytes worth threads
-constexpr std::uint64_t kReadAhead = std::uint64_t{8} << 20;       ///< content bytes they may be ahead
+constexpr std::uint64_t kReadAhead = std::uint64_t{4} << 20;       ///< content bytes each may be ahead
 /// Content bytes that one thread takes at a time: neighbours are likely to be in one group, which is decoded
 /// once.
 constexpr std::uint64_t kTaken = std::uint64_t{512} << 10;
@@ -78,14 +78,19 @@ class ReadAhead {
                 [&source](const ObjectId& id) { return source.read(id); }),
         reached_(offset) {
     reader_.seek(offset);
-    const unsigned count = std::min(std::thread::hardware_concurrency(), kReaders);
+    // Where several are under way, as when a tree is written, they have the cores among them already.
+    const unsigned count = under_way_++ == 0 ? std::min(std::thread::hardware_concurrency(), kReaders) : 1;
+    ahead_ = kReadAhead * count;
     try {
       while (threads_.size() < count) threads_.emplace_back([this] { run(); });
     } catch (const std::system_error&) {
       // With fewer it is as good, only slower.
     }
   }
-  ~ReadAhead() { reached(kStop); }
+  ~ReadAhead() {
+    reached(kStop);
+    --under_way_;
+  }
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
 
@@ -117,14 +122,15 @@ class ReadAhead {
       chunks.emplace_back(item.id, reader_.offset());
       size += item.size;
     }
-    for (std::uint64_t at = reached_; at < reader_.offset() && reader_.offset() - at > kReadAhead;
-         at = reached_)
+    for (std::uint64_t at = reached_; at < reader_.offset() && reader_.offset() - at > ahead_; at = reached_)
       reached_.wait(at);
     if (reached_ == kStop) chunks.clear();
     return chunks;
   }
 
+  static inline std::atomic<unsigned> under_way_ = 0;
   BlobSource& source_;
+  std::uint64_t ahead_ = 0;
   std::mutex mutex_;  ///< guards reader_
   formats::RecipeReader reader_;
   std::atomic<std::uint64_t> reached_;

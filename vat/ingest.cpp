@@ -13,6 +13,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -33,7 +34,6 @@ using formats::BlobKind;
 using formats::RecipeItem;
 
 constexpr std::size_t kItemsPerUnit = 256;
-constexpr std::size_t kUnitsAhead = 4;  ///< that workers may have begun before the storing thread takes them
 constexpr std::size_t kParcelSize = std::size_t{2} << 20;
 constexpr std::size_t kChannelSize = std::size_t{4} << 20;
 constexpr std::size_t kReadSize = std::size_t{1} << 20;
@@ -234,7 +234,8 @@ class Worker {
   base::Bytes read_whole(int fd, std::uint64_t size) {
     // Some file systems say that files are empty which are not.
     const auto room = parcel_.bytes.room(std::max<std::size_t>(static_cast<std::size_t>(size), 1));
-    const std::size_t count = base::read_some(fd, room);
+    // Not read(), which would wait if a fifo has taken the file's place.
+    const std::size_t count = base::read_some_at(fd, 0, room);
     if (count != size) throw Error(Category::local, "changed while it was read");
     parcel_.bytes.add(count);
     parcel_.read += count;
@@ -435,12 +436,14 @@ class Storer {
 /// Units in the order they were claimed.
 class Units {
  public:
-  explicit Units(const std::function<std::unique_ptr<IngestItem>()>& next) : next_(next) {}
+  /// Workers may have begun `ahead` units before the storing thread takes them.
+  Units(const std::function<std::unique_ptr<IngestItem>()>& next, std::size_t ahead)
+      : next_(next), ahead_(ahead) {}
 
   /// The next items and the channel for them; nullptr at the end. For workers.
   std::shared_ptr<Channel> claim(std::vector<std::unique_ptr<IngestItem>>& items) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return stopped_ || ended_ || channels_.size() < kUnitsAhead; });
+    changed_.wait(lock, [&] { return stopped_ || ended_ || channels_.size() < ahead_; });
     if (stopped_ || ended_) return nullptr;
     auto channel =
         std::make_shared<Channel>();  // shared: worker and storing thread each outlive the other's interest
@@ -486,6 +489,7 @@ class Units {
   const std::function<std::unique_ptr<IngestItem>()>& next_;
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::size_t ahead_;
   std::deque<std::shared_ptr<Channel>> channels_;
   bool ended_ = false, stopped_ = false;
 };
@@ -510,14 +514,20 @@ void work(Units& units, Worker worker) {
 
 void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& parameters, unsigned threads,
             const IngestCallbacks& callbacks) {
-  Units units(callbacks.next);
+  if (threads == 0) threads = std::max(1U, std::thread::hardware_concurrency());
+  Units units(callbacks.next, threads + 2);
   Storer storer(format, adder, parameters);
   std::vector<std::jthread> workers;
-  if (threads == 0) threads = std::max(1U, std::thread::hardware_concurrency());
-  for (unsigned i = 0; i < threads; ++i)
-    workers.emplace_back([&] { work(units, Worker(parameters, format, adder != nullptr)); });
   std::shared_ptr<Channel> channel;
   try {
+    for (unsigned i = 0; i < threads; ++i) {
+      try {
+        workers.emplace_back([&] { work(units, Worker(parameters, format, adder != nullptr)); });
+      } catch (const std::system_error&) {
+        if (workers.empty()) throw Error(Category::local, "cannot start a thread");
+        break;  // those that are there do
+      }
+    }
     while ((channel = units.take()) != nullptr)
       while (auto parcel = channel->receive()) storer.take(*parcel, callbacks);
   } catch (...) {

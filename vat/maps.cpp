@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -153,7 +154,8 @@ void for_each_map(Vat& vat, const std::function<void(const ObjectId& root, const
 /// Whether a table of the index is the file its name says; one that is not listed is nobody's.
 bool is_sound_table(const Vat::Impl& vat, const std::string& file, const std::string& name) {
   const auto opened = base::find_regular_at(vat.dir.get(), file);
-  if (!opened) return false;
+  if (!opened)  // merged into another meanwhile, or what it held is read again
+    return ::faccessat(vat.dir.get(), file.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0;
   base::Sha256 hash;
   base::Buffer buffer(std::size_t{256} << 10);
   while (const std::size_t count = base::read_some(opened->get(), buffer))

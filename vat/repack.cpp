@@ -36,8 +36,9 @@ constexpr std::size_t kWholeGroup = std::size_t{256} << 10;
 
 class Repack {
  public:
-  Repack(Vat& vat, const RepackOptions& options)
-      : vat_(vat), impl_(vat.impl()), options_(options), lock_(impl_.lock_removal()) {}
+  Repack(Vat& vat, const RepackOptions& options) : vat_(vat), impl_(vat.impl()), options_(options) {
+    if (!options.dry_run) lock_ = impl_.lock_removal();
+  }
 
   RepackSummary run() {
     impl_.refresh(false);
@@ -63,10 +64,26 @@ class Repack {
     for (const auto& name : base::list_directory(marks->get())) {
       if (!Vat::Impl::is_pack_name(name + ".zst") || !base::find_regular_at(marks->get(), name)) continue;
       const auto text = base::read_file(marks->get(), name, kMaxMark);
-      // One that cannot be read counts from now: waiting longer is never wrong.
+      // One that cannot be read, or that is of the future, counts from now: waiting longer is never wrong.
       const auto since = base::parse_decimal(text.substr(0, text.find('\n')));
-      condemned_[name + ".zst"] = since ? static_cast<std::int64_t>(*since) : options_.now;
+      if (since && *since <= static_cast<std::uint64_t>(options_.now))
+        condemned_[name + ".zst"] = static_cast<std::int64_t>(*since);
+      else
+        condemn(marks->get(), name + ".zst");
     }
+  }
+
+  void condemn(int marks, const std::string& pack) {
+    if (!options_.dry_run)
+      base::write_file_atomically(marks, pack.substr(0, 64),
+                                  base::as_bytes(std::to_string(options_.now) + "\n"));
+    condemned_[pack] = options_.now;
+  }
+
+  [[nodiscard]] std::set<std::string> condemned_names() const {
+    std::set<std::string> names;
+    for (const auto& [name, since] : condemned_) names.insert(name);
+    return names;
   }
 
   [[nodiscard]] base::UniqueFd open_marks() const {
@@ -88,6 +105,7 @@ class Repack {
       }
       found.resize(small >= kManyPacks ? small : 0);
     }
+    if (found.size() == 1 && !options_.level) found.clear();  // it is as good as it gets
     // In the order in which they came, so that what was added together stays together.
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
       return std::pair(a.mtime, a.name) < std::pair(b.mtime, b.name);
@@ -96,8 +114,10 @@ class Repack {
   }
 
   void rewrite(const std::vector<PackRecord>& chosen) {
-    std::set<std::string> replacing;
+    // What lies only in packs that will go has to be written again.
+    std::set<std::string> replacing = condemned_names();
     for (const auto& pack : chosen) replacing.insert(pack.name);
+    const auto marks = options_.dry_run ? base::UniqueFd() : open_marks();
     AddOptions add;
     add.threads = options_.threads;
     add.level = options_.level.value_or(formats::kDefaultLevel);
@@ -118,18 +138,21 @@ class Repack {
         summary_.removed_packs += summary_.packs, summary_.removed_size += summary_.size;
       return;
     }
-    const auto marks = open_marks();
     // A pack that came out with the same name, byte for byte, is the one that is wanted.
-    for (const auto& name : added.packs) replacing.erase(name + ".zst");
-    for (const auto& name : replacing) {
+    for (const auto& name : added.packs) {
+      replacing.erase(name + ".zst");
+      if (condemned_.erase(name + ".zst") > 0) (void)::unlinkat(marks.get(), name.c_str(), 0);
+    }
+    base::remove_leftovers(marks.get());
+    for (const auto& pack : chosen) {
+      const auto& name = pack.name;
+      if (!replacing.contains(name)) continue;
       if (!is_elsewhere(name, replacing, Proof::known)) {
         ++summary_.kept;
         impl_.note("pack " + name + ": not all of it could be read, so it stays");
         continue;
       }
-      base::write_file_atomically(marks.get(), name.substr(0, 64),
-                                  base::as_bytes(std::to_string(options_.now) + "\n"));
-      condemned_[name] = options_.now;
+      condemn(marks.get(), name);
     }
   }
 
@@ -166,23 +189,38 @@ class Repack {
     read_ += place.size;
     if (options_.progress) options_.progress(read_);
     try {
-      auto decoded = impl_.decode(file, place);
+      formats::EncodedGroup whole{impl_.read_group(file, place), {}};
+      formats::ZstdDecompressor decompressor;
+      auto decoded = formats::decode_group(whole.bytes, decompressor);
       formats::name_blobs(impl_.format, decoded);
       const bool sound = std::equal(blobs.begin(), blobs.end(), decoded.blobs.begin(), decoded.blobs.end(),
                                     [](const auto& a, const auto& b) { return a.id == b.id; });
       if (sound && !options_.level && (of_image || decoded.content.size() >= kWholeGroup)) {
-        formats::EncodedGroup whole{base::Buffer(place.size), decoded.blobs};
-        if (base::read_exact_at(file, place.offset, whole.bytes) && adder.put_group(std::move(whole))) return;
+        whole.blobs = decoded.blobs;
+        if (adder.put_group(std::move(whole))) return;
       }
       for (std::size_t i = 0; i < decoded.blobs.size(); ++i) {
         const auto& blob = decoded.blobs[i];
-        if (i >= blobs.size() || blob.id != blobs[i].id) continue;
+        if (i >= blobs.size() || blob.id != blobs[i].id) {
+          if (i < blobs.size()) mark_damaged(pack, place, blobs[i].id);
+          continue;
+        }
         (void)adder.put(blob.id, blob.kind, of_image ? Grouping::single : grouping_of(blob), decoded.blob(i));
       }
     } catch (const Error& error) {
       if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
       impl_.note("pack " + pack.name + ", group at " + std::to_string(place.offset) + ": " + error.what());
+      for (const auto& blob : blobs) mark_damaged(pack, place, blob.id);
     }
+  }
+
+  /// So that adding the blob stores it again.
+  void mark_damaged(const PackRecord& pack, const formats::GroupPlace& group, const base::ObjectId& id) {
+    impl_.with_index([&](internal::Index& index) {
+      for (const auto& place : index.find(id))
+        if (place.group.offset == group.offset && index.find_pack_name(place.pack) == pack.name)
+          index.mark_damaged(id, place);
+    });
   }
 
   [[nodiscard]] Grouping grouping_of(const formats::PackedBlob& blob) const {
@@ -213,14 +251,15 @@ class Repack {
       return base::read_exact_at(file->get(), offset, buffer);
     };
     try {
-      formats::read_trailer(impl_.format, read, base::file_size(file->get()),
-                            [&](const auto&, const std::vector<formats::PackedBlob>& blobs) {
-                              any = true;
-                              for (const auto& blob : blobs)
-                                all = all &&
-                                      (proof == Proof::read ? impl_.has_proven_copy(blob.id, others)
-                                                            : impl_.known_good(blob.id, blob.size, &others));
-                            });
+      formats::read_trailer(
+          impl_.format, read, base::file_size(file->get()),
+          [&](const auto&, const std::vector<formats::PackedBlob>& blobs) {
+            any = true;
+            for (const auto& blob : blobs)
+              all = all && (proof == Proof::read
+                                ? impl_.has_proven_copy(blob.id, others, Vat::Impl::Copies::in_packs)
+                                : impl_.known_good(blob.id, blob.size, &others));
+          });
     } catch (const Error& error) {
       if (error.category() != Category::corrupt) throw;
       return false;
@@ -229,21 +268,27 @@ class Repack {
   }
 
   void remove_condemned() {
-    std::set<std::string> names, leaving;
-    for (const auto& [name, since] : condemned_) names.insert(name);
+    const auto names = condemned_names();
+    std::set<std::string> leaving, needed;
     for (const auto& [name, since] : condemned_) {
       struct stat info;
       const auto path = path_of(name);
       const bool there = ::fstatat(impl_.dir.get(), path.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
-      if (there && (since + options_.grace > options_.now || !is_elsewhere(name, names, Proof::read)))
+      if (there && options_.now - since < options_.grace) continue;
+      if (there && !is_elsewhere(name, names, Proof::read)) {
+        needed.insert(name);  // what took its place is bad or gone
         continue;
+      }
       leaving.insert(name);
       if (!there) continue;
       ++summary_.removed_packs;
       summary_.removed_size += static_cast<std::uint64_t>(info.st_size);
     }
-    for (const auto& name : leaving) condemned_.erase(name);
-    if (leaving.empty() || options_.dry_run) return;
+    for (const auto* done : {&leaving, &needed})
+      for (const auto& name : *done) condemned_.erase(name);
+    if ((leaving.empty() && needed.empty()) || options_.dry_run) return;
+    // Nobody may have synced what the others hold.
+    if (::syncfs(impl_.dir.get()) != 0) base::throw_errno("sync", errno);
     (void)write_pack_list(vat_, leaving);  // first, so that it never names what is gone
     for (const auto& name : leaving) {
       impl_.with_index([&](internal::Index& index) { index.forget_pack(name); });
@@ -252,7 +297,8 @@ class Repack {
     }
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
     const auto marks = open_marks();
-    for (const auto& name : leaving) (void)::unlinkat(marks.get(), name.substr(0, 64).c_str(), 0);
+    for (const auto* done : {&leaving, &needed})
+      for (const auto& name : *done) (void)::unlinkat(marks.get(), name.substr(0, 64).c_str(), 0);
   }
 
   [[nodiscard]] static std::string path_of(const std::string& pack) {
@@ -262,7 +308,7 @@ class Repack {
   Vat& vat_;
   Vat::Impl& impl_;
   const RepackOptions& options_;
-  const base::UniqueFd lock_;
+  base::UniqueFd lock_;
   std::map<std::string, std::int64_t> condemned_;
   std::uint64_t read_ = 0;
   RepackSummary summary_;

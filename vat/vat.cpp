@@ -107,14 +107,18 @@ std::shared_ptr<internal::Index> Vat::Impl::open_index() {
   };
   std::vector<internal::IndexLocation> candidates;
   for (const auto* name : {"local", "cache"}) (void)::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700);
-  if (is_plain("local", S_IFDIR) && is_plain("local/index.db", S_IFREG) &&
-      is_plain("local/index.db-wal", S_IFREG) && is_plain("local/index.db-shm", S_IFREG) &&
-      is_plain("cache", S_IFDIR) && is_plain("cache/index", S_IFDIR))
-    candidates.push_back({path + "/local/index.db", path + "/cache/index"});
+  // What was found damaged is in the database: that of the vat is used if it can be, wherever the tables go.
+  const bool database_here = is_plain("local", S_IFDIR) && is_plain("local/index.db", S_IFREG) &&
+                             is_plain("local/index.db-wal", S_IFREG) &&
+                             is_plain("local/index.db-shm", S_IFREG);
+  const bool tables_here = is_plain("cache", S_IFDIR) && is_plain("cache/index", S_IFDIR);
+  const auto database = path + "/local/index.db";
+  if (database_here && tables_here) candidates.push_back({database, path + "/cache/index"});
   if (!options_.cache_dir.empty()) {
     const auto key =
         base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(settings.uuid + path)).hex().substr(0, 32);
     const auto directory = options_.cache_dir + "/" + key;
+    if (database_here) candidates.push_back({database, directory + "/index"});
     candidates.push_back({directory + "/index.db", directory + "/index"});
   }
   for (auto& candidate : candidates)
@@ -199,12 +203,22 @@ bool Vat::Impl::replace_index(const Error& error) {
     const std::lock_guard lock(mutex_);
     index_.reset();
     pack_fds_.clear();
-    if (index_location_.database.empty()) return false;  // in memory: nothing is left to go to
-    // What is left of it may lack what could not be written; other processes do as this one does.
-    index_location_.remove();
-    if (error.category() != Category::corrupt) {
-      index_location_ = {};
+    const bool tables = internal::Index::is_of_tables(error);
+    if ((tables ? index_location_.tables : index_location_.database).empty())
+      return false;  // in memory: nothing is left to go to
+    // The database has what was found damaged, which is not to be lost with a table.
+    if (tables && error.category() == Category::corrupt) {
+      index_location_.remove_tables();
+    } else if (tables) {
+      index_location_.tables.clear();
       index_ = std::make_shared<internal::Index>(index_location_, format);
+    } else {
+      // What is left of it may lack what could not be written; other processes do as this one does.
+      index_location_.remove();
+      if (error.category() != Category::corrupt) {
+        index_location_ = {};
+        index_ = std::make_shared<internal::Index>(index_location_, format);
+      }
     }
   }
   if (error.category() != Category::corrupt)
@@ -225,9 +239,9 @@ void Vat::Impl::refresh(bool again) {
   const auto packs = base::find_open_at(dir.get(), kPackDir, O_RDONLY | O_DIRECTORY);
   std::vector<internal::IndexedPack> found;
   std::size_t rows = 0;
+  const auto damage = again ? internal::Index::Damage::keep : internal::Index::Damage::same;
   const auto put_found = [&] {
-    if (!found.empty())
-      with_index([&](internal::Index& index) { index.put_packs(found, internal::Index::Damage::keep); });
+    if (!found.empty()) with_index([&](internal::Index& index) { index.put_packs(found, damage); });
     found.clear();
     rows = 0;
   };
@@ -331,15 +345,19 @@ std::shared_ptr<base::UniqueFd> Vat::Impl::open_pack(std::int64_t number) {
   return pack_fds_[number] = std::make_shared<base::UniqueFd>(std::move(*file));
 }
 
-formats::DecodedGroup Vat::Impl::decode(int fd, const formats::GroupPlace& place) const {
+base::Buffer Vat::Impl::read_group(int fd, const formats::GroupPlace& place) const {
   // Offsets that no file can have are an error of the call to pread, not the end of the file.
   if (place.size > formats::kMaxGroup * 2 || place.offset > UINT64_MAX / 4)
     throw Error(Category::corrupt, "group: impossible place");
   base::Buffer bytes(place.size);
   if (!base::read_exact_at(fd, place.offset, bytes))
     throw Error(Category::corrupt, "pack ends within a group");
+  return bytes;
+}
+
+formats::DecodedGroup Vat::Impl::decode(int fd, const formats::GroupPlace& place) const {
   formats::ZstdDecompressor decompressor;
-  return formats::decode_group(bytes, decompressor);
+  return formats::decode_group(read_group(fd, place), decompressor);
 }
 
 internal::ProvenBlob Vat::Impl::read_place(const ObjectId& id, const Place& place) {
@@ -367,7 +385,7 @@ bool Vat::Impl::known_good(const ObjectId& id, std::uint64_t size, const std::se
     }
     return false;
   });
-  if (found) return true;
+  if (found || others != nullptr) return found;
   for (const auto& file : loose_files(id)) {
     const auto record = check_loose(file);
     if (record && record->good) return true;
@@ -375,7 +393,7 @@ bool Vat::Impl::known_good(const ObjectId& id, std::uint64_t size, const std::se
   return false;
 }
 
-bool Vat::Impl::has_proven_copy(const ObjectId& id, const std::set<std::string>& others) {
+bool Vat::Impl::has_proven_copy(const ObjectId& id, const std::set<std::string>& others, Copies copies) {
   for (const auto& place : with_index([&](internal::Index& index) { return index.find(id); })) {
     const auto pack = with_index([&](internal::Index& index) { return index.find_pack_name(place.pack); });
     if (!pack || others.contains(*pack)) continue;
@@ -387,6 +405,7 @@ bool Vat::Impl::has_proven_copy(const ObjectId& id, const std::set<std::string>&
       with_index([&](internal::Index& index) { index.mark_damaged(id, place); });
     }
   }
+  if (copies == Copies::in_packs) return false;
   for (const auto& file : loose_files(id))
     if (read_loose(file, {})) return true;
   return false;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <deque>
@@ -63,6 +64,8 @@ class PackCheck {
   void run(std::vector<PackDamage>& damages, VerifySummary& summary,
            const std::function<void(std::uint64_t)>& progress) {
     auto file = base::find_regular_at(impl_.dir.get(), file_);
+    if (!file && ::faccessat(impl_.dir.get(), file_.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0)
+      return;  // another process removed it
     if (!file) return damages.push_back({{file_, std::nullopt, "is not a regular file", false}, true});
     fd_ = std::move(*file);
     size_ = base::file_size(fd_.get());
@@ -178,7 +181,9 @@ class PackCheck {
   }
 
   /// What the index thinks of files not checked yet proves nothing.
-  bool has_other_copy(const ObjectId& id) { return impl_.has_proven_copy(id, {name_}); }
+  bool has_other_copy(const ObjectId& id) {
+    return impl_.has_proven_copy(id, {name_}, Vat::Impl::Copies::anywhere);
+  }
 
   /// Puts every sound blob of the group that is nowhere else.
   void rescue(const Group& group, Adder& adder) {

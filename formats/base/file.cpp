@@ -153,18 +153,22 @@ void make_directories(const std::string& path) {
   }
 }
 
-bool read_exact_at(int fd, std::uint64_t offset, MutableBytes buffer) {
-  while (!buffer.empty()) {
-    const ssize_t count = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(offset));
-    if (count < 0) {
-      if (errno == EINTR) continue;
+std::size_t read_some_at(int fd, std::uint64_t offset, MutableBytes buffer) {
+  std::size_t total = 0;
+  while (total < buffer.size()) {
+    const ssize_t count =
+        ::pread(fd, buffer.data() + total, buffer.size() - total, static_cast<off_t>(offset + total));
+    if (count == 0) break;
+    if (count > 0)
+      total += static_cast<std::size_t>(count);
+    else if (errno != EINTR)
       throw_errno("read", errno);
-    }
-    if (count == 0) return false;
-    buffer = buffer.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
   }
-  return true;
+  return total;
+}
+
+bool read_exact_at(int fd, std::uint64_t offset, MutableBytes buffer) {
+  return read_some_at(fd, offset, buffer) == buffer.size();
 }
 
 std::size_t read_some(int fd, MutableBytes buffer) {

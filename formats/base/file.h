@@ -40,6 +40,9 @@ namespace base {
 /// Creates `path` and what is missing above it, durably. Throws refused if something else is in the way.
 void make_directories(const std::string& path);
 
+/// Reads at `offset` until `buffer` is full or the file ends; the count read. Local error for what is no
+/// file.
+[[nodiscard]] std::size_t read_some_at(int fd, std::uint64_t offset, MutableBytes buffer);
 /// Reads exactly buffer.size() bytes at `offset`; false if the file ends before.
 [[nodiscard]] bool read_exact_at(int fd, std::uint64_t offset, MutableBytes buffer);
 /// Reads until `buffer` is full or the file ends; the count read.

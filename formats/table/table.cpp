@@ -26,6 +26,7 @@ constexpr int kBits = 6;               ///< that a key sets in its cell
 constexpr std::array<char, 8> kMagic = {'v', 'a', 't', 't', 'a', 'b', 'l', 'e'};
 constexpr std::uint32_t kVersion = 1;
 constexpr std::uint64_t kMaxBlocks = std::uint64_t{1} << 40;
+constexpr std::uint64_t kMaxExtra = std::uint64_t{64} << 20;
 
 std::uint64_t guard_of(const std::byte* block, std::uint64_t number) {
   return XXH3_64bits_withSeed(block, kPayload, number);
@@ -136,7 +137,8 @@ Table::Table(const TableShape& shape, ReadAt read, std::uint64_t size, TableBloc
   filter_cells_ = take(std::uint64_t{});
   const auto extra_size = take(std::uint64_t{});
   const auto limit = size;  // no section has more items than the file has bytes
-  if (count_ > limit || filter_cells_ > limit || extra_size > limit || filter_cells_ == 0)
+  if (count_ > limit || filter_cells_ > limit || extra_size > std::min(limit, kMaxExtra) ||
+      filter_cells_ == 0)
     fail("impossible counts");
   per_block_ = kPayload / shape.record_size;
   record_blocks_ = blocks_for(count_, shape.record_size);
@@ -158,7 +160,7 @@ std::uint64_t Table::fan_of(const std::byte* key) const noexcept {
 /// About as many steps as there are fences, so that keys that are hashes are found with a step or two of
 /// bisection.
 void Table::make_fan() {
-  fan_bits_ = std::min(20, static_cast<int>(std::bit_width(record_blocks_)));
+  fan_bits_ = std::min(16, static_cast<int>(std::bit_width(record_blocks_)));
   fan_.resize((std::size_t{1} << fan_bits_) + 1);
   for (std::uint64_t i = 0; i < record_blocks_; ++i) ++fan_[fan_of(fences_.data() + i * shape_.key_size) + 1];
   std::partial_sum(fan_.begin(), fan_.end(), fan_.begin());
@@ -172,7 +174,6 @@ void Table::read_block(std::uint64_t number, TableBlocks::Block& block) const {
 
 base::Buffer Table::read_section(std::uint64_t first, std::uint64_t items, std::size_t item_size) const {
   base::Buffer section;
-  section.reserve(static_cast<std::size_t>(items) * item_size);  // no more than the file has
   const std::size_t fill = kPayload / item_size * item_size;
   TableBlocks::Block block;
   for (std::uint64_t rest = items * item_size; rest > 0; ++first) {
@@ -226,8 +227,9 @@ std::uint64_t Table::lower_bound(base::Bytes key) {
     return begin;
   };
   // The blocks whose first key is below the key are those in which it, or its first copy, may begin.
-  const auto block_number =
-      first_below(0, record_blocks_, [&](std::uint64_t i) { return fences_.data() + i * shape_.key_size; });
+  const auto fan = fan_of(key.data());
+  const auto block_number = first_below(
+      fan_[fan], fan_[fan + 1], [&](std::uint64_t i) { return fences_.data() + i * shape_.key_size; });
   if (block_number == 0) return 0;
   const auto begin = (block_number - 1) * per_block_;
   return first_below(begin, std::min(begin + per_block_, count_),

@@ -68,20 +68,20 @@ TableSet::TableSet(const TableShape& shape, std::optional<base::UniqueFd> direct
 
 std::vector<std::string> TableSet::read_list(int directory) {
   std::vector<std::string> names;
-  if (!base::find_regular_at(directory, kList)) return names;
-  const auto text = base::read_file(directory, kList, kMaxList);
+  const auto found = base::find_file(directory, kList, kMaxList);
+  const std::string text = found.value_or(std::string());
   for (std::string_view rest = text; rest.size() > kNameSize; rest.remove_prefix(kNameSize + 1))
     if (is_table_name(rest.substr(0, kNameSize)) && rest[kNameSize] == '\n')
       names.emplace_back(rest.substr(0, kNameSize));
   return names;
 }
 
-std::unique_ptr<Table> TableSet::open(const std::string& name) {
+std::shared_ptr<Table> TableSet::open(const std::string& name) {
   auto file = base::find_regular_at(directory_->get(), name);
   if (!file) return nullptr;
   const auto size = base::file_size(file->get());
   const auto shared = std::make_shared<base::UniqueFd>(std::move(*file));  // shared: a function is copied
-  return std::make_unique<Table>(
+  return std::make_shared<Table>(
       shape_,
       [shared](std::uint64_t offset, base::MutableBytes buffer) {
         return base::read_exact_at(shared->get(), offset, buffer);
@@ -105,7 +105,7 @@ void TableSet::load(const std::vector<std::string>& names) {
     const auto known =
         std::find_if(tables_.begin(), tables_.end(), [&](const Entry& entry) { return entry.name == name; });
     try {
-      auto table = known != tables_.end() ? std::move(known->table) : open(name);
+      auto table = known != tables_.end() ? known->table : open(name);
       if (table != nullptr) tables.push_back({name, std::move(table)});
     } catch (const Error& error) {
       if (error.category() != Category::corrupt) throw;  // else what it held has to be added again
@@ -155,7 +155,7 @@ void TableSet::write(Entry& entry, const std::function<void(const base::ByteSink
   if (!directory_) {
     const auto file = std::make_shared<base::Buffer>();  // shared: a function is copied
     fill([&](base::Bytes bytes) { base::append(*file, bytes); });
-    entry.table = std::make_unique<Table>(
+    entry.table = std::make_shared<Table>(
         shape_,
         [file](std::uint64_t offset, base::MutableBytes buffer) {
           if (offset + buffer.size() > file->size()) return false;

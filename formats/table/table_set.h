@@ -63,12 +63,12 @@ class TableSet {
  private:
   struct Entry {
     std::string name;
-    std::unique_ptr<Table> table;
+    std::shared_ptr<Table> table;  // shared: a list that cannot be loaded leaves the one before
   };
   struct Source;
   static void merge(std::vector<Source> sources, std::size_t key_size,
                     const std::function<bool(base::Bytes)>& visit);
-  [[nodiscard]] std::unique_ptr<Table> open(const std::string& name);
+  [[nodiscard]] std::shared_ptr<Table> open(const std::string& name);
   void load(const std::vector<std::string>& names);
   void write(Entry& entry, const std::function<void(const base::ByteSink&)>& fill);
   void write_list();

@@ -70,6 +70,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   scan.on_problem = [&](const std::string&, const Error& problem) { output.warning(problem.what()); };
   scan.progress = [&](std::uint64_t done) { output.progress("added", done, 0); };
 
+  const auto vat_state = addition.vat().state();  // what the scan relies on
   vat::Adder adder(addition.vat(), addition.options);
   const auto ids = base::named(
       path, [&] { return wedge::add_tree(top.get(), addition.vat().object_format(), adder, scan); });
@@ -84,7 +85,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vref.entries = ids.entries;
   finish_addition(addition, std::move(vref), summary, output, only_news);
   remembered.wait();
-  if (!addition.options.dry_run) cache->set_stored(addition.vat().state());
+  if (!addition.options.dry_run) cache->set_stored(vat_state);
   return ids.partial ? 3 : 0;
 }
 

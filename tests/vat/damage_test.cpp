@@ -361,6 +361,38 @@ TEST_CASE("tables of the index that are damaged, cut, gone or exchanged cost not
   for (const auto& blob : blobs) CHECK(tests::holds(*store, store.id_of(blob), blob));
 }
 
+TEST_CASE("damage that was found is not forgotten with a table of the index", "[vat][damage]") {
+  TestVat store;
+  const auto blobs = some_blobs(1);
+  const auto pack = store.add_pack(blobs);
+  const auto victim = store.id_of(blobs[0]);
+  store.damage(pack, victim);
+  CHECK_THROWS_AS(store->read(victim), base::Error);
+  const auto tables = store.path() + "/cache/index";
+  const auto table = tables + "/" + tests::read_small_file(tables + "/list").substr(0, 64);
+  store.close();
+  SECTION("rotten") {
+    auto bytes = tests::read_small_file(table);
+    bytes[100] = static_cast<char>(bytes[100] ^ 1);
+    base::remove_tree(AT_FDCWD, table);
+    tests::write_file(table, base::as_bytes(bytes));
+  }
+  SECTION("gone") {
+    base::remove_tree(AT_FDCWD, table);
+  }
+  SECTION("all of cache") {
+    base::remove_tree(AT_FDCWD, store.path() + "/cache");
+  }
+  SECTION("a place where no table can be") {
+    base::remove_tree(AT_FDCWD, tables);
+    tests::write_file(tables, {});
+  }
+  store.reopen();
+  CHECK_FALSE(store->find(victim));
+  CHECK(store.add(blobs[0]) == victim);
+  CHECK(tests::holds(*store, victim, blobs[0]));
+}
+
 TEST_CASE("rows whose guard was made to fit still cannot make wrong bytes pass", "[vat][damage]") {
   TestVat store;
   const auto blobs = some_blobs(1);

@@ -1,6 +1,7 @@
 #include "vat/repack.h"
 
 #include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -121,10 +122,61 @@ TEST_CASE("all packs are rewritten without --auto, each blob once, tighter if a 
   check(store, {blob, other});
   CHECK(damaged(store) == 0);
   options.level.reset();
-  const auto again = vat::repack(*store, options);
-  CHECK(again.stored_size == summary.stored_size);  // groups are copied as they are
+  CHECK(vat::repack(*store, options).packs == 0);
   check(store, {blob, other});
   CHECK(store.packs().size() == 1);
+}
+
+TEST_CASE("what lies in condemned packs alone is written again, and a pack that is needed loses its mark",
+          "[vat][repack]") {
+  TestVat store;
+  const auto blobs = add_packs(store, 12);
+  REQUIRE(repack(store, kDay).packs == 12);
+  const auto more = add_packs(store, 3, 30);
+  const auto second = repack(store, kDay + 1, false);  // within the grace period: 1 + 3 packs
+  CHECK(second.packs == 4);
+  CHECK(second.new_packs == 1);
+  CHECK(second.kept == 0);
+  const auto last = repack(store, 100 * kDay, false);
+  CHECK(last.removed_packs == 16);
+  CHECK(last.packs == 0);  // one pack needs no merging
+  CHECK(store.packs().size() == 1);
+  check(store, blobs);
+  check(store, more);
+  CHECK(damaged(store) == 0);
+}
+
+TEST_CASE("a mark of the future, or one that says nothing, counts from when it is read", "[vat][repack]") {
+  TestVat store;
+  (void)add_packs(store, 12);
+  REQUIRE(repack(store, kDay).packs == 12);
+  const auto marks = store.path() + "/cache/condemned/";
+  unsigned number = 0;
+  for (const auto& name : base::list_directory(base::open_directory(AT_FDCWD, marks).get())) {
+    base::remove_tree(AT_FDCWD, marks + name);
+    constexpr const char* kBad[] = {"", "x", "18446744073709551615\n", "9223372036854775807\n", "-5\n"};
+    tests::write_file(marks + name, base::as_bytes(std::string(kBad[number++ % 5])));
+  }
+  CHECK(repack(store, 20 * kDay).removed_packs == 0);
+  CHECK(repack(store, 33 * kDay).removed_packs == 0);
+  CHECK(repack(store, 34 * kDay).removed_packs == 12);
+}
+
+TEST_CASE("a hand-filled file is no reason to remove a pack", "[vat][repack]") {
+  TestVat store;
+  const auto blob = text(1);
+  const auto other = text(2);
+  (void)store.add_pack({blob});
+  (void)store.add_pack({other});
+  const auto hex = store.id_of(blob).hex();
+  base::make_directories(store.path() + "/primary/" + hex.substr(0, 2));
+  const auto file = store.path() + "/primary/" + hex.substr(0, 2) + "/" + hex.substr(2) + ".blob";
+  tests::write_file(file, blob);
+  store.reopen();
+  CHECK(repack(store, kDay, false, 0).removed_packs == 2);
+  REQUIRE(::unlink(file.c_str()) == 0);
+  store.reopen();
+  check(store, {blob, other});
 }
 
 TEST_CASE("a dry run changes nothing and counts the same", "[vat][repack]") {
@@ -158,6 +210,9 @@ TEST_CASE("a pack with a damaged blob stays, what is sound of it is copied", "[v
   CHECK(std::count(packs.begin(), packs.end(), bad) == 1);
   check(store, blobs);
   CHECK(tests::holds(*store, store.id_of(text(71, 9000)), text(71, 9000)));
+  // What was found bad is marked, so that adding it again heals it.
+  CHECK(store.add(text(70, 9000)) == store.id_of(text(70, 9000)));
+  CHECK(tests::holds(*store, store.id_of(text(70, 9000)), text(70, 9000)));
 }
 
 TEST_CASE("an old pack is not removed once its successor is found damaged or gone", "[vat][repack]") {
@@ -179,6 +234,7 @@ TEST_CASE("an old pack is not removed once its successor is found damaged or gon
   }
   const auto later = repack(store, 100 * kDay);
   CHECK(later.removed_packs == 0);
+  CHECK(later.packs >= 12);  // and written again
   check(store, blobs);
   store.reopen();
   check(store, blobs);

@@ -1,6 +1,7 @@
 #include "vat/repack.h"
 
-#include "cli/environment.h"
+#include <ctime>
+
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "vat/cli/verbs.h"
@@ -14,7 +15,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.automatic = call.has("--auto");
   if (call.has("--level")) options.level = static_cast<int>(call.number("--level", 0, 1, 19));
   options.threads = jobs(call);
-  options.now = cli::current_time();
+  options.now = std::time(nullptr);  // not the time that is put into results
   options.grace =
       static_cast<std::int64_t>(call.duration("--grace", static_cast<std::uint64_t>(options.grace)));
   options.dry_run = call.has("--dry-run");

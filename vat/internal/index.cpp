@@ -33,6 +33,7 @@ constexpr const char* kSchema = R"(
   INSERT INTO state VALUES(randomblob(16));
 )";
 constexpr std::int64_t kVersion = 3;
+constexpr const char* kTablesError = "index: tables";
 
 // A row of a table: id, then the pack's number, offset and length of the group, position in it with the kind
 // in the highest byte, size.
@@ -106,9 +107,17 @@ void put(Database& database, const std::vector<Claim>& claims) {
 
 }  // namespace
 
+bool Index::is_of_tables(const base::Error& error) {
+  return std::string_view(error.what()).starts_with(kTablesError);
+}
+
 void IndexLocation::remove() const noexcept {
   if (!database.empty())
     for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((database + suffix).c_str());
+  remove_tables();
+}
+
+void IndexLocation::remove_tables() const noexcept {
   if (!tables.empty()) (void)::unlink((tables + "/" + formats::TableSet::kList).c_str());
 }
 
@@ -148,7 +157,7 @@ void Index::load_locked() const {
     if (damaged.bytes(0).size() == base::id_size(format_))
       damaged_.emplace(ObjectId(format_, damaged.bytes(0)), damaged.integer(1), damaged.integer(2),
                        static_cast<std::uint32_t>(damaged.integer(3)));
-  base::named("index", [&] { tables_.load(); });
+  base::named(kTablesError, [&] { tables_.load(); });
   for (const auto extra : tables_.extras())
     for_each_pack(extra, [&](std::int64_t number, base::Bytes) { listed_.insert(number); });
 }
@@ -192,10 +201,14 @@ std::optional<Place> Index::read_place(base::Bytes row) const {
 /// rows of tables are kept by it.
 std::int64_t Index::renumber_locked(const PackRecord& pack, Damage damage) {
   const std::int64_t before = number_locked(pack.name);
+  if (const auto known = packs_.find(before); damage == Damage::same && known != packs_.end() &&
+                                              known->second.size == pack.size &&
+                                              known->second.mtime == pack.mtime)
+    return before;
   Statement fresh(database_, "SELECT random() & 0xffffffffffff");
   (void)fresh.step();
   const std::int64_t number = fresh.integer(0);
-  if (before >= 0 && damage == Damage::keep) {
+  if (before >= 0 && damage != Damage::forget) {
     Statement(database_,
               "UPDATE damaged SET pack=? WHERE pack=(SELECT number FROM packs WHERE number=? AND size=? AND "
               "mtime=?)")
@@ -220,8 +233,8 @@ void Index::put_packs(const std::vector<IndexedPack>& packs, Damage damage) {
   const std::lock_guard lock(mutex_);
   end_reading_locked();
   Transaction transaction(database_);
-  load_locked();
   try {
+    load_locked();
     base::Buffer extra;
     std::vector<std::pair<const IndexedBlob*, std::int64_t>> sorted;
     for (const auto& pack : packs) {
@@ -244,7 +257,7 @@ void Index::put_packs(const std::vector<IndexedPack>& packs, Damage damage) {
       base::append_le(rows, blob->place.size);
     }
     const auto id_end = base::id_size(format_);
-    base::named("index", [&] {
+    base::named(kTablesError, [&] {
       tables_.add(
           rows, extra,
           {false,
@@ -318,7 +331,7 @@ std::vector<Place> Index::find(const ObjectId& id) const {
   const std::lock_guard lock(mutex_);
   follow_locked();
   std::vector<Place> places;
-  base::named("index", [&] {
+  base::named(kTablesError, [&] {
     tables_.find(id.raw(), [&](base::Bytes row) {
       if (const auto place = read_place(row)) places.push_back(*place);
     });
@@ -337,7 +350,9 @@ void Index::mark_damaged(const ObjectId& id, const Place& place) {
       .bind(3, place.position)
       .bind(4, place.pack)
       .run();
-  renew_state_locked();
+  Statement changed(database_, "SELECT changes()");
+  if (changed.step() && changed.integer(0) > 0) renew_state_locked();
+  changed.reset();
   transaction.commit();
   damaged_.emplace(id, place.pack, place.group.offset, place.position);
 }
@@ -405,7 +420,7 @@ std::vector<IndexedBlob> Index::list_after(const ObjectId* after, std::size_t li
   follow_locked();
   std::vector<IndexedBlob> blobs;
   const base::Buffer first(base::id_size(format_));
-  base::named("index", [&] {
+  base::named(kTablesError, [&] {
     tables_.visit_from(after != nullptr ? after->raw() : first, [&](base::Bytes row) {
       const ObjectId id(format_, row.subspan(0, base::id_size(format_)));
       const auto place = read_place(row);

@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "formats/base/error.h"
 #include "formats/base/object_id.h"
 #include "formats/database/database.h"
 #include "formats/pack/pack.h"
@@ -72,6 +73,7 @@ struct IndexLocation {
 
   /// Removes the index, as far as that is possible; other processes that use it go on with what they hold.
   void remove() const noexcept;
+  void remove_tables() const noexcept;
 };
 
 /// Places are rows of tables (docs/formats/table.md), which whoever serves the vat's files publishes; packs,
@@ -89,8 +91,12 @@ class Index {
   [[nodiscard]] std::vector<PackRecord> packs() const;
   enum class Damage : std::uint8_t {
     forget,  ///< the file was just written
-    keep     ///< what was found bad in a file of this size and time still is
+    keep,    ///< what was found bad in a file of this size and time still is
+    same     ///< its rows were lost, and if size and time are the same they are all that was
   };
+  /// Whether it was the tables that failed, and the database is sound.
+  [[nodiscard]] static bool is_of_tables(const base::Error& error);
+
   /// Replaces all that is known of the packs of those names.
   void put_packs(const std::vector<IndexedPack>& packs, Damage damage);
   void forget_pack(const std::string& name);

@@ -64,12 +64,14 @@ class Vat::Impl {
   [[nodiscard]] bool is_proven(const base::ObjectId& content, const base::ObjectId& recipe);
   void note_proven(const std::vector<internal::Claim>& claims);
 
-  /// Whether a good copy of that size is known; `others`: in a pack that is none of these, by file name.
+  /// Whether a good copy of that size is known; `others`: in a pack, and in none of these, by file name.
   [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size,
                                 const std::set<std::string>* others = nullptr);
+  enum class Copies : std::uint8_t { in_packs, anywhere };  ///< anywhere: in hand-filled files too
   /// Whether a copy that is in none of those packs is good: read and hashed now. A bad one is remembered as
   /// such.
-  [[nodiscard]] bool has_proven_copy(const base::ObjectId& id, const std::set<std::string>& others);
+  [[nodiscard]] bool has_proven_copy(const base::ObjectId& id, const std::set<std::string>& others,
+                                     Copies copies);
   [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id);
   [[nodiscard]] internal::ProvenBlob read_place(const base::ObjectId& id, const internal::Place& place);
   [[nodiscard]] std::optional<internal::ProvenBlob> find_packed(const base::ObjectId& id,
@@ -92,6 +94,8 @@ class Vat::Impl {
   [[nodiscard]] std::optional<internal::IndexedPack> read_pack(const internal::PackRecord& pack);
   [[nodiscard]] std::shared_ptr<base::UniqueFd> open_pack(
       std::int64_t number);  // shared: readers may outlive the cache
+  /// The bytes of a group as they lie in the file. Throws corrupt if it ends before.
+  [[nodiscard]] base::Buffer read_group(int fd, const formats::GroupPlace& place) const;
   [[nodiscard]] formats::DecodedGroup decode(int fd, const formats::GroupPlace& place) const;
 
   /// Whoever takes a copy away because there is another holds this meanwhile, so that no two rely on each
