@@ -10,7 +10,8 @@ GroupCache::Group GroupCache::find_or(const Key& key, const std::function<Group(
       order_.splice(order_.end(), order_, known->second.used);
       const auto group = known->second.group;
       lock.unlock();
-      return group.get();
+      if (auto decoded = group.get()) return decoded;
+      return decode();  // the other thread's failed; so does this, most likely, with an error of its own
     }
     entries_[key] = {promise.get_future().share(), order_.insert(order_.end(), key), 0};
   }
@@ -34,7 +35,7 @@ GroupCache::Group GroupCache::find_or(const Key& key, const std::function<Group(
     }
     return group;
   } catch (...) {
-    promise.set_exception(std::current_exception());
+    promise.set_value(nullptr);  // not the exception, which would be shared between threads
     const std::lock_guard lock(mutex_);
     order_.erase(entries_.at(key).used);
     entries_.erase(key);

@@ -31,8 +31,8 @@ class GroupCache {
   using Key = std::pair<std::int64_t, std::uint64_t>;          ///< pack number and offset
 
   explicit GroupCache(std::size_t budget) : budget_(budget) {}
-  /// The group of that key, its blobs named, from `decode` if it is not here. What decode throws reaches
-  /// every waiting reader.
+  /// The group of that key, its blobs named, from `decode` if it is not here. If that fails, each reader that
+  /// waited for it tries once more by itself.
   [[nodiscard]] Group find_or(const Key& key, const std::function<Group()>& decode);
   /// A blob of a group that is here.
   [[nodiscard]] std::optional<ProvenBlob> find(const base::ObjectId& id);
