@@ -204,12 +204,7 @@ class Adder::Impl {
 
   bool there_and_good(const std::string& name, const base::Sha256::Digest& digest) const {
     const auto file = base::find_regular_at(packs_.get(), name);
-    if (!file) return false;
-    base::Sha256 hash;
-    base::Buffer buffer(std::size_t{1} << 20);
-    while (const std::size_t count = base::read_some(file->get(), buffer))
-      hash.update(base::Bytes(buffer).subspan(0, count));
-    return hash.finish() == digest;
+    return file && base::sha256_of_file(file->get()) == digest;
   }
 
   Vat& face_;

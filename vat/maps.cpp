@@ -156,11 +156,7 @@ bool is_sound_table(const Vat::Impl& vat, const std::string& file, const std::st
   const auto opened = base::find_regular_at(vat.dir.get(), file);
   if (!opened)  // merged into another meanwhile, or what it held is read again
     return ::faccessat(vat.dir.get(), file.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0;
-  base::Sha256 hash;
-  base::Buffer buffer(std::size_t{256} << 10);
-  while (const std::size_t count = base::read_some(opened->get(), buffer))
-    hash.update(base::Bytes(buffer).subspan(0, count));
-  return base::to_hex(hash.finish()) == name;
+  return base::to_hex(base::sha256_of_file(opened->get())) == name;
 }
 
 /// Names in hex. Throws corrupt or refused for a damaged map.
@@ -211,6 +207,13 @@ bool write_one(Vat& vat, const MapRoot& root) {
   base::remove_leftovers(dir->get());
   base::write_file_atomically(dir->get(), hex.substr(2) + ".zst", map);
   return true;
+}
+
+/// Those that are damaged or lead to packs that are gone.
+void remove_stale_maps(Vat& vat) {
+  for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
+    if (!map_holds(vat, root, file)) base::remove_tree(vat.impl().dir.get(), file);
+  });
 }
 
 /// Maps for all roots that have none; counts what is there then, or what there would be.
@@ -291,9 +294,7 @@ void check_cache(Vat& vat, bool repair,
 
 void refresh_cache(Vat& vat) {
   (void)write_pack_list(vat);
-  for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
-    if (!map_holds(vat, root, file)) base::remove_tree(vat.impl().dir.get(), file);
-  });
+  remove_stale_maps(vat);
   (void)write_maps(vat);
 }
 
@@ -302,7 +303,7 @@ RebuildSummary rebuild(Vat& vat, bool dry_run) {
   if (!dry_run) {
     impl.refresh(true);
     if (!write_pack_list(vat)) throw Error(Category::local, "cache/ of the vat cannot be written");
-    refresh_cache(vat);
+    remove_stale_maps(vat);
   }
   auto summary = write_maps(vat, dry_run);
   summary.packs = impl.with_index([](internal::Index& index) { return index.packs().size(); });

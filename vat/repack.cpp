@@ -62,9 +62,12 @@ class Repack {
                                           O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (!marks) return;
     for (const auto& name : base::list_directory(marks->get())) {
-      if (!Vat::Impl::is_pack_name(name + ".zst") || !base::find_regular_at(marks->get(), name)) continue;
-      const auto text = base::read_file(marks->get(), name, kMaxMark);
-      // One that cannot be read, or that is of the future, counts from now: waiting longer is never wrong.
+      if (!Vat::Impl::is_pack_name(name + ".zst")) continue;
+      // One that says nothing, or that is of the future, counts from now: waiting longer is never wrong.
+      const auto file = base::find_regular_at(marks->get(), name);
+      if (!file) continue;
+      std::string text(kMaxMark, '\0');
+      text.resize(base::read_some(file->get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
       const auto since = base::parse_decimal(text.substr(0, text.find('\n')));
       if (since && *since <= static_cast<std::uint64_t>(options_.now))
         condemned_[name + ".zst"] = static_cast<std::int64_t>(*since);
@@ -134,8 +137,10 @@ class Repack {
     summary_.stored_size = added.stored_size;
     if (options_.dry_run) {
       summary_.new_packs = (added.stored_size + formats::kPackRollover - 1) / formats::kPackRollover;
-      if (options_.grace == 0)
-        summary_.removed_packs += summary_.packs, summary_.removed_size += summary_.size;
+      if (options_.grace == 0) {
+        summary_.removed_packs += summary_.packs;
+        summary_.removed_size += summary_.size;
+      }
       return;
     }
     // A pack that came out with the same name, byte for byte, is the one that is wanted.
@@ -202,7 +207,7 @@ class Repack {
       for (std::size_t i = 0; i < decoded.blobs.size(); ++i) {
         const auto& blob = decoded.blobs[i];
         if (i >= blobs.size() || blob.id != blobs[i].id) {
-          if (i < blobs.size()) mark_damaged(pack, place, blobs[i].id);
+          if (i < blobs.size()) impl_.mark_damaged(blobs[i].id, pack.name);
           continue;
         }
         (void)adder.put(blob.id, blob.kind, of_image ? Grouping::single : grouping_of(blob), decoded.blob(i));
@@ -210,17 +215,8 @@ class Repack {
     } catch (const Error& error) {
       if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
       impl_.note("pack " + pack.name + ", group at " + std::to_string(place.offset) + ": " + error.what());
-      for (const auto& blob : blobs) mark_damaged(pack, place, blob.id);
+      for (const auto& blob : blobs) impl_.mark_damaged(blob.id, pack.name);
     }
-  }
-
-  /// So that adding the blob stores it again.
-  void mark_damaged(const PackRecord& pack, const formats::GroupPlace& group, const base::ObjectId& id) {
-    impl_.with_index([&](internal::Index& index) {
-      for (const auto& place : index.find(id))
-        if (place.group.offset == group.offset && index.find_pack_name(place.pack) == pack.name)
-          index.mark_damaged(id, place);
-    });
   }
 
   [[nodiscard]] Grouping grouping_of(const formats::PackedBlob& blob) const {
@@ -229,11 +225,8 @@ class Repack {
   }
 
   void for_each_group(int file, std::uint64_t size, const formats::GroupVisitor& visit) const {
-    const auto read = [file](std::uint64_t offset, base::MutableBytes buffer) {
-      return base::read_exact_at(file, offset, buffer);
-    };
     try {
-      formats::read_trailer(impl_.format, read, size, visit);
+      formats::read_trailer(impl_.format, base::reader_of(file), size, visit);
     } catch (const Error& error) {
       if (error.category() != Category::corrupt) throw;  // then something in it will be found missing
     }
@@ -247,12 +240,9 @@ class Repack {
     const auto file = base::find_regular_at(impl_.dir.get(), path_of(name));
     if (!file) return false;
     bool all = true, any = false;
-    const auto read = [&](std::uint64_t offset, base::MutableBytes buffer) {
-      return base::read_exact_at(file->get(), offset, buffer);
-    };
     try {
       formats::read_trailer(
-          impl_.format, read, base::file_size(file->get()),
+          impl_.format, base::reader_of(file->get()), base::file_size(file->get()),
           [&](const auto&, const std::vector<formats::PackedBlob>& blobs) {
             any = true;
             for (const auto& blob : blobs)

@@ -38,12 +38,6 @@ std::int64_t mtime_of(const struct stat& info) {
   return std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
 }
 
-formats::ReadAt reader_of(int fd) {
-  return [fd](std::uint64_t offset, base::MutableBytes buffer) {
-    return base::read_exact_at(fd, offset, buffer);
-  };
-}
-
 bool is_hex(std::string_view text) {
   return std::all_of(text.begin(), text.end(),
                      [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
@@ -287,7 +281,7 @@ std::optional<internal::IndexedPack> Vat::Impl::read_pack(const PackRecord& pack
       blobs.push_back({rows[i].id, {0, group, i, rows[i].size, rows[i].kind, false}});
   };
   try {
-    formats::read_trailer(format, reader_of(file.get()), pack.size, collect);
+    formats::read_trailer(format, base::reader_of(file.get()), pack.size, collect);
   } catch (const Error& error) {
     if (error.category() != Category::corrupt) throw;
     blobs.clear();
@@ -299,7 +293,7 @@ std::optional<internal::IndexedPack> Vat::Impl::read_pack(const PackRecord& pack
       note("pack " + pack.name + ": " + error.what() + "; indexed by hashing its groups");
     }
     // What can be read is proven by its hash, whatever became of the rest.
-    (void)formats::walk_pack(reader_of(file.get()), pack.size, [&](const auto& group, const auto&) {
+    (void)formats::walk_pack(base::reader_of(file.get()), pack.size, [&](const auto& group, const auto&) {
       try {
         auto decoded = decode(file.get(), group);
         formats::name_blobs(format, decoded);
@@ -391,6 +385,13 @@ bool Vat::Impl::known_good(const ObjectId& id, std::uint64_t size, const std::se
     if (record && record->good) return true;
   }
   return false;
+}
+
+void Vat::Impl::mark_damaged(const ObjectId& id, const std::string& pack) {
+  with_index([&](internal::Index& index) {
+    for (const auto& place : index.find(id))
+      if (index.find_pack_name(place.pack) == pack) index.mark_damaged(id, place);
+  });
 }
 
 bool Vat::Impl::has_proven_copy(const ObjectId& id, const std::set<std::string>& others, Copies copies) {

@@ -71,7 +71,8 @@ class PackCheck {
     size_ = base::file_size(fd_.get());
     list_groups(damages);
     if (options_.quick) return;
-    auto whole = pool_.submit([this] { return hash_file(); });
+    auto whole =
+        pool_.submit([this] { return base::to_hex(base::sha256_of_file(fd_.get())) + ".zst" == name_; });
     std::deque<std::pair<const Group*, std::future<Checked>>> running;
     const auto finish_oldest = [&] {
       const Group* const group = running.front().first;
@@ -113,9 +114,7 @@ class PackCheck {
 
  private:
   void list_groups(std::vector<PackDamage>& damages) {
-    const auto read = [this](std::uint64_t offset, base::MutableBytes buffer) {
-      return base::read_exact_at(fd_.get(), offset, buffer);
-    };
+    const auto read = base::reader_of(fd_.get());
     const auto keep = [this](const GroupPlace& place, const std::vector<PackedBlob>& blobs) {
       groups_.push_back({place, blobs});
     };
@@ -131,18 +130,6 @@ class PackCheck {
           {{file_, std::nullopt, error.what(), false}, !formats::is_trailer_at(read, end, size_)});
       trailer_lost_ = true;
     }
-  }
-
-  bool hash_file() const {
-    base::Sha256 hash;
-    base::Buffer buffer(std::size_t{1} << 20);
-    for (std::uint64_t at = 0; at < size_;) {
-      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), size_ - at));
-      if (!base::read_exact_at(fd_.get(), at, {buffer.data(), count})) return false;
-      hash.update(base::Bytes(buffer).subspan(0, count));
-      at += count;
-    }
-    return base::to_hex(hash.finish()) + ".zst" == name_;
   }
 
   Checked check(const Group& group) const {
@@ -172,11 +159,7 @@ class PackCheck {
       std::optional<ObjectId> id;
       if (!trailer_lost_) id = group.blobs[i].id;
       damages.push_back({{file_, id, where, false}, !id.has_value()});
-      if (id)
-        impl_.with_index([&](internal::Index& index) {
-          for (const auto& place : index.find(*id))
-            if (index.find_pack_name(place.pack) == name_) index.mark_damaged(*id, place);
-        });
+      if (id) impl_.mark_damaged(*id, name_);
     }
   }
 

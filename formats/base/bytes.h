@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string_view>
@@ -15,6 +16,9 @@ using Buffer = std::vector<std::byte>;
 
 /// Receives consecutive pieces of a stream. The view dies when the call returns.
 using ByteSink = std::function<void(Bytes)>;
+
+/// Fills the buffer from a file at an offset; false if the file ends before.
+using ReadAt = std::function<bool(std::uint64_t offset, MutableBytes)>;
 
 [[nodiscard]] inline Bytes as_bytes(std::string_view text) {
   return {reinterpret_cast<const std::byte*>(text.data()), text.size()};

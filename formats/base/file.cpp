@@ -171,6 +171,10 @@ bool read_exact_at(int fd, std::uint64_t offset, MutableBytes buffer) {
   return read_some_at(fd, offset, buffer) == buffer.size();
 }
 
+ReadAt reader_of(int fd) {
+  return [fd](std::uint64_t offset, MutableBytes buffer) { return read_exact_at(fd, offset, buffer); };
+}
+
 std::size_t read_some(int fd, MutableBytes buffer) {
   std::size_t total = 0;
   while (total < buffer.size()) {

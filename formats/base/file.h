@@ -45,6 +45,8 @@ void make_directories(const std::string& path);
 [[nodiscard]] std::size_t read_some_at(int fd, std::uint64_t offset, MutableBytes buffer);
 /// Reads exactly buffer.size() bytes at `offset`; false if the file ends before.
 [[nodiscard]] bool read_exact_at(int fd, std::uint64_t offset, MutableBytes buffer);
+/// read_exact_at() of that descriptor, which outlives it.
+[[nodiscard]] ReadAt reader_of(int fd);
 /// Reads until `buffer` is full or the file ends; the count read.
 [[nodiscard]] std::size_t read_some(int fd, MutableBytes buffer);
 void write_all(int fd, Bytes bytes);

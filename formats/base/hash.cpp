@@ -6,6 +6,7 @@
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/base/internal/sha1.h"
 
 namespace base {
@@ -117,6 +118,17 @@ void Sha256::update(Bytes content) {
 }
 Sha256::Digest Sha256::finish() {
   return state_->hash.finish();
+}
+
+Sha256::Digest sha256_of_file(int fd) {
+  Sha256 hash;
+  Buffer buffer(std::size_t{1} << 20);
+  std::uint64_t at = 0;
+  while (const std::size_t count = read_some_at(fd, at, buffer)) {
+    hash.update(Bytes(buffer).subspan(0, count));
+    at += count;
+  }
+  return hash.finish();
 }
 
 }  // namespace base

@@ -62,4 +62,7 @@ class Sha256 {
   std::unique_ptr<State> state_;
 };
 
+/// Of all bytes of a file, from its start, whatever its offset is.
+[[nodiscard]] Sha256::Digest sha256_of_file(int fd);
+
 }  // namespace base

@@ -100,8 +100,7 @@ class PackWriter {
   std::string trailer_;
 };
 
-/// Fills the buffer from the pack at an offset; false if the pack ends before.
-using ReadAt = std::function<bool(std::uint64_t offset, base::MutableBytes)>;
+using base::ReadAt;
 /// Called for each group in file order.
 using GroupVisitor = std::function<void(const GroupPlace&, const std::vector<PackedBlob>&)>;
 

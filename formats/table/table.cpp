@@ -84,24 +84,21 @@ void TableWriter::end_block() {
   block_.clear();
 }
 
-/// Returns how many blocks it took.
-std::uint64_t TableWriter::write_section(base::Bytes items, std::size_t item_size) {
+void TableWriter::write_section(base::Bytes items, std::size_t item_size) {
   const std::size_t fill = kPayload / item_size * item_size;
-  const std::uint64_t before = block_count_;
   while (!items.empty()) {
     const auto part = items.subspan(0, std::min(fill, items.size()));
     base::append(block_, part);
     end_block();
     items = items.subspan(part.size());
   }
-  return block_count_ - before;
 }
 
 void TableWriter::finish(base::Bytes extra) {
   if (!block_.empty()) end_block();
-  (void)write_section(filter_, kCell);
-  (void)write_section(fences_, shape_.key_size);
-  (void)write_section(extra, 1);
+  write_section(filter_, kCell);
+  write_section(fences_, shape_.key_size);
+  write_section(extra, 1);
   base::append(block_, std::as_bytes(std::span(kMagic)));
   base::append_le(block_, kVersion);
   base::append(block_, std::as_bytes(std::span(shape_.kind)));
@@ -113,7 +110,7 @@ void TableWriter::finish(base::Bytes extra) {
   end_block();
 }
 
-Table::Table(const TableShape& shape, ReadAt read, std::uint64_t size, TableBlocks& blocks)
+Table::Table(const TableShape& shape, base::ReadAt read, std::uint64_t size, TableBlocks& blocks)
     : shape_(shape), read_(std::move(read)), blocks_(blocks), number_(blocks.next_table()) {
   total_blocks_ = size / kTableBlock;
   if (size % kTableBlock != 0 || total_blocks_ == 0 || total_blocks_ > kMaxBlocks) fail("impossible size");
@@ -234,11 +231,6 @@ std::uint64_t Table::lower_bound(base::Bytes key) {
   const auto begin = (block_number - 1) * per_block_;
   return first_below(begin, std::min(begin + per_block_, count_),
                      [&](std::uint64_t i) { return record(i).data(); });
-}
-
-void Table::check() {
-  TableBlocks::Block bytes;
-  for (std::uint64_t number = 0; number < total_blocks_; ++number) read_block(number, bytes);
 }
 
 }  // namespace formats

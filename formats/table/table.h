@@ -37,7 +37,7 @@ class TableWriter {
 
  private:
   void end_block();
-  std::uint64_t write_section(base::Bytes items, std::size_t item_size);
+  void write_section(base::Bytes items, std::size_t item_size);
 
   TableShape shape_;
   base::ByteSink sink_;
@@ -72,11 +72,8 @@ class TableBlocks {
 /// a time.
 class Table {
  public:
-  /// Fills the buffer from the file at an offset; false if the file ends before.
-  using ReadAt = std::function<bool(std::uint64_t offset, base::MutableBytes)>;
-
   /// `blocks` outlives it. Throws corrupt if it is no sound table of that shape.
-  Table(const TableShape& shape, ReadAt read, std::uint64_t size, TableBlocks& blocks);
+  Table(const TableShape& shape, base::ReadAt read, std::uint64_t size, TableBlocks& blocks);
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
@@ -94,8 +91,6 @@ class Table {
   [[nodiscard]] std::uint64_t lower_bound(base::Bytes key);
   /// The view lives until the next call.
   [[nodiscard]] base::Bytes record(std::uint64_t position);
-  /// Reads every block. Throws corrupt.
-  void check();
 
  private:
   void make_fan();
@@ -108,7 +103,7 @@ class Table {
                                           std::size_t item_size) const;
 
   TableShape shape_;
-  ReadAt read_;
+  base::ReadAt read_;
   TableBlocks& blocks_;
   std::uint64_t number_;  ///< of this table in blocks_
   std::uint64_t count_ = 0, record_blocks_ = 0, filter_cells_ = 0, total_blocks_ = 0;

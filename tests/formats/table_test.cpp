@@ -77,7 +77,7 @@ struct Reader {
 base::Category failure(const base::Buffer& file) {
   try {
     Reader reader(file);
-    reader.table.check();
+    for (std::uint64_t i = 0; i < reader.table.count(); ++i) (void)reader.table.record(i);
     for (std::uint64_t key = 0; key < 2000; ++key) (void)reader.find(key);
   } catch (const base::Error& error) {
     return error.category();
@@ -124,7 +124,6 @@ TEST_CASE("every key that was added is found, with all its records, and no other
   Reader reader(write(rows, "beside"));
   CHECK(base::as_chars(reader.table.extra()) == "beside");
   CHECK(reader.table.count() == count);
-  reader.table.check();
   for (std::uint64_t key = 0; key < count * 4 + 20; ++key) {
     std::vector<std::uint32_t> want;
     for (const auto& [there, value] : rows)

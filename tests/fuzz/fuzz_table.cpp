@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
           return true;
         },
         file.size(), blocks);
-    table.check();
+    for (std::uint64_t i = 0; i < table.count(); ++i) (void)table.record(i);
     for (std::uint64_t key = 0; key < 8; ++key) {
       base::Buffer bytes;
       base::append_le(bytes, key);

@@ -25,6 +25,17 @@ std::vector<base::Buffer> some_blobs(std::uint64_t seed, std::size_t count = 3) 
   return blobs;
 }
 
+/// The first table on the list of the vat's index.
+std::string first_table(TestVat& store) {
+  const auto tables = store.path() + "/cache/index/";
+  return tables + tests::read_small_file(tables + "list").substr(0, 64);
+}
+
+void replace(const std::string& file, const std::string& bytes) {
+  base::remove_tree(AT_FDCWD, file);
+  tests::write_file(file, base::as_bytes(bytes));
+}
+
 /// What reading gives: the right bytes, or an error of one of the allowed categories.
 enum class Answer : std::uint8_t { right, corrupt, not_found };
 Answer ask(vat::BlobSource& source, const ObjectId& id, const base::Buffer& content) {
@@ -300,18 +311,13 @@ TEST_CASE("tables of the index that are damaged, cut, gone or exchanged cost not
   (void)store.add_pack(blobs);
   (void)store.add_pack(some_blobs(2, 4));
   store.close();
-  const auto tables = store.path() + "/cache/index";
-  const auto list = tables + "/list";
+  const auto list = store.path() + "/cache/index/list";
   const auto names = tests::read_small_file(list);
   REQUIRE(names.size() % 65 == 0);
-  const auto table = tables + "/" + names.substr(0, 64);
+  const auto table = first_table(store);
   const auto good = tests::read_small_file(table);
   const bool open = GENERATE(false, true);  // whether the vat is open while it happens
   if (open) store.reopen();
-  const auto replace = [&](const std::string& file, const std::string& bytes) {
-    base::remove_tree(AT_FDCWD, file);
-    tests::write_file(file, base::as_bytes(bytes));
-  };
   SECTION("a byte anywhere") {
     for (std::size_t at = 5; at < good.size(); at += 509) {
       auto bytes = good;
@@ -368,14 +374,12 @@ TEST_CASE("damage that was found is not forgotten with a table of the index", "[
   const auto victim = store.id_of(blobs[0]);
   store.damage(pack, victim);
   CHECK_THROWS_AS(store->read(victim), base::Error);
-  const auto tables = store.path() + "/cache/index";
-  const auto table = tables + "/" + tests::read_small_file(tables + "/list").substr(0, 64);
+  const auto table = first_table(store);
   store.close();
   SECTION("rotten") {
     auto bytes = tests::read_small_file(table);
     bytes[100] = static_cast<char>(bytes[100] ^ 1);
-    base::remove_tree(AT_FDCWD, table);
-    tests::write_file(table, base::as_bytes(bytes));
+    replace(table, bytes);
   }
   SECTION("gone") {
     base::remove_tree(AT_FDCWD, table);
@@ -384,8 +388,7 @@ TEST_CASE("damage that was found is not forgotten with a table of the index", "[
     base::remove_tree(AT_FDCWD, store.path() + "/cache");
   }
   SECTION("a place where no table can be") {
-    base::remove_tree(AT_FDCWD, tables);
-    tests::write_file(tables, {});
+    replace(store.path() + "/cache/index", {});
   }
   store.reopen();
   CHECK_FALSE(store->find(victim));

@@ -154,8 +154,11 @@ TEST_CASE("a mark of the future, or one that says nothing, counts from when it i
   unsigned number = 0;
   for (const auto& name : base::list_directory(base::open_directory(AT_FDCWD, marks).get())) {
     base::remove_tree(AT_FDCWD, marks + name);
-    constexpr const char* kBad[] = {"", "x", "18446744073709551615\n", "9223372036854775807\n", "-5\n"};
-    tests::write_file(marks + name, base::as_bytes(std::string(kBad[number++ % 5])));
+    constexpr const char* kLong =
+        "5 and so on, for longer than any time there is, or will be, or that anybody would write down here\n";
+    constexpr const char* kBad[] = {"",     "x",  "18446744073709551615\n", "9223372036854775807\n",
+                                    "-5\n", kLong};
+    tests::write_file(marks + name, base::as_bytes(std::string(kBad[number++ % 6])));
   }
   CHECK(repack(store, 20 * kDay).removed_packs == 0);
   CHECK(repack(store, 33 * kDay).removed_packs == 0);

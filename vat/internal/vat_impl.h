@@ -67,6 +67,8 @@ class Vat::Impl {
   /// Whether a good copy of that size is known; `others`: in a pack, and in none of these, by file name.
   [[nodiscard]] bool known_good(const base::ObjectId& id, std::uint64_t size,
                                 const std::set<std::string>* others = nullptr);
+  /// Remembers that the copy of the blob in that pack, by file name, was found bad.
+  void mark_damaged(const base::ObjectId& id, const std::string& pack);
   enum class Copies : std::uint8_t { in_packs, anywhere };  ///< anywhere: in hand-filled files too
   /// Whether a copy that is in none of those packs is good: read and hashed now. A bad one is remembered as
   /// such.
