@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <map>
 #include <set>
+#include <unordered_map>
 #include <vector>
 
 #include "formats/base/atomic_file.h"
@@ -17,6 +18,7 @@
 #include "formats/base/numbers.h"
 #include "formats/map/map.h"
 #include "formats/table/table_set.h"
+#include "formats/text/layout.h"
 #include "formats/text/manifest.h"
 #include "formats/text/recipe.h"
 #include "formats/text/text_object.h"
@@ -49,54 +51,67 @@ std::optional<base::UniqueFd> open_cache(Vat::Impl& vat, const std::string& belo
   return std::nullopt;
 }
 
-/// Collects the places of blobs in a reader's order, each once.
+/// Lists the places of the blobs of one root in a reader's order.
 class Collector {
  public:
   Collector(Vat& vat, const ObjectId& root) : vat_(vat), map_(vat.object_format(), root) {}
 
-  /// False if no pack has it.
-  bool blob(const ObjectId& id) {
-    return vat_.impl().with_index([&](internal::Index& index) {
-      const auto places = index.find(id);
-      if (places.empty() || places.front().damaged) return false;
-      const auto& place = places.front();
-      const auto name = index.find_pack_name(place.pack);
-      if (!name) return false;
-      auto& seen = seen_[{place.pack, place.group.offset}];
-      if (seen.size() <= place.position) seen.resize(place.position + 1);
-      if (seen[place.position]) return true;
-      seen[place.position] = true;
-      map_.add(name->substr(0, 64), place.group, place.position);
-      return true;
-    });
-  }
-  void recipe(const ObjectId& id) {
-    (void)blob(id);
-    formats::RecipeReader reader(vat_.read(id), vat_.object_format(), getter());
-    reader.on_piece([this](const ObjectId& piece) { (void)blob(piece); });
-    for (RecipeItem item; reader.next(item);)
-      if (item.type != RecipeItem::Type::hole) (void)blob(item.id);
-  }
   void tree(const ObjectId& manifest, const std::optional<ObjectId>& layout) {
-    pieces("manifest", manifest);
-    if (layout) pieces("layout", *layout);
+    const auto recipes = layout ? read_layout(*layout) : std::unordered_map<ObjectId, ObjectId>();
+    pieces("manifest", Section::manifest, manifest);
+    if (layout) pieces("layout", Section::layout, *layout);
     formats::ManifestReader reader(vat_.read(manifest), vat_.object_format(), getter());
     for (Row row; reader.next(row);) {
-      if (row.type != Row::Type::file || blob(row.blob) || vat_.find(row.blob)) continue;
-      if (const auto claims = vat_.find_recipes(row.blob); !claims.empty()) recipe(claims.front().recipe);
+      if (row.type != Row::Type::file) continue;
+      const auto known = recipes.find(row.blob);
+      if (known != recipes.end())
+        recipe(known->second);
+      else
+        content(row.blob, layout.has_value());
     }
   }
+  void recipe(const ObjectId& id) {
+    blob(Section::recipes, id);
+    formats::RecipeReader reader(vat_.read(id), vat_.object_format(), getter());
+    reader.on_piece([this](const ObjectId& piece) { blob(Section::recipes, piece); });
+    for (RecipeItem item; reader.next(item);)
+      if (item.type != RecipeItem::Type::hole) blob(Section::data, item.id);
+  }
+  void blob(const ObjectId& id) { blob(Section::data, id); }
   base::Buffer finish() { return map_.finish(); }
 
  private:
+  using Section = formats::MapSection;
+
+  void blob(Section section, const ObjectId& id) {
+    vat_.impl().with_index([&](internal::Index& index) {
+      const auto places = index.find(id);
+      const auto name =
+          places.empty() || places.front().damaged ? std::nullopt : index.find_pack_name(places.front().pack);
+      if (!name) return map_.add_absent(section);
+      map_.add(section, name->substr(0, 64), places.front().group, places.front().position);
+    });
+  }
+  /// Content that no layout knows: as one blob, or as whatever recipe describes it.
+  void content(const ObjectId& id, bool is_blob) {
+    if (!is_blob && !vat_.find(id))
+      if (const auto claims = vat_.find_recipes(id); !claims.empty()) return recipe(claims.front().recipe);
+    blob(Section::data, id);
+  }
+  std::unordered_map<ObjectId, ObjectId> read_layout(const ObjectId& id) {
+    std::unordered_map<ObjectId, ObjectId> recipes;
+    formats::LayoutReader reader(vat_.read(id), vat_.object_format(), getter());
+    for (ObjectId content, recipe; reader.next(content, recipe);) recipes.emplace(content, recipe);
+    return recipes;
+  }
   formats::GetText getter() {
     return [this](const ObjectId& id) { return vat_.read(id); };
   }
   /// The text object and its pieces; those that hold no more than lines of the object itself are not read.
-  void pieces(std::string_view kind, const ObjectId& root) {
-    (void)blob(root);
+  void pieces(std::string_view kind, Section section, const ObjectId& root) {
+    blob(section, root);
     formats::TextReader reader(kind, vat_.read(root), vat_.object_format(), getter());
-    reader.on_piece = [this](const ObjectId& piece) { (void)blob(piece); };
+    reader.on_piece = [&](const ObjectId& piece) { blob(section, piece); };
     reader.wanted = [](const formats::TextReader::Listed& list) { return list.level > 2; };
     if (reader.level() == 1) return;
     for (std::string_view line; reader.next(line);) continue;
@@ -104,8 +119,6 @@ class Collector {
 
   Vat& vat_;
   formats::MapWriter map_;
-  /// Positions, by pack and offset of the group.
-  std::map<std::pair<std::int64_t, std::uint64_t>, std::vector<bool>> seen_;
 };
 
 std::string pack_list(Vat& vat, const std::set<std::string>& leaving) {
@@ -163,8 +176,9 @@ bool is_sound_table(const Vat::Impl& vat, const std::string& file, const std::st
 std::set<std::string> packs_of_map(Vat& vat, const ObjectId& root, const std::string& file) {
   const auto bytes = base::read_file(vat.impl().dir.get(), file, kMaxMapFile);
   std::set<std::string> packs;
-  formats::read_map(base::as_bytes(bytes), vat.object_format(), root,
-                    [&](const formats::MapRun& run) { packs.insert(run.pack); });
+  formats::read_map(base::as_bytes(bytes), vat.object_format(), root, [&](const formats::MapRun& run) {
+    if (!run.pack.empty()) packs.insert(run.pack);
+  });
   return packs;
 }
 
@@ -202,7 +216,7 @@ bool write_one(Vat& vat, const MapRoot& root) {
   else if (root.recipe)
     collector.recipe(*root.recipe);
   else
-    (void)collector.blob(*root.blob);
+    collector.blob(*root.blob);
   const auto map = collector.finish();
   base::remove_leftovers(dir->get());
   base::write_file_atomically(dir->get(), hex.substr(2) + ".zst", map);

@@ -340,8 +340,7 @@ std::shared_ptr<base::UniqueFd> Vat::Impl::open_pack(std::int64_t number) {
 }
 
 base::Buffer Vat::Impl::read_group(int fd, const formats::GroupPlace& place) const {
-  // Offsets that no file can have are an error of the call to pread, not the end of the file.
-  if (place.size > formats::kMaxGroup * 2 || place.offset > UINT64_MAX / 4)
+  if (place.size > formats::kMaxStoredGroup || place.offset > formats::kMaxPackSize)
     throw Error(Category::corrupt, "group: impossible place");
   base::Buffer bytes(place.size);
   if (!base::read_exact_at(fd, place.offset, bytes))

@@ -1,6 +1,7 @@
 #include "formats/map/map.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "formats/base/error.h"
 #include "formats/base/numbers.h"
@@ -13,12 +14,15 @@ namespace {
 using base::Category;
 using base::Error;
 
+constexpr std::array<std::string_view, kMapSections> kSectionNames = {"manifest", "layout", "recipes",
+                                                                      "data"};
+
 [[noreturn]] void refuse(const std::string& what) {
   throw Error(Category::refused, "map: " + what);
 }
 
 std::string header(base::ObjectFormat format, const base::ObjectId& root) {
-  return "map 1 " + std::string(base::to_string(format)) + " " + root.hex();
+  return "map 2 " + std::string(base::to_string(format)) + " " + root.hex();
 }
 
 /// A number of at most 32 bits off the front of the line.
@@ -55,39 +59,53 @@ class Lines {
 }  // namespace
 
 MapWriter::MapWriter(base::ObjectFormat format, const base::ObjectId& root)
-    : text_(header(format, root) + "\n") {}
+    : head_(header(format, root) + "\n") {}
 
-void MapWriter::add(const std::string& pack, const GroupPlace& group, std::uint32_t position) {
-  if (run_ && run_->pack == pack && run_->group.offset == group.offset) {
-    if (position == run_->first + run_->count) {
-      ++run_->count;
-      return;
-    }
-    if (position >= run_->first && position < run_->first + run_->count) return;  // there already
+void MapWriter::add(MapSection section, const std::string& pack, const GroupPlace& group,
+                    std::uint32_t position) {
+  auto& to = sections_[static_cast<std::size_t>(section)];
+  if (to.run && to.run->pack == pack && to.run->group.offset == group.offset &&
+      position == to.run->first + to.run->count) {
+    ++to.run->count;
+    return;
   }
-  flush();
-  run_ = MapRun{pack, group, position, 1};
+  flush(to);
+  to.run = MapRun{section, pack, group, position, 1};
 }
 
-void MapWriter::flush() {
-  if (!run_) return;
-  const auto known = std::find(packs_.begin(), packs_.end(), run_->pack);
-  const auto number = known - packs_.begin();
-  if (known == packs_.end()) {
-    packs_.push_back(run_->pack);
-    text_ += "pack " + run_->pack + "\n";
+void MapWriter::add_absent(MapSection section) {
+  auto& to = sections_[static_cast<std::size_t>(section)];
+  if (!to.run || !to.run->pack.empty()) {
+    flush(to);
+    to.run = MapRun{section, {}, {}, 0, 0};
   }
-  for (const std::uint64_t value : {static_cast<std::uint64_t>(number), run_->group.offset,
-                                    std::uint64_t{run_->group.size}, std::uint64_t{run_->first}})
-    text_ += std::to_string(value) + " ";
-  text_ += std::to_string(run_->count) + "\n";
-  run_.reset();
+  ++to.run->count;
+}
+
+void MapWriter::flush(Section& section) {
+  if (!section.run) return;
+  const auto run = *std::exchange(section.run, {});
+  if (run.pack.empty()) {
+    section.text += "- " + std::to_string(run.count) + "\n";
+    return;
+  }
+  const auto known = std::find(packs_.begin(), packs_.end(), run.pack);
+  const auto number = static_cast<std::uint64_t>(known - packs_.begin());
+  if (known == packs_.end()) packs_.push_back(run.pack);
+  for (const std::uint64_t value :
+       {number, run.group.offset, std::uint64_t{run.group.size}, std::uint64_t{run.first}})
+    section.text += std::to_string(value) + " ";
+  section.text += std::to_string(run.count) + "\n";
 }
 
 base::Buffer MapWriter::finish() {
-  flush();
+  std::string text = head_;
+  for (auto& section : sections_) flush(section);
+  for (const auto& pack : packs_) text += "pack " + pack + "\n";
+  for (std::size_t i = 0; i < kMapSections; ++i)
+    if (!sections_[i].text.empty()) text += std::string(kSectionNames[i]) + "\n" + sections_[i].text;
   base::Buffer file;
-  (void)ZstdCompressor().compress(base::as_bytes(text_), file);
+  (void)ZstdCompressor().compress(base::as_bytes(text), file);
   return file;
 }
 
@@ -95,27 +113,47 @@ void read_map(base::Bytes file, base::ObjectFormat format, const base::ObjectId&
               const std::function<void(const MapRun&)>& visit) {
   std::vector<std::string> packs;
   bool begun = false;
+  std::optional<std::size_t> section;
   Lines lines([&](std::string_view line) {
     if (!begun) {
       if (line != header(format, root)) refuse("not the map of that root");
       begun = true;
-    } else if (line.starts_with("pack ")) {
-      line.remove_prefix(5);
-      if (line.size() != 64 || !base::from_hex(line)) refuse("bad pack name");
-      packs.emplace_back(line);
-    } else {
-      MapRun run;
-      const auto pack = take_number(line);
-      const auto offset = base::parse_decimal(base::take_field(line, ' '));
-      if (pack >= packs.size() || !offset) refuse("bad place");
-      run.pack = packs[pack];
-      run.group = {*offset, take_number(line)};
-      run.first = take_number(line);
-      run.count = take_number(line);
-      if (!line.empty() || run.count == 0 || run.count > kMaxGroupBlobs || run.first > kMaxGroupBlobs)
-        refuse("bad run");
-      visit(run);
+      return;
     }
+    if (line.starts_with("pack ")) {
+      line.remove_prefix(5);
+      if (section || line.size() != 64 || !base::from_hex(line)) refuse("bad pack line");
+      packs.emplace_back(line);
+      return;
+    }
+    if (const auto name = std::find(kSectionNames.begin(), kSectionNames.end(), line);
+        name != kSectionNames.end()) {
+      const auto next = static_cast<std::size_t>(name - kSectionNames.begin());
+      if (section && next <= *section) refuse("sections out of order");
+      section = next;
+      return;
+    }
+    if (!section) refuse("a place in no section");
+    MapRun run;
+    run.section = static_cast<MapSection>(*section);
+    if (line.starts_with("- ")) {
+      line.remove_prefix(2);
+      run.count = take_number(line);
+      if (!line.empty() || run.count == 0) refuse("bad run");
+      visit(run);
+      return;
+    }
+    const auto pack = take_number(line);
+    const auto offset = base::parse_decimal(base::take_field(line, ' '));
+    if (pack >= packs.size() || !offset) refuse("bad place");
+    run.pack = packs[pack];
+    run.group = {*offset, take_number(line)};
+    run.first = take_number(line);
+    run.count = take_number(line);
+    if (!line.empty() || run.count == 0 || run.count > kMaxGroupBlobs || run.first > kMaxGroupBlobs ||
+        run.group.size > kMaxStoredGroup || run.group.offset > kMaxPackSize)
+      refuse("bad run");
+    visit(run);
   });
   std::size_t total = 0;
   const auto decoder = make_decoder(Codec::zstd, [&](base::MutableBytes buffer) {

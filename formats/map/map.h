@@ -1,6 +1,7 @@
 // Maps: where in which packs the blobs of one root lie, in the order a reader wants them. docs/formats/map.md
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -16,32 +17,44 @@ namespace formats {
 
 inline constexpr std::size_t kMaxMapText = std::size_t{1} << 30;  ///< bytes, decompressed
 
+/// What the blobs of a run are for; also the order in which sections follow one another.
+enum class MapSection : std::uint8_t { manifest = 0, layout = 1, recipes = 2, data = 3 };
+inline constexpr std::size_t kMapSections = 4;
+
 /// Neighbouring blobs of one group. A map holds no ids: what it leads to is proven by hashing, as everything
 /// is.
 struct MapRun {
-  std::string pack;  ///< SHA-256 in hex
+  MapSection section = MapSection::data;
+  std::string pack;  ///< SHA-256 in hex; empty: the blobs lie in no pack
   GroupPlace group{};
   std::uint32_t first = 0;  ///< position of the first blob in the group
   std::uint32_t count = 0;
   friend bool operator==(const MapRun& a, const MapRun& b) {
-    return a.pack == b.pack && a.group.offset == b.group.offset && a.group.size == b.group.size &&
-           a.first == b.first && a.count == b.count;
+    return a.section == b.section && a.pack == b.pack && a.group.offset == b.group.offset &&
+           a.group.size == b.group.size && a.first == b.first && a.count == b.count;
   }
 };
 
-/// Builds a map from places in the reader's order; places that continue the run before make it longer.
+/// Builds a map from places in the reader's order, in any order of sections; a place that continues the run
+/// before makes it longer.
 class MapWriter {
  public:
   MapWriter(base::ObjectFormat format, const base::ObjectId& root);
-  void add(const std::string& pack, const GroupPlace& group, std::uint32_t position);
+  void add(MapSection section, const std::string& pack, const GroupPlace& group, std::uint32_t position);
+  /// The next blob lies in no pack.
+  void add_absent(MapSection section);
   /// The file: one zstd frame.
   [[nodiscard]] base::Buffer finish();
 
  private:
-  void flush();
-  std::string text_;
+  struct Section {
+    std::string text;
+    std::optional<MapRun> run;
+  };
+  void flush(Section& section);
+  std::string head_;
   std::vector<std::string> packs_;
-  std::optional<MapRun> run_;
+  std::array<Section, kMapSections> sections_;
 };
 
 /// Reads a map. Throws corrupt for a damaged frame, refused for what breaks the format.

@@ -29,9 +29,11 @@ inline constexpr std::size_t kBlobKinds = 6;
 
 inline constexpr std::size_t kMaxPackedBlob = std::size_t{8} << 20;  ///< content bytes
 inline constexpr std::size_t kMaxGroup = std::size_t{16} << 20;      ///< content bytes of all its blobs
+inline constexpr std::size_t kMaxStoredGroup = 2 * kMaxGroup;        ///< bytes in the file
 inline constexpr std::size_t kMaxGroupBlobs = std::size_t{1} << 16;
 inline constexpr std::size_t kMaxPackBlobs = std::size_t{1} << 19;  ///< writers roll over before
 inline constexpr std::uint64_t kPackRollover = std::uint64_t{1} << 30;
+inline constexpr std::uint64_t kMaxPackSize = std::uint64_t{1} << 40;  ///< bytes; places beyond are none
 
 /// One blob of a group, in storage order.
 struct PackedBlob {

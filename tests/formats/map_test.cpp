@@ -10,6 +10,7 @@
 namespace {
 
 using formats::MapRun;
+using Section = formats::MapSection;
 
 const auto kFormat = base::ObjectFormat::sha256;
 const auto kRoot = base::hash_blob(kFormat, {});
@@ -38,15 +39,20 @@ base::Category failure(base::Bytes file) {
 
 }  // namespace
 
-TEST_CASE("neighbouring places become one run and repeated ones none", "[map]") {
+TEST_CASE("neighbouring places become one run, in the order of their section", "[map]") {
   formats::MapWriter writer(kFormat, kRoot);
-  writer.add(kPackA, {0, 100}, 0);
-  writer.add(kPackA, {0, 100}, 1);
-  writer.add(kPackA, {0, 100}, 1);
-  writer.add(kPackB, {500, 70}, 3);
-  writer.add(kPackA, {0, 100}, 2);
+  writer.add(Section::data, kPackA, {0, 100}, 0);
+  writer.add(Section::data, kPackA, {0, 100}, 1);
+  writer.add(Section::manifest, kPackB, {500, 70}, 2);
+  writer.add(Section::data, kPackA, {0, 100}, 1);
+  writer.add_absent(Section::data);
+  writer.add_absent(Section::data);
+  writer.add(Section::data, kPackB, {500, 70}, 3);
+  writer.add(Section::data, kPackA, {0, 100}, 2);
   const std::vector<MapRun> want = {
-      {kPackA, {0, 100}, 0, 2}, {kPackB, {500, 70}, 3, 1}, {kPackA, {0, 100}, 2, 1}};
+      {Section::manifest, kPackB, {500, 70}, 2, 1}, {Section::data, kPackA, {0, 100}, 0, 2},
+      {Section::data, kPackA, {0, 100}, 1, 1},      {Section::data, {}, {0, 0}, 0, 2},
+      {Section::data, kPackB, {500, 70}, 3, 1},     {Section::data, kPackA, {0, 100}, 2, 1}};
   CHECK(read(writer.finish()) == want);
 }
 
@@ -56,7 +62,8 @@ TEST_CASE("a map of nothing is a map", "[map]") {
 
 TEST_CASE("truncated and flipped maps are noticed", "[map]") {
   formats::MapWriter writer(kFormat, kRoot);
-  for (std::uint32_t i = 0; i < 50; ++i) writer.add(i % 2 == 0 ? kPackA : kPackB, {i * 1000, 900}, i);
+  for (std::uint32_t i = 0; i < 50; ++i)
+    writer.add(Section(i / 20), i % 2 == 0 ? kPackA : kPackB, {i * 1000, 900}, i);
   const auto file = writer.finish();
   for (std::size_t size = 0; size < file.size(); ++size) {
     const auto category = failure(base::Bytes(file).subspan(0, size));
@@ -75,15 +82,32 @@ TEST_CASE("truncated and flipped maps are noticed", "[map]") {
 }
 
 TEST_CASE("maps that break the format are refused", "[map]") {
-  const std::string head = "map 1 sha256 " + kRoot.hex() + "\n", pack = "pack " + kPackA + "\n";
-  CHECK(read(frame(head + pack + "0 0 10 0 1\n")).size() == 1);
-  for (const auto& text :
-       {std::string(), std::string("map 2 sha256 " + kRoot.hex() + "\n"), head + "0 0 10 0 1\n",
-        head + pack + "1 0 10 0 1\n", head + pack + "0 0 10 0 0\n", head + pack + "0 0 10 0\n",
-        head + pack + "0 0 10 0 1 7\n", head + pack + "0 0 10 0 1", head + pack + "0 00 10 0 1\n",
-        head + pack + "0 0 4294967296 0 1\n", head + "pack " + std::string(64, 'G') + "\n",
-        head + pack + "0 0 10 70000 1\n", head + std::string(300, '1') + "\n",
-        "map 1 sha256 " + std::string(64, '0') + "\n"}) {
+  const std::string head = "map 2 sha256 " + kRoot.hex() + "\n", pack = "pack " + kPackA + "\n",
+                    data = head + pack + "data\n";
+  CHECK(read(frame(data + "0 0 10 0 1\n- 3\n")).size() == 2);
+  for (const auto& text : {std::string(),
+                           "map 1 sha256 " + kRoot.hex() + "\n",
+                           head + "data\n0 0 10 0 1\n",
+                           head + pack + "0 0 10 0 1\n",
+                           data + "1 0 10 0 1\n",
+                           data + "0 0 10 0 0\n",
+                           data + "0 0 10 0\n",
+                           data + "0 0 10 0 1 7\n",
+                           data + "0 0 10 0 1",
+                           data + "0 00 10 0 1\n",
+                           data + "0 0 4294967296 0 1\n",
+                           head + "pack " + std::string(64, 'G') + "\n",
+                           data + "0 0 10 70000 1\n",
+                           head + std::string(300, '1') + "\n",
+                           data + "data\n",
+                           data + "layout\n",
+                           data + pack,
+                           data + "- 0\n",
+                           data + "- 1 1\n",
+                           data + "-1\n",
+                           data + "0 0 33554433 0 1\n",
+                           data + "0 1099511627777 10 0 1\n",
+                           "map 2 sha256 " + std::string(64, '0') + "\n"}) {
     INFO(text);
     CHECK(failure(frame(text)) == base::Category::refused);
   }

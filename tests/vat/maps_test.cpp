@@ -49,6 +49,7 @@ std::vector<ObjectId> follow(const TestVat& store, const ObjectId& root) {
   std::vector<ObjectId> ids;
   const auto file = tests::read_small_file(map_path(store, root));
   formats::read_map(base::as_bytes(file), base::ObjectFormat::sha256, root, [&](const formats::MapRun& run) {
+    REQUIRE_FALSE(run.pack.empty());
     const auto pack = base::open_at(AT_FDCWD, store.pack_path(run.pack + ".zst"), O_RDONLY);
     base::Buffer bytes(run.group.size);
     REQUIRE(base::read_exact_at(pack.get(), run.group.offset, bytes));
