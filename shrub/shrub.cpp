@@ -22,18 +22,10 @@ namespace {
 namespace fs = std::filesystem;
 using base::Category;
 using base::Error;
+using internal::canonical;
+using internal::is_below;
 
 constexpr std::size_t kMaxVatList = std::size_t{1} << 20;
-constexpr const char* kTrustFile = "trust.json";
-
-std::string canonical(const std::string& path) {
-  std::error_code failure;
-  const auto result = fs::weakly_canonical(path.empty() ? "." : path, failure);
-  if (failure) base::throw_errno(path, failure.value());
-  auto text = fs::absolute(result).lexically_normal().string();
-  while (text.size() > 1 && text.back() == '/') text.pop_back();
-  return text;
-}
 
 formats::VatList read_list(const internal::Files& files, const std::string& root) {
   return base::named(root + "/" + kVatListFile, [&] {
@@ -41,30 +33,6 @@ formats::VatList read_list(const internal::Files& files, const std::string& root
     if (!text) throw Error(Category::no_store, "is gone");
     return formats::parse_vat_list(*text);
   });
-}
-
-/// Paths in trust.json, in the order they were added.
-std::vector<std::string> trusted_paths(const UserSettings& user) {
-  std::vector<std::string> paths;
-  const auto file = user.config_dir + "/" + kTrustFile;
-  if (user.config_dir.empty() || ::access(file.c_str(), R_OK) != 0) return paths;  // unreadable is no consent
-  return base::named(file, [&] {
-    const auto document = formats::json::parse(base::read_file(AT_FDCWD, file, kMaxVatList));
-    const auto* object = document.find_object();
-    const auto* list = object != nullptr ? formats::json::find(*object, "vats") : nullptr;
-    std::uint64_t version = 0;
-    const auto* number = object != nullptr ? formats::json::find(*object, "trust") : nullptr;
-    if (number == nullptr || !number->find_unsigned(version) || version != 1)
-      throw Error(Category::no_store, "of a version this program does not know");
-    if (list != nullptr && list->find_array() != nullptr)
-      for (const auto& value : *list->find_array())
-        if (value.find_string() != nullptr) paths.push_back(*value.find_string());
-    return paths;
-  });
-}
-
-bool is_below(const std::string& path, const std::string& directory) {
-  return path == directory || path.starts_with(directory == "/" ? directory : directory + "/");
 }
 
 /// Refuses names that no entry can have: those a shrub passes over (`.git` and the like) and those that
@@ -218,78 +186,6 @@ bool Shrub::write(const std::string& entry, const formats::Vref& vref) const {
   base::remove_leftovers(dir.get());
   base::write_file_atomically(dir.get(), path.filename().string(), base::as_bytes(formats::to_text(vref)));
   return true;
-}
-
-std::string local_path(const std::string& root, const std::string& url) {
-  std::string path = url.starts_with("file://") ? url.substr(7) : url;
-  if (path.find("://") != std::string::npos)
-    throw Error(Category::usage, "vat " + url + ": only vats on the local disk can be used");
-  if (!path.starts_with('/')) path = root + "/" + path;
-  return canonical(path);
-}
-
-bool is_trusted(const UserSettings& user, const std::string& path) {
-  const auto paths = trusted_paths(user);
-  return std::find(paths.begin(), paths.end(), path) != paths.end();
-}
-
-void trust(const UserSettings& user, const std::string& path) {
-  if (user.config_dir.empty())
-    throw Error(Category::usage, "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep consent");
-  if (::access((user.config_dir + "/" + kTrustFile).c_str(), R_OK) != 0 && errno != ENOENT &&
-      errno != ENOTDIR)
-    base::throw_errno(user.config_dir + "/" + kTrustFile, errno);
-  auto paths = trusted_paths(user);
-  if (std::find(paths.begin(), paths.end(), path) != paths.end()) return;
-  paths.push_back(path);
-  formats::json::Array list(paths.begin(), paths.end());
-  base::make_directories(user.config_dir);
-  const auto dir = base::open_directory(AT_FDCWD, user.config_dir);
-  base::write_file_atomically(
-      dir.get(), kTrustFile,
-      base::as_bytes(formats::json::to_document({{"trust", 1}, {"vats", std::move(list)}})), 0600);
-}
-
-Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead, const UserSettings& user) {
-  Vats vats;
-  std::vector<std::shared_ptr<vat::BlobSource>> sources;
-  std::vector<Error> failures;
-  const auto open = [&](const std::string& path, bool write) {
-    auto opened = std::shared_ptr<vat::Vat>(vat::Vat::open(path, {user.cache_dir, user.on_note}));
-    if (opened->object_format() != shrub.list().object_format)
-      throw Error(Category::usage,
-                  "vat " + path + ": object format " + std::string(base::to_string(opened->object_format())) +
-                      ", but VAT.json says " + std::string(base::to_string(shrub.list().object_format)));
-    if (write && vats.writable == nullptr) vats.writable = opened;
-    sources.push_back(std::move(opened));
-  };
-  for (const auto& url : instead) open(local_path(canonical("."), url), true);
-  if (instead.empty()) {
-    for (const auto& entry : shrub.list().vats) {
-      try {
-        const auto path = local_path(shrub.root(), entry.url);
-        if (!is_below(path, shrub.root()) && !is_trusted(user, path))
-          throw Error(Category::refused,
-                      "vat " + path + ": named by VAT.json, outside of the shrub, and not trusted",
-                      "shrub trust " + path + " (or --vat " + path + ")");
-        open(path, entry.write);
-      } catch (const Error& error) {
-        // A set of vats works with what is left of it; the first failure is told if nothing is.
-        if (entry.write && !vats.write_failure) vats.write_failure.emplace(error);
-        const bool no_vat = error.category() == Category::no_store;
-        failures.emplace_back(error.category(), error.what(),
-                              no_vat ? "name one that is there: --vat DIR" : error.hint());
-      }
-    }
-  }
-  if (sources.empty()) {
-    if (!failures.empty()) throw Error(failures.front());
-    throw Error(Category::usage, shrub.root() + "/VAT.json: names no vat", "name one: --vat DIR");
-  }
-  if (user.on_note)
-    for (const auto& failure : failures) user.on_note(failure.what());
-  vats.source = sources.size() == 1 ? sources.front() : std::make_shared<vat::SourceSet>(sources);
-  return vats;
 }
 
 wedge::EntryRoot entry_root(const formats::Vref& vref) {

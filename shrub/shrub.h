@@ -23,22 +23,15 @@ class Files;
 inline constexpr const char* kVatListFile = "VAT.json";
 inline constexpr const char* kVrefSuffix = ".vref";
 
-/// What the user decided outside of any repository.
-struct UserSettings {
-  std::string config_dir;  ///< holds trust.json; empty: nothing is trusted and nothing can be
-  std::string cache_dir;   ///< for indexes of vats that cannot be written
-  vat::NoteSink on_note;
-};
-
-/// One open shrub. Values read from files of the repository are not trusted: see open_vats(). One thread at a
+/// One open shrub. Values read from files of the repository are not trusted: see vats.h. One thread at a
 /// time.
 class Shrub {
  public:
   /// Finds the shrub that `path` (a directory, or a file that may not exist yet) lies in, by looking for
   /// VAT.json in it and above. Throws no_store if there is none.
   static Shrub find(const std::string& path);
-  /// The same as a commit of the git repository around it has it; nothing has to be checked out. Throws no_store,
-  /// not_found for the revision.
+  /// The same as a commit of the git repository around it has it; nothing has to be checked out. Throws
+  /// no_store, not_found for the revision.
   static Shrub find_at(const std::string& path, const std::string& revision);
 
   /// False if create() has nothing to do. Throws refused as create() would.
@@ -75,26 +68,6 @@ class Shrub {
   std::string commit_;
   formats::VatList list_;
 };
-
-/// The vats of a shrub, opened.
-struct Vats {
-  std::shared_ptr<vat::BlobSource> source;   ///< all of them as one; shared with `writable`
-  std::shared_ptr<vat::Vat> writable;        ///< where adds go; nullptr if there is none
-  std::optional<base::Error> write_failure;  ///< why a vat marked "write" could not be opened
-};
-
-/// Opens the vats of the list, or of `instead` (what --vat named) if that is not empty. A local path outside
-/// the shrub that only a repository file names needs the user's consent (refused, with a hint). Unreachable
-/// vats are noted and left out as long as one is left.
-[[nodiscard]] Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
-                             const UserSettings& user);
-
-/// The absolute path a vat URL of the list means; usage if it is not a local one.
-[[nodiscard]] std::string local_path(const std::string& root, const std::string& url);
-
-/// Whether the user consented to the vat at this absolute path; and the consent.
-[[nodiscard]] bool is_trusted(const UserSettings& user, const std::string& path);
-void trust(const UserSettings& user, const std::string& path);
 
 /// What a vref becomes in a wedge.
 [[nodiscard]] wedge::EntryRoot entry_root(const formats::Vref& vref);

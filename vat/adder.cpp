@@ -1,10 +1,6 @@
 #include "vat/adder.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
 #include <array>
-#include <cerrno>
 #include <deque>
 #include <unordered_set>
 
@@ -13,6 +9,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/worker_pool.h"
+#include "vat/internal/pack_file.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat {
@@ -20,7 +17,6 @@ namespace {
 
 using base::ObjectId;
 using formats::BlobKind;
-using internal::IndexedBlob;
 
 /// Content bytes at which a group is closed; docs/performance.md has what was measured.
 constexpr std::array<std::size_t, 4> kGroupGoal = {std::size_t{1} << 20, std::size_t{512} << 10,
@@ -45,10 +41,7 @@ class Adder::Impl {
         hasher_(vat_.format),
         pool_(threads_) {
     if (dry_run_) return;
-    tmp_ = base::ensure_directory(vat_.dir.get(), "tmp", 0700);
-    packs_ =
-        base::ensure_directory(base::ensure_directory(vat_.dir.get(), "primary", 0777).get(), "pack", 0777);
-    base::remove_leftovers(tmp_.get());
+    base::remove_leftovers(vat_.open_tmp());
   }
 
   [[nodiscard]] Vat& vat() const noexcept { return face_; }
@@ -115,14 +108,6 @@ class Adder::Impl {
     std::vector<formats::PackedBlob> blobs;
     base::Buffer content;
   };
-  struct Pack {
-    base::AtomicFile file;
-    formats::PackWriter writer;
-    std::vector<IndexedBlob> blobs;
-    explicit Pack(int tmp, base::ObjectFormat format)
-        : file(tmp, 0444), writer(format, [this](base::Bytes bytes) { file.write(bytes); }) {}
-  };
-
   /// A group on its way into the pack.
   struct Closed {
     std::vector<formats::PackedBlob> blobs;
@@ -154,35 +139,17 @@ class Adder::Impl {
       summary_.stored_size += group.bytes.size();
       return;
     }
-    if (!pack_) pack_.emplace(tmp_.get(), vat_.format);
-    const auto place = pack_->writer.append(group);
-    for (std::uint32_t i = 0; i < group.blobs.size(); ++i)
-      pack_->blobs.push_back(
-          {group.blobs[i].id, {0, place, i, group.blobs[i].size, group.blobs[i].kind, false}});
-    if (pack_->writer.size() >= pack_size_ || pack_->writer.blob_count() >= kPackBlobs) publish();
+    if (!pack_) pack_.emplace(vat_);
+    (void)pack_->append(group);
+    if (pack_->size() >= pack_size_ || pack_->blob_count() >= kPackBlobs) publish();
   }
 
   void publish() {
-    const auto digest = pack_->writer.finish();
-    const auto name = base::to_hex(digest) + ".zst";
-    // A file of that name holds these bytes or is damaged; then it is replaced, from wrong to right.
-    const bool good = there_and_good(name, digest);
-    (void)pack_->file.publish(packs_.get(), name,
-                              good ? base::AtomicFile::Existing::keep : base::AtomicFile::Existing::replace);
-    struct stat info;
-    if (::fstatat(packs_.get(), name.c_str(), &info, 0) != 0) base::throw_errno(name, errno);
-    const internal::IndexedPack indexed{
-        {0, name, static_cast<std::uint64_t>(info.st_size),
-         std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec},
-        std::move(pack_->blobs),
-        claims_};
-    // Who is ended here leaves a pack that is indexed with all it says, claims too, or not at all.
-    vat_.with_index(
-        [&](internal::Index& index) { index.put_packs({indexed}, internal::Index::Damage::forget); });
+    const auto name = pack_->publish(claims_);
     vat_.with_index([](internal::Index& index) { index.begin_reading(); });  // again
     note_indexed();
-    summary_.stored_size += pack_->writer.size();
-    summary_.packs.push_back(base::to_hex(digest));
+    summary_.stored_size += pack_->size();
+    summary_.packs.push_back(name);
     pack_.reset();
     forget_seen();
   }
@@ -202,11 +169,6 @@ class Adder::Impl {
     claims_.clear();
   }
 
-  bool there_and_good(const std::string& name, const base::Sha256::Digest& digest) const {
-    const auto file = base::find_regular_at(packs_.get(), name);
-    return file && base::sha256_of_file(file->get()) == digest;
-  }
-
   Vat& face_;
   Vat::Impl& vat_;
   std::optional<Reading> reading_{vat_};  ///< until it is finished
@@ -215,12 +177,11 @@ class Adder::Impl {
   bool dry_run_;
   const std::set<std::string>* replacing_;
   unsigned threads_;
-  base::UniqueFd tmp_, packs_;
   base::ObjectHasher hasher_;
   std::array<Group, 4> open_;
   std::unordered_set<ObjectId> seen_;  ///< put, not in the index yet
   std::deque<Closed> encoding_;
-  std::optional<Pack> pack_;
+  std::optional<internal::PackFile> pack_;
   std::vector<internal::Claim> claims_, indexed_claims_;  ///< yet to be put into the index; put
   AddSummary summary_;
   base::WorkerPool pool_;

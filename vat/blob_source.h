@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
 #include "formats/pack/pack.h"
+#include "formats/text/manifest.h"
 
 namespace vat {
 
@@ -23,6 +25,19 @@ struct RecipeClaim {
   base::ObjectId recipe;
   std::uint64_t size = 0;
   bool proven = false;  ///< the whole content was hashed once, here
+};
+
+/// A root that is about to be read.
+struct Expected {
+  std::optional<base::ObjectId> manifest, layout;  ///< a tree
+  std::optional<base::ObjectId> blob, recipe;      ///< a file or image; the recipe, if it has one
+  /// File or image: recipe of what is there already; of what is at the same place in both nothing will be
+  /// read.
+  std::optional<base::ObjectId> before;
+  bool content = true;  ///< false: only manifest and layout
+  /// Asked for each file of a tree in order, on another thread, and not after the next expect(): whether its
+  /// content will be read. Empty: all will be.
+  std::function<bool(const formats::Row&)> is_read;
 };
 
 /// Blobs by id. Whatever is returned was proven against its id.
@@ -53,6 +68,10 @@ class BlobSource {
   /// Remembers that hashing what `recipe` describes gave `content`.
   virtual void note_proven(const base::ObjectId& content, const base::ObjectId& recipe,
                            std::uint64_t size) = 0;
+
+  /// Says what will be read next, in the order in which it will be, so that a source that fetches can fetch
+  /// ahead. Takes the place of what was said before; an empty one only ends that.
+  virtual void expect(const Expected&) {}
 
  protected:
   BlobSource() = default;

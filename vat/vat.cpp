@@ -336,7 +336,13 @@ std::shared_ptr<base::UniqueFd> Vat::Impl::open_pack(std::int64_t number) {
   auto file = base::find_regular_at(dir.get(), std::string(kPackDir) + "/" + *name);
   if (!file) return nullptr;
   if (pack_fds_.size() >= kOpenPacks) pack_fds_.erase(pack_fds_.begin());
+  packs_read_.insert(*name);
   return pack_fds_[number] = std::make_shared<base::UniqueFd>(std::move(*file));
+}
+
+std::set<std::string> Vat::Impl::packs_read() {
+  const std::lock_guard lock(mutex_);
+  return packs_read_;
 }
 
 base::Buffer Vat::Impl::read_group(int fd, const formats::GroupPlace& place) const {
@@ -465,6 +471,12 @@ base::UniqueFd Vat::Impl::lock_removal() const {
   if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
   if (errno != EWOULDBLOCK) base::throw_errno(path + "/local/removal.lock", errno);
   throw Error(Category::busy, path + ": another process repairs or repacks this vat");
+}
+
+int Vat::Impl::open_tmp() {
+  const std::lock_guard lock(mutex_);
+  if (tmp_.get() < 0) tmp_ = base::ensure_directory(dir.get(), "tmp", 0700);
+  return tmp_.get();
 }
 
 void Vat::Impl::put_aside(const std::string& file, const std::string& name) const {

@@ -103,6 +103,20 @@ std::string_view to_string(EntryStatus::State state) noexcept {
   return kNames[static_cast<std::size_t>(state)];
 }
 
+/// Has a source expect what will be read, as long as this lives.
+class Expecting {
+ public:
+  Expecting(vat::BlobSource& source, const vat::Expected& expected) : source_(source) {
+    source_.expect(expected);
+  }
+  ~Expecting() { source_.expect({}); }
+  Expecting(const Expecting&) = delete;
+  Expecting& operator=(const Expecting&) = delete;
+
+ private:
+  vat::BlobSource& source_;
+};
+
 class Wedge::Impl {
  public:
   Impl(const std::string& path, bool read_only, StatCache* cache) : cache_(cache) {
@@ -165,6 +179,7 @@ class Wedge::Impl {
     result.outcome = there ? Outcome::updated : Outcome::created;
     if (options.dry_run) return result;
 
+    const Expecting expecting(source, reading_of(root, path, intact ? record : std::nullopt));
     if (!parent) parent = make_parent(parent_path);
     Record made{path, owner, key, 0, base::random_name(), source.object_format()};
     auto work = base::ensure_directory(tmp_.get(), made.workspace, 0700);
@@ -713,6 +728,21 @@ class Wedge::Impl {
     const auto known = cache_ != nullptr ? cache_->find(state_of(info)) : std::nullopt;
     check_recipe(source, *root.recipe, root.blob, root.size);
     return {*before, *root.recipe, known && known->recipe == before};
+  }
+
+  /// What making the entry will read; `record`: of what lies there untouched.
+  [[nodiscard]] vat::Expected reading_of(const EntryRoot& root, const std::string& path,
+                                         const std::optional<Record>& record) const {
+    vat::Expected reading{root.manifest, root.layout, root.blob, root.recipe, {}, true, {}};
+    if (!record) return reading;
+    if (root.recipe) reading.before = recipe_of(record->key, root.recipe->format());
+    if (!root.manifest || !record->key.starts_with("tree ")) return reading;
+    auto changes = std::make_shared<internal::RowChanges>(
+        read_rows(record_name(path) + ".state"));  // shared: with copies
+    reading.is_read = [changes](const Row& row) {
+      return changes->next(row) == internal::RowChanges::Change::made;
+    };
+    return reading;
   }
 
   WriteOptions write_options(const SyncOptions& options, int reuse_top, RecordWriter& record) const {

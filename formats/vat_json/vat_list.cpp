@@ -33,6 +33,12 @@ VatEntry parse_entry(const json::Value& value) {
     } else if (key == "write") {
       if (member.find_bool() == nullptr) refuse("\"write\" is not true or false");
       entry.write = *member.find_bool();
+    } else if (key == "endpoint" || key == "region") {
+      if (member.find_string() == nullptr || member.find_string()->empty())
+        refuse("\"" + key + "\" is not a text");
+      (key == "region" ? entry.region : entry.endpoint) = *member.find_string();
+      if (begins_like_option(*member.find_string()))
+        throw Error(Category::refused, key + " '" + *member.find_string() + "' begins like an option");
     } else {
       entry.unknown.emplace_back(key, member);
     }
@@ -48,6 +54,8 @@ std::string to_text(const VatList& list) {
   for (const auto& entry : list.vats) {
     json::Object object{{"url", entry.url}};
     if (entry.write) object.emplace_back("write", true);
+    if (!entry.endpoint.empty()) object.emplace_back("endpoint", entry.endpoint);
+    if (!entry.region.empty()) object.emplace_back("region", entry.region);
     for (const auto& member : entry.unknown) object.push_back(member);
     vats.emplace_back(std::move(object));
   }

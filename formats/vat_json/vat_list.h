@@ -12,8 +12,9 @@ namespace formats {
 
 struct VatEntry {
   std::string url;
-  bool write = false;    ///< adds go here
-  json::Object unknown;  ///< other keys, kept as they are
+  bool write = false;            ///< adds go here
+  std::string endpoint, region;  ///< of an s3 vat; may be empty
+  json::Object unknown;          ///< other keys, kept as they are
 };
 
 struct VatList {

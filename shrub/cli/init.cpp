@@ -38,7 +38,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto root = fs::weakly_canonical(fs::absolute(path)).string();
   std::vector<std::string> paths;
   for (const auto& url : urls) {
-    const auto vat_path = shrub::local_path(fs::current_path().string(), url);
+    const auto vat_path = shrub::full_name(fs::current_path().string(), url);
     if (!fs::exists(fs::path(vat_path) / "vat.json")) {
       format = format.value_or(base::ObjectFormat::sha256);
       const auto parameters = chunker::make_parameters(chunker::kDefaultExponent);
@@ -48,13 +48,13 @@ int run(const cli::Call& call, cli::Output& output) {
         vat::Vat::create(vat_path, *format, parameters);
       output.message((dry_run ? "would make vat " : "made vat ") + vat_path);
     } else {
-      const auto opened = vat::Vat::open(vat_path, {user.cache_dir, user.on_note});
+      const auto opened = vat::Vat::open(vat_path, {user.peers.cache_dir, user.peers.on_note});
       if (format.value_or(opened->object_format()) != opened->object_format())
         throw Error(Category::usage, "vat " + vat_path + ": its object format is " +
                                          std::string(base::to_string(opened->object_format())));
       format = opened->object_format();
     }
-    list.vats.push_back({url_for(root, vat_path), list.vats.empty(), {}});
+    list.vats.push_back({url_for(root, vat_path), list.vats.empty(), {}, {}, {}});
     paths.push_back(vat_path);
   }
   list.object_format = *format;

@@ -17,12 +17,15 @@ using base::Category;
 using base::Error;
 
 shrub::UserSettings user_settings(cli::Output& output) {
-  return {cli::config_directory(), cli::cache_directory(),
-          [&output](const std::string& note) { output.warning(note); }};
+  shrub::UserSettings user;
+  user.config_dir = cli::config_directory();
+  user.peers.cache_dir = cli::cache_directory();
+  user.peers.on_note = [&output](const std::string& note) { output.warning(note); };
+  return user;
 }
 
 shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {
-  return shrub::open_vats(shrub, call.all("--vat"), user_settings(output));
+  return shrub::open_vats(shrub, call.all("--vat"), {}, user_settings(output));
 }
 
 shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {

@@ -9,7 +9,7 @@ namespace {
 int run(const cli::Call& call, cli::Output& output) {
   const auto user = user_settings(output);
   for (const auto& url : call.all("VAT")) {
-    const auto path = shrub::local_path(std::filesystem::current_path().string(), url);
+    const auto path = shrub::full_name(std::filesystem::current_path().string(), url);
     if (!call.has("--dry-run")) shrub::trust(user, path);
     output.message("trusting vat " + path);
   }

@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/output.h"
 #include "shrub/shrub.h"
+#include "shrub/vats.h"
 #include "vat/adder.h"
 #include "wedge/stat_cache.h"
 

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <filesystem>
+
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 
@@ -72,6 +74,19 @@ std::shared_ptr<const Files> files_in(const std::string& directory) {
 std::shared_ptr<const Files> files_at(std::shared_ptr<Repository> repository, std::string commit,
                                       std::string top) {
   return std::make_shared<CommitFiles>(std::move(repository), std::move(commit), std::move(top));
+}
+
+std::string canonical(const std::string& path) {
+  std::error_code failure;
+  const auto result = std::filesystem::weakly_canonical(path.empty() ? "." : path, failure);
+  if (failure) base::throw_errno(path, failure.value());
+  auto text = std::filesystem::absolute(result).lexically_normal().string();
+  while (text.size() > 1 && text.back() == '/') text.pop_back();
+  return text;
+}
+
+bool is_below(const std::string& path, const std::string& directory) {
+  return path == directory || path.starts_with(directory == "/" ? directory : directory + "/");
 }
 
 }  // namespace shrub::internal

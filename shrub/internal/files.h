@@ -35,4 +35,8 @@ class Files {
 [[nodiscard]] std::shared_ptr<const Files> files_at(std::shared_ptr<Repository> repository,
                                                     std::string commit, std::string top);
 
+/// Absolute, without symlinks, `..` and a slash at the end; it need not exist.
+[[nodiscard]] std::string canonical(const std::string& path);
+[[nodiscard]] bool is_below(const std::string& path, const std::string& directory);
+
 }  // namespace shrub::internal

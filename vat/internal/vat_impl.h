@@ -96,6 +96,8 @@ class Vat::Impl {
   [[nodiscard]] std::optional<internal::IndexedPack> read_pack(const internal::PackRecord& pack);
   [[nodiscard]] std::shared_ptr<base::UniqueFd> open_pack(
       std::int64_t number);  // shared: readers may outlive the cache
+  /// File names of packs that something was read from.
+  [[nodiscard]] std::set<std::string> packs_read();
   /// The bytes of a group as they lie in the file. Throws corrupt if it ends before.
   [[nodiscard]] base::Buffer read_group(int fd, const formats::GroupPlace& place) const;
   [[nodiscard]] formats::DecodedGroup decode(int fd, const formats::GroupPlace& place) const;
@@ -103,6 +105,9 @@ class Vat::Impl {
   /// Whoever takes a copy away because there is another holds this meanwhile, so that no two rely on each
   /// other's. Throws busy if another process does.
   [[nodiscard]] base::UniqueFd lock_removal() const;
+
+  /// The directory for what is being written, made if it is not there; open as long as the vat is.
+  [[nodiscard]] int open_tmp();
 
   /// Moves a file of the vat to local/quarantine.
   void put_aside(const std::string& file, const std::string& name) const;
@@ -118,12 +123,14 @@ class Vat::Impl {
   [[nodiscard]] std::shared_ptr<internal::Index> proofs();
 
   OpenOptions options_;
+  base::UniqueFd tmp_;
   std::mutex rescan_mutex_;                 ///< held while all packs are indexed anew
   mutable std::mutex mutex_;                ///< guards what follows; never held while reading or hashing
   std::shared_ptr<internal::Index> index_;  // shared: a rebuild may replace it under a reader
   internal::IndexLocation index_location_;
   std::shared_ptr<internal::Index> proofs_;  // shared: as index_
   std::map<std::int64_t, std::shared_ptr<base::UniqueFd>> pack_fds_;
+  std::set<std::string> packs_read_;
   bool rescanned_ = false;
   int readings_ = 0;
   std::optional<std::bitset<256>> loose_prefixes_;  ///< first bytes of ids, while reading

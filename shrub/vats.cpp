@@ -1,0 +1,160 @@
+#include "shrub/vats.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/file.h"
+#include "formats/json/json.h"
+#include "shrub/internal/files.h"
+
+namespace shrub {
+namespace {
+
+using base::Category;
+using base::Error;
+
+constexpr std::size_t kMaxTrustFile = std::size_t{1} << 20;
+constexpr const char* kTrustFile = "trust.json";
+
+/// What the user trusts, in the order it was added.
+std::vector<std::string> trusted_names(const UserSettings& user) {
+  std::vector<std::string> names;
+  const auto file = user.config_dir + "/" + kTrustFile;
+  if (user.config_dir.empty() || ::access(file.c_str(), R_OK) != 0) return names;  // unreadable is no consent
+  return base::named(file, [&] {
+    const auto document = formats::json::parse(base::read_file(AT_FDCWD, file, kMaxTrustFile));
+    const auto* object = document.find_object();
+    const auto* list = object != nullptr ? formats::json::find(*object, "vats") : nullptr;
+    std::uint64_t version = 0;
+    const auto* number = object != nullptr ? formats::json::find(*object, "trust") : nullptr;
+    if (number == nullptr || !number->find_unsigned(version) || version != 1)
+      throw Error(Category::no_store, "of a version this program does not know");
+    if (list != nullptr && list->find_array() != nullptr)
+      for (const auto& value : *list->find_array())
+        if (value.find_string() != nullptr) names.push_back(*value.find_string());
+    return names;
+  });
+}
+
+/// Where a vat of VAT.json is, and what it may do.
+vat::PeerAddress address_of(const formats::VatEntry& entry, const UserSettings& user, bool named_by_user) {
+  vat::PeerAddress address;
+  address.url = entry.url;
+  address.endpoint = entry.endpoint;
+  address.region = entry.region;
+  const auto name = full_name({}, entry.url);
+  const bool trusted = named_by_user || is_trusted(user, name);
+  address.may_be_local = trusted;
+  if (entry.url.starts_with("ssh://") && !trusted)
+    throw Error(Category::refused, "vat " + name + ": named by VAT.json, wants a login, and not trusted",
+                "shrub trust " + name);
+  // Credentials are for a host: that of the bucket's endpoint, if it has one of its own.
+  const bool may_log_in =
+      trusted && (named_by_user || entry.endpoint.empty() || is_trusted(user, full_name({}, entry.endpoint)));
+  if (may_log_in && user.add_credentials) user.add_credentials(address);
+  return address;
+}
+
+}  // namespace
+
+std::string full_name(const std::string& root, const std::string& url) {
+  if (vat::is_remote(url)) {
+    auto name = url;
+    while (name.ends_with('/')) name.pop_back();
+    return name;
+  }
+  std::string path = url.starts_with("file://") ? url.substr(7) : url;
+  if (!path.starts_with('/')) path = root + "/" + path;
+  return internal::canonical(path);
+}
+
+bool is_trusted(const UserSettings& user, const std::string& name) {
+  const auto names = trusted_names(user);
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void trust(const UserSettings& user, const std::string& name) {
+  if (user.config_dir.empty())
+    throw Error(Category::usage, "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep consent");
+  if (::access((user.config_dir + "/" + kTrustFile).c_str(), R_OK) != 0 && errno != ENOENT &&
+      errno != ENOTDIR)
+    base::throw_errno(user.config_dir + "/" + kTrustFile, errno);
+  auto names = trusted_names(user);
+  if (std::find(names.begin(), names.end(), name) != names.end()) return;
+  names.push_back(name);
+  formats::json::Array list(names.begin(), names.end());
+  base::make_directories(user.config_dir);
+  const auto dir = base::open_directory(AT_FDCWD, user.config_dir);
+  base::write_file_atomically(
+      dir.get(), kTrustFile,
+      base::as_bytes(formats::json::to_document({{"trust", 1}, {"vats", std::move(list)}})), 0600);
+}
+
+Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
+               const std::vector<std::string>& beside, const UserSettings& user) {
+  Vats vats;
+  std::vector<std::shared_ptr<vat::BlobSource>> sources;
+  std::vector<vat::PeerAddress> addresses;
+  std::vector<Error> failures;
+  const auto format = shrub.list().object_format;
+  const auto open = [&](const std::string& path, bool write) {
+    auto opened = std::shared_ptr<vat::Vat>(vat::Vat::open(path, {user.peers.cache_dir, user.peers.on_note}));
+    if (opened->object_format() != format)
+      throw Error(Category::usage, "vat " + path + ": object format " +
+                                       std::string(base::to_string(opened->object_format())) +
+                                       ", but VAT.json says " + std::string(base::to_string(format)));
+    if (write && vats.writable == nullptr) vats.writable = opened;
+    sources.push_back(std::move(opened));
+  };
+  const auto open_named = [&](const std::string& url, bool write) {
+    if (vat::is_remote(url))
+      addresses.push_back(address_of({url, false, {}, {}, {}}, user, true));
+    else
+      open(full_name(internal::canonical("."), url), write);
+  };
+  for (const auto& url : instead) open_named(url, true);
+  for (const auto& url : beside) open_named(url, false);
+  if (instead.empty()) {
+    for (const auto& entry : shrub.list().vats) {
+      try {
+        if (vat::is_remote(entry.url)) {
+          addresses.push_back(address_of(entry, user, false));
+          continue;
+        }
+        const auto path = full_name(shrub.root(), entry.url);
+        if (!internal::is_below(path, shrub.root()) && !is_trusted(user, path))
+          throw Error(Category::refused,
+                      "vat " + path + ": named by VAT.json, outside of the shrub, and not trusted",
+                      "shrub trust " + path + " (or --vat " + path + ")");
+        open(path, entry.write);
+      } catch (const Error& error) {
+        // A set of vats works with what is left of it; the first failure is told if nothing is.
+        if (entry.write && !vats.write_failure) vats.write_failure.emplace(error);
+        const bool no_vat = error.category() == Category::no_store;
+        failures.emplace_back(error.category(), error.what(),
+                              no_vat ? "name one that is there: --vat DIR" : error.hint());
+      }
+    }
+  }
+  if (sources.empty() && addresses.empty()) {
+    if (!failures.empty()) throw Error(failures.front());
+    throw Error(Category::usage, shrub.root() + "/VAT.json: names no vat", "name one: --vat DIR");
+  }
+  if (user.peers.on_note)
+    for (const auto& failure : failures) user.peers.on_note(failure.what());
+  if (addresses.empty()) {
+    vats.source = sources.size() == 1 ? sources.front() : std::make_shared<vat::SourceSet>(sources);
+    return vats;
+  }
+  if (user.offline) addresses.clear();
+  vats.peers = std::make_shared<vat::PeerSet>(format, std::move(sources), std::move(addresses), user.peers);
+  vats.source = vats.peers;
+  return vats;
+}
+
+}  // namespace shrub

@@ -1,0 +1,124 @@
+#include "vat/internal/host.h"
+
+#include <curl/curl.h>
+
+#include "formats/base/c_ptr.h"
+#include "formats/base/error.h"
+
+namespace vat {
+
+bool is_remote(std::string_view url) {
+  const auto scheme = url.find("://");
+  return scheme != std::string_view::npos && scheme > 0 && url.substr(0, scheme) != "file" &&
+         url.substr(0, scheme).find('/') == std::string_view::npos;
+}
+
+namespace internal {
+namespace {
+
+using base::Category;
+using base::Error;
+
+using CurlUrl = base::CPtr<CURLU, curl_url_cleanup>;
+
+class Url {
+ public:
+  Url(const std::string& what, const std::string& text) : handle_(curl_url()) {
+    // ssh is no scheme of libcurl's; it need not be for taking the URL apart.
+    const auto code = curl_url_set(handle_.get(), CURLUPART_URL, text.c_str(), CURLU_NON_SUPPORT_SCHEME);
+    if (code != CURLUE_OK) throw Error(Category::usage, what + ": not a URL: " + curl_url_strerror(code));
+  }
+  [[nodiscard]] std::string part(CURLUPart which) const {
+    char* text = nullptr;
+    if (curl_url_get(handle_.get(), which, &text, 0) != CURLUE_OK || text == nullptr) return {};
+    const base::CPtr<char, curl_free> owned(text);
+    return text;
+  }
+  void set(CURLUPart which, const char* value) {
+    (void)curl_url_set(handle_.get(), which, value, CURLU_NON_SUPPORT_SCHEME);
+  }
+
+ private:
+  CurlUrl handle_;
+};
+
+std::string with_slash(std::string text) {
+  if (!text.ends_with('/')) text += '/';
+  return text;
+}
+
+}  // namespace
+
+Host::Host(const PeerAddress& address) : address_(address) {
+  const auto& url = address.url;
+  Url parts(url, url);
+  const auto scheme = parts.part(CURLUPART_SCHEME), host = parts.part(CURLUPART_HOST),
+             user = parts.part(CURLUPART_USER);
+  if (host.empty()) throw Error(Category::usage, url + ": names no host");
+  if (host.starts_with('-') || user.starts_with('-'))
+    throw Error(Category::refused, url + ": begins like an option");
+  for (const auto part : {CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_QUERY, CURLUPART_FRAGMENT}) {
+    if (part == CURLUPART_USER && scheme == "ssh") continue;
+    if (!parts.part(part).empty())
+      throw Error(Category::usage,
+                  scheme + "://" + host + ": a vat's URL has no password, query or fragment");
+  }
+  name_ = parts.part(CURLUPART_URL);
+  while (name_.ends_with('/')) name_.pop_back();
+  if (scheme == "http" || scheme == "https") {
+    base_ = with_slash(name_);
+  } else if (scheme == "s3") {
+    kind_ = Kind::s3;
+    if (address_.region.empty()) address_.region = "us-east-1";
+    auto endpoint =
+        address_.endpoint.empty() ? "https://s3." + address_.region + ".amazonaws.com" : address_.endpoint;
+    if (!endpoint.starts_with("http://") && !endpoint.starts_with("https://"))
+      throw Error(Category::usage, url + ": its endpoint is no http or https URL");
+    base_ = with_slash(with_slash(endpoint) + host + parts.part(CURLUPART_PATH));
+  } else if (scheme == "ssh" || scheme == "sftp") {
+    kind_ = Kind::sftp;
+    parts.set(CURLUPART_SCHEME, "sftp");
+    base_ = with_slash(parts.part(CURLUPART_URL));
+  } else {
+    throw Error(Category::usage, url + ": not a kind of vat this program knows (http, https, s3, ssh)");
+  }
+}
+
+Transfer Host::make(const std::string& file) const {
+  Transfer transfer;
+  transfer.url = base_ + percent_encoded(file);
+  transfer.may_be_local = address_.may_be_local;
+  if (kind_ == Kind::sftp) {
+    transfer.ssh_private_key = address_.ssh_private_key;
+    transfer.ssh_known_hosts = address_.known_hosts;
+    return transfer;
+  }
+  transfer.user = address_.user;
+  transfer.password = address_.password;
+  if (kind_ == Kind::s3) {
+    transfer.may_redirect = false;  // what is signed is for this host only
+    if (!address_.user.empty()) {
+      transfer.signature = "aws:amz:" + address_.region + ":s3";
+      transfer.headers.emplace_back("x-amz-content-sha256: UNSIGNED-PAYLOAD");
+      if (!address_.token.empty()) transfer.headers.push_back("x-amz-security-token: " + address_.token);
+    }
+  }
+  return transfer;
+}
+
+Transfer Host::get(const std::string& file, const FileRange& range) const {
+  auto transfer = make(file);
+  transfer.range = range;
+  return transfer;
+}
+
+Transfer Host::put(const std::string& file, bool if_absent) const {
+  auto transfer = make(file);
+  transfer.method = "PUT";
+  transfer.sends_body = true;
+  if (if_absent && kind_ == Kind::s3) transfer.headers.emplace_back("If-None-Match: *");
+  return transfer;
+}
+
+}  // namespace internal
+}  // namespace vat

@@ -1,0 +1,40 @@
+// The files of a vat on another host: what to ask for, and as whom.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vat/internal/transfers.h"
+#include "vat/peer_address.h"
+
+namespace vat::internal {
+
+/// Makes transfers for the files of one vat. Immutable, so any thread.
+class Host {
+ public:
+  /// Throws usage for a URL that names no vat elsewhere, refused for one that could be taken for an option.
+  explicit Host(const PeerAddress& address);
+
+  enum class Kind : std::uint8_t { http, s3, sftp };
+  [[nodiscard]] Kind kind() const noexcept { return kind_; }
+  /// As messages name it: without user and password.
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] bool can_write() const noexcept { return kind_ != Kind::http; }
+  [[nodiscard]] bool can_list() const noexcept { return kind_ != Kind::http; }
+
+  /// `file` is relative to the vat: cache/packs. The caller adds what is to be called.
+  [[nodiscard]] Transfer get(const std::string& file, const FileRange& range) const;
+  /// The caller adds the body. `if_absent`: asks the host not to replace a file, which not every host heeds.
+  [[nodiscard]] Transfer put(const std::string& file, bool if_absent) const;
+
+ private:
+  [[nodiscard]] Transfer make(const std::string& file) const;
+
+  PeerAddress address_;
+  Kind kind_ = Kind::http;
+  std::string name_, base_;  ///< base_: URL of the vat, ends in '/'
+};
+
+}  // namespace vat::internal

@@ -1,0 +1,53 @@
+// What peers said of themselves, kept from run to run: where blobs lie in their packs, how quick they are.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "formats/base/object_id.h"
+#include "vat/blob_source.h"
+#include "vat/internal/fetcher.h"
+#include "vat/internal/index.h"
+
+namespace vat::internal {
+
+struct PeerPlace {
+  PackGroup group;
+  std::uint32_t position = 0;
+  StoredBlob blob;
+};
+
+/// A pack is the same wherever it lies, so there is one index for all peers. One thread at a time. It can be
+/// lost at any time.
+class PeerIndex {
+ public:
+  /// Without a directory it is in memory.
+  PeerIndex(base::ObjectFormat format, const std::string& cache_dir);
+
+  [[nodiscard]] std::vector<PeerPlace> find(const base::ObjectId& id);
+  /// Asks each peer that was not asked yet in this run for its list of packs, and for what those hold that
+  /// are not known. False if there was nobody left to ask. Peers that cannot be asked are noted by the
+  /// fetcher.
+  bool update(Fetcher& fetcher);
+  /// What was told of a pack turned out wrong.
+  void forget(const std::string& pack);
+
+  /// Gets a hand-filled blob from whoever has it. False if nobody has.
+  bool fetch_loose(Fetcher& fetcher, const base::ObjectId& id, const std::function<void(FetchedGroup)>& keep);
+
+  void load_records(Fetcher& fetcher);
+  void save_records(Fetcher& fetcher);
+
+ private:
+  void learn(Fetcher& fetcher, std::size_t peer, const std::string& pack);
+
+  const base::ObjectFormat format_;
+  std::unique_ptr<Index> index_;
+  std::unique_ptr<formats::Database> records_;
+  std::set<std::size_t> asked_;
+};
+
+}  // namespace vat::internal

@@ -1,0 +1,600 @@
+#include "vat/internal/transfers.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cctype>
+#include <deque>
+
+#include "formats/base/c_ptr.h"
+#include "formats/base/numbers.h"
+
+namespace vat::internal {
+namespace {
+
+using base::Category;
+using base::Error;
+using std::chrono::milliseconds;
+
+using EasyHandle = base::CPtr<CURL, curl_easy_cleanup>;
+using MultiHandle = base::CPtr<CURLM, curl_multi_cleanup>;
+using CurlList = base::CPtr<curl_slist, curl_slist_free_all>;
+
+constexpr long kRedirects = 5;
+constexpr long kConnections = 64;  ///< kept open
+constexpr long kReceiveBuffer = 512 * 1024;
+constexpr std::size_t kMaxHeader = std::size_t{64} << 10;  ///< bytes of all headers of an answer
+constexpr milliseconds kStallCheck{250}, kRateStep{20};
+constexpr std::size_t kIdleHandles = 32;
+
+void init_curl() {
+  static const bool done = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
+  if (!done) throw Error(Category::local, "libcurl cannot be started");
+}
+
+void append(CurlList& list, const std::string& text) {
+  auto* longer = curl_slist_append(list.get(), text.c_str());
+  if (longer == nullptr) throw Error(Category::local, "out of memory");
+  (void)list.release();
+  list.reset(longer);
+}
+
+/// Whether the address leads to this machine or is of the link only.
+bool is_local(const sockaddr& address) {
+  if (address.sa_family == AF_INET) {
+    const auto number = ntohl(reinterpret_cast<const sockaddr_in&>(address).sin_addr.s_addr);
+    return number >> 24 == 127 || number >> 24 == 0 || number >> 16 == 0xa9fe;
+  }
+  if (address.sa_family != AF_INET6) return true;  // none of the kinds that lead elsewhere
+  const auto& six = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
+  if (IN6_IS_ADDR_V4MAPPED(&six) || IN6_IS_ADDR_V4COMPAT(&six)) {
+    sockaddr_in four{};
+    four.sin_family = AF_INET;
+    std::copy_n(six.s6_addr + 12, 4, reinterpret_cast<unsigned char*>(&four.sin_addr));
+    return is_local(reinterpret_cast<const sockaddr&>(four));
+  }
+  return IN6_IS_ADDR_LOOPBACK(&six) || IN6_IS_ADDR_LINKLOCAL(&six) || IN6_IS_ADDR_UNSPECIFIED(&six);
+}
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return result;
+}
+
+std::string_view trimmed(std::string_view text) {
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) text.remove_prefix(1);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.remove_suffix(1);
+  return text;
+}
+
+/// What comes from outside goes into messages without its control characters.
+std::string printable(std::string_view text) {
+  std::string result(text.substr(0, 300));
+  for (auto& c : result)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  return result;
+}
+
+}  // namespace
+
+std::string percent_encoded(std::string_view path) {
+  std::string result;
+  for (const char c : path) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+        std::string_view("-._~/").find(c) != std::string_view::npos) {
+      result += c;
+    } else {
+      constexpr std::string_view kHex = "0123456789ABCDEF";
+      const auto byte = static_cast<unsigned char>(c);
+      result += {'%', kHex[byte >> 4], kHex[byte & 15]};
+    }
+  }
+  return result;
+}
+
+struct Transfers::Active {
+  Id id = 0;
+  State* state = nullptr;
+  Transfer what;
+  TransferEnd end;
+  EasyHandle easy;
+  CurlList headers, ssh_after;
+  std::array<char, CURL_ERROR_SIZE> error{};
+  Clock::time_point started, window_began;
+  std::uint64_t window_size = 0;    ///< received or sent since window_began
+  std::uint64_t skip = 0;           ///< body bytes before those that are wanted
+  std::uint64_t left = UINT64_MAX;  ///< bytes that are still wanted
+  base::Buffer tail;                ///< the last bytes of a file that came whole
+  std::size_t header_size = 0;
+  std::uint64_t sent = 0;
+  long status = 0;
+  bool begun = false;  ///< the first body byte of the final answer was seen
+  bool enough = false, too_much = false, local_address = false, paused = false, stalled = false;
+  std::optional<std::uint64_t> length, range_begin;
+  std::exception_ptr thrown;
+
+  static std::size_t on_header(char* data, std::size_t, std::size_t count, void* self) {
+    return static_cast<Active*>(self)->header({data, count}) ? count : 0;
+  }
+  static std::size_t on_body(char* data, std::size_t, std::size_t count, void* self) {
+    return static_cast<Active*>(self)->body({reinterpret_cast<const std::byte*>(data), count});
+  }
+  static std::size_t on_read(char* to, std::size_t, std::size_t count, void* self);
+  static int on_seek(void* self, curl_off_t offset, int origin) {
+    auto& active = *static_cast<Active*>(self);
+    if (origin != SEEK_SET || offset != 0 || active.what.read_body) return CURL_SEEKFUNC_CANTSEEK;
+    active.sent = 0;
+    return CURL_SEEKFUNC_OK;
+  }
+  static curl_socket_t on_socket(void* self, curlsocktype, curl_sockaddr* address) {
+    auto& active = *static_cast<Active*>(self);
+    if (!active.what.may_be_local && is_local(address->addr)) {
+      active.local_address = true;
+      return CURL_SOCKET_BAD;
+    }
+    return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  }
+
+  bool header(std::string_view line);
+  std::size_t body(base::Bytes bytes);
+  bool begin_body();
+  [[nodiscard]] bool is_http() const { return what.url.starts_with("http"); }
+  bool hand_on(base::Bytes bytes);
+};
+
+struct Transfers::State {
+  MultiHandle multi;
+  std::mutex mutex;  ///< guards posted and stopping
+  std::vector<std::function<void()>> posted;
+  bool stopping = false;
+  std::map<Id, std::unique_ptr<Active>> active;
+  std::multimap<Clock::time_point, std::pair<Id, std::function<void()>>> timers;
+  std::vector<EasyHandle> idle;
+  Id last_id = 0;
+  std::atomic<std::uint64_t> requests = 0, received = 0, sent = 0;
+  std::uint64_t rate = 0;
+  double tokens = 0;
+  Clock::time_point filled = Clock::now();
+  Clock::time_point next_stall_check = Clock::now();
+
+  /// Whether something may be received now.
+  bool take(std::size_t size) {
+    if (rate == 0) return true;
+    const auto now = Clock::now();
+    tokens =
+        std::min(static_cast<double>(rate) / 4,
+                 tokens + static_cast<double>(rate) * std::chrono::duration<double>(now - filled).count());
+    filled = now;
+    if (tokens <= 0) return false;
+    tokens -= static_cast<double>(size);
+    return true;
+  }
+};
+
+bool Transfers::Active::header(std::string_view line) {
+  header_size += line.size();
+  if (header_size > kMaxHeader) return false;
+  if (line.starts_with("HTTP/")) {  // of a redirect, or after "100 Continue"
+    length.reset();
+    range_begin.reset();
+    end.file_size.reset();
+    end.wait.reset();
+    end.etag.clear();
+    end.modified.clear();
+    return true;
+  }
+  const auto colon = line.find(':');
+  if (colon == std::string_view::npos) return true;
+  const auto name = lower(line.substr(0, colon));
+  auto value = trimmed(line.substr(colon + 1));
+  if (name == "content-length") {
+    if (const auto number = base::parse_decimal(value)) length = *number;
+  } else if (name == "content-range") {  // bytes 0-99/1234, bytes */1234
+    if (value.starts_with("bytes")) value = trimmed(value.substr(5));
+    const auto slash = value.find('/');
+    if (slash == std::string_view::npos) return true;
+    if (const auto total = base::parse_decimal(value.substr(slash + 1))) end.file_size = *total;
+    if (const auto from = base::parse_decimal(value.substr(0, value.find('-')))) range_begin = *from;
+  } else if (name == "retry-after") {
+    if (const auto seconds = base::parse_decimal(value); seconds && *seconds < 86400)
+      end.wait = std::chrono::seconds(*seconds);
+  } else if (name == "etag") {
+    end.etag = printable(value);
+  } else if (name == "last-modified") {
+    end.modified = printable(value);
+  }
+  return true;
+}
+
+/// False if this answer is none we can use.
+bool Transfers::Active::begin_body() {
+  begun = true;
+  left = what.range.size;
+  if (!is_http()) return true;
+  curl_easy_getinfo(easy.get(), CURLINFO_RESPONSE_CODE, &status);
+  if (status == 200) {
+    if (length) end.file_size = *length;
+    if (what.range.is_whole()) return true;
+    end.ranges_ignored = true;
+    skip = what.range.from_end ? 0 : what.range.offset;
+    return true;
+  }
+  if (status != 206) return false;
+  if (!range_begin) return false;
+  const auto& range = what.range;
+  if (!range.from_end) return *range_begin == range.offset;
+  return end.file_size && *range_begin == *end.file_size - std::min(range.size, *end.file_size);
+}
+
+std::size_t Transfers::Active::body(base::Bytes bytes) {
+  if (!state->take(bytes.size())) {
+    paused = true;
+    return CURL_WRITEFUNC_PAUSE;
+  }
+  if (!begun) end.first_byte = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - started);
+  state->received += bytes.size();
+  window_size += bytes.size();
+  end.received += bytes.size();
+  if (!begun && !begin_body()) {
+    // The text of an error page is nobody's; a short one is taken in, so that the connection stays usable.
+    begun = false;
+    return end.received > kMaxHeader ? 0 : bytes.size();
+  }
+  const auto size = bytes.size();
+  if (skip > 0) {
+    const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(skip, bytes.size()));
+    skip -= count;
+    bytes = bytes.subspan(count);
+  }
+  if (end.ranges_ignored && what.range.from_end) {
+    base::append(tail, bytes);
+    const auto keep = static_cast<std::size_t>(std::min<std::uint64_t>(what.range.size, what.max_size));
+    if (tail.size() > 2 * keep + size)
+      tail.erase(tail.begin(), tail.end() - static_cast<std::ptrdiff_t>(keep));
+    return size;
+  }
+  if (bytes.size() > left) bytes = bytes.subspan(0, static_cast<std::size_t>(left));
+  if (!bytes.empty() && !hand_on(bytes)) return 0;
+  if (left == 0 && (end.ranges_ignored || bytes.size() < size)) {
+    enough = true;
+    return 0;
+  }
+  return size;
+}
+
+bool Transfers::Active::hand_on(base::Bytes bytes) {
+  if (left != UINT64_MAX) left -= bytes.size();
+  if (bytes.size() > what.max_size) {
+    too_much = true;
+    return false;
+  }
+  what.max_size -= bytes.size();
+  if (!what.on_bytes) return true;
+  try {
+    enough = !what.on_bytes(bytes);
+  } catch (...) {
+    thrown = std::current_exception();
+    return false;
+  }
+  return !enough;
+}
+
+std::size_t Transfers::Active::on_read(char* to, std::size_t, std::size_t count, void* self) {
+  auto& active = *static_cast<Active*>(self);
+  std::size_t size = 0;
+  if (active.what.read_body) {
+    try {
+      size = active.what.read_body({reinterpret_cast<std::byte*>(to), count});
+    } catch (...) {
+      active.thrown = std::current_exception();
+      return CURL_READFUNC_ABORT;
+    }
+  } else {
+    size = std::min<std::size_t>(count, active.what.body.size() - active.sent);
+    std::copy_n(active.what.body.begin() + static_cast<std::ptrdiff_t>(active.sent), size,
+                reinterpret_cast<std::byte*>(to));
+  }
+  active.sent += size;
+  active.state->sent += size;
+  active.window_size += size;
+  return size;
+}
+
+Transfers::Transfers(const TransferLimits& limits) : limits_(limits), state_(std::make_unique<State>()) {
+  init_curl();
+  state_->multi.reset(curl_multi_init());
+  if (!state_->multi) throw Error(Category::local, "libcurl cannot be started");
+  curl_multi_setopt(state_->multi.get(), CURLMOPT_MAXCONNECTS, kConnections);
+  curl_multi_setopt(state_->multi.get(), CURLMOPT_PIPELINING, CURLPIPE_MULTIPLEX);
+  state_->rate = limits.rate;
+  thread_ = std::thread([this] { run(); });
+}
+
+Transfers::~Transfers() {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+  }
+  curl_multi_wakeup(state_->multi.get());
+  thread_.join();
+  for (const auto& [id, active] : state_->active)
+    curl_multi_remove_handle(state_->multi.get(), active->easy.get());
+}
+
+void Transfers::post(std::function<void()> work) {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->posted.push_back(std::move(work));
+  }
+  curl_multi_wakeup(state_->multi.get());
+}
+
+Transfers::Traffic Transfers::traffic() const {
+  return {state_->requests, state_->received, state_->sent};
+}
+
+Transfers::Id Transfers::at(Clock::time_point time, std::function<void()> work) {
+  const Id id = ++state_->last_id;
+  state_->timers.emplace(time, std::pair(id, std::move(work)));
+  return id;
+}
+
+void Transfers::cancel_timer(Id id) {
+  for (auto timer = state_->timers.begin(); timer != state_->timers.end(); ++timer)
+    if (timer->second.first == id) {
+      state_->timers.erase(timer);
+      return;
+    }
+}
+
+Transfers::Id Transfers::start(Transfer transfer) {
+  auto active = std::make_unique<Active>();
+  active->id = ++state_->last_id;
+  active->state = state_.get();
+  active->what = std::move(transfer);
+  if (state_->idle.empty()) {
+    active->easy.reset(curl_easy_init());
+    if (!active->easy) throw Error(Category::local, "libcurl: out of memory");
+  } else {
+    active->easy = std::move(state_->idle.back());
+    state_->idle.pop_back();
+    curl_easy_reset(active->easy.get());
+  }
+  auto& what = active->what;
+  auto* easy = active->easy.get();
+  const auto set = [&](CURLoption option, auto value) {
+    if (const auto code = curl_easy_setopt(easy, option, value); code != CURLE_OK)
+      throw Error(Category::local, std::string("libcurl: ") + curl_easy_strerror(code));
+  };
+  set(CURLOPT_URL, what.url.c_str());
+  set(CURLOPT_PROTOCOLS_STR, "http,https,sftp");
+  set(CURLOPT_REDIR_PROTOCOLS_STR, what.url.starts_with("https") ? "https" : "http,https");
+  set(CURLOPT_FOLLOWLOCATION, what.may_redirect ? 1L : 0L);
+  set(CURLOPT_MAXREDIRS, kRedirects);
+  set(CURLOPT_NOSIGNAL, 1L);
+  set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
+  set(CURLOPT_BUFFERSIZE, kReceiveBuffer);
+  set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits_.connect.count()));
+  set(CURLOPT_ERRORBUFFER, active->error.data());
+  set(CURLOPT_HEADERFUNCTION, &Active::on_header);
+  set(CURLOPT_HEADERDATA, active.get());
+  set(CURLOPT_WRITEFUNCTION, &Active::on_body);
+  set(CURLOPT_WRITEDATA, active.get());
+  set(CURLOPT_OPENSOCKETFUNCTION, &Active::on_socket);
+  set(CURLOPT_OPENSOCKETDATA, active.get());
+  set(CURLOPT_PRIVATE, active.get());
+  set(CURLOPT_USERAGENT, "vat/1");
+  const bool http = active->is_http();
+  if (http && what.method != "GET" && what.method != "PUT") set(CURLOPT_CUSTOMREQUEST, what.method.c_str());
+  if (what.method == "HEAD") set(CURLOPT_NOBODY, 1L);
+  if (what.sends_body) {
+    set(CURLOPT_UPLOAD, 1L);
+    set(CURLOPT_READFUNCTION, &Active::on_read);
+    set(CURLOPT_READDATA, active.get());
+    set(CURLOPT_SEEKFUNCTION, &Active::on_seek);
+    set(CURLOPT_SEEKDATA, active.get());
+    set(CURLOPT_INFILESIZE_LARGE,
+        static_cast<curl_off_t>(what.read_body ? what.body_size : what.body.size()));
+    if (http) append(active->headers, "Expect:");
+  }
+  std::string range;
+  if (!what.range.is_whole()) {
+    if (what.range.from_end)
+      range = "-" + std::to_string(what.range.size);
+    else
+      range = std::to_string(what.range.offset) + "-" +
+              (what.range.size == UINT64_MAX ? "" : std::to_string(what.range.offset + what.range.size - 1));
+    set(CURLOPT_RANGE, range.c_str());
+  }
+  if (!what.user.empty()) {
+    set(CURLOPT_USERNAME, what.user.c_str());
+    set(CURLOPT_PASSWORD, what.password.c_str());
+  }
+  if (!what.signature.empty()) set(CURLOPT_AWS_SIGV4, what.signature.c_str());
+  for (const auto& header : what.headers) append(active->headers, header);
+  if (active->headers) set(CURLOPT_HTTPHEADER, active->headers.get());
+  if (!what.ssh_known_hosts.empty()) set(CURLOPT_SSH_KNOWNHOSTS, what.ssh_known_hosts.c_str());
+  if (!http) {
+    set(CURLOPT_SSH_AUTH_TYPES, static_cast<long>(CURLSSH_AUTH_PUBLICKEY | CURLSSH_AUTH_AGENT));
+    if (!what.ssh_private_key.empty()) set(CURLOPT_SSH_PRIVATE_KEYFILE, what.ssh_private_key.c_str());
+    if (what.list_directory) set(CURLOPT_DIRLISTONLY, 1L);
+    if (what.sends_body) set(CURLOPT_FTP_CREATE_MISSING_DIRS, 1L);
+    for (const auto& command : what.ssh_after) append(active->ssh_after, command);
+    if (active->ssh_after) set(CURLOPT_POSTQUOTE, active->ssh_after.get());
+  }
+  active->started = active->window_began = Clock::now();
+  if (const auto code = curl_multi_add_handle(state_->multi.get(), easy); code != CURLM_OK)
+    throw Error(Category::local, std::string("libcurl: ") + curl_multi_strerror(code));
+  ++state_->requests;
+  const Id id = active->id;
+  state_->active.emplace(id, std::move(active));
+  return id;
+}
+
+void Transfers::cancel(Id id) {
+  const auto found = state_->active.find(id);
+  if (found == state_->active.end()) return;
+  curl_multi_remove_handle(state_->multi.get(), found->second->easy.get());
+  state_->active.erase(found);
+}
+
+void Transfers::finish(Active& active, int result) {
+  const auto code = static_cast<CURLcode>(result);
+  auto& end = active.end;
+  auto* easy = active.easy.get();
+  curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &active.status);
+  if (const char* place = nullptr;
+      curl_easy_getinfo(easy, CURLINFO_EFFECTIVE_URL, &place) == CURLE_OK && place != nullptr)
+    end.place = place;
+  const bool http = active.is_http();
+  const auto status = http ? active.status : 0;
+  using Kind = TransferEnd::Kind;
+  const auto say = [&](Kind kind, const std::string& message) {
+    end.kind = kind;
+    end.message = message;
+  };
+  if (active.thrown) {
+    try {
+      std::rethrow_exception(active.thrown);
+    } catch (const std::exception& error) {
+      say(Kind::local, error.what());
+    }
+  } else if (active.enough) {
+    say(Kind::done, {});
+  } else if (active.too_much) {
+    say(Kind::failed, "sends more than it can have");
+  } else if (active.stalled) {
+    say(Kind::failed, "nothing came for " + std::to_string(limits_.stall.count() / 1000) + " s");
+  } else if (active.local_address) {
+    say(Kind::refused, "leads to a loopback or link-local address, which nobody consented to");
+  } else if (code == CURLE_TOO_MANY_REDIRECTS) {
+    say(Kind::failed, "redirects more than " + std::to_string(kRedirects) + " times");
+  } else if (code == CURLE_UNSUPPORTED_PROTOCOL) {
+    say(Kind::refused, "redirects to another protocol");
+  } else if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_LOGIN_DENIED || status == 401 ||
+             status == 403) {
+    say(Kind::authentication, code == CURLE_PEER_FAILED_VERIFICATION
+                                  ? (http ? "its certificate is not trusted" : "its host key is not known")
+                                  : (http ? "HTTP status " + std::to_string(status) : "login denied"));
+  } else if (status == 404 || status == 410 || code == CURLE_REMOTE_FILE_NOT_FOUND) {
+    say(Kind::absent, "no such file");
+  } else if (status == 416 || (!http && code == CURLE_BAD_DOWNLOAD_RESUME)) {
+    say(Kind::range, "the file is shorter");
+  } else if (status == 412 || status == 409) {
+    say(Kind::exists, "HTTP status " + std::to_string(status));
+  } else if (status >= 300) {
+    say(Kind::failed, "HTTP status " + std::to_string(status));
+  } else if (http && status < 300 && active.end.received > 0 && !active.begun) {
+    say(Kind::failed, "answers with another range than the one asked for");
+  } else if (code != CURLE_OK) {
+    say(code == CURLE_OUT_OF_MEMORY ? Kind::local : Kind::failed,
+        printable(active.error[0] != '\0' ? active.error.data() : curl_easy_strerror(code)));
+  } else {
+    say(Kind::done, {});
+  }
+  auto& what = active.what;
+  if (end.kind == Kind::done && end.ranges_ignored && what.range.from_end) {
+    active.left = what.range.size;
+    const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(what.range.size, active.tail.size()));
+    if (!active.hand_on(base::Bytes(active.tail).last(size)) && active.too_much)
+      say(Kind::failed, "sends more than it can have");
+  }
+  const bool is_short = what.method == "GET" && end.kind == Kind::done && !active.enough &&
+                        !what.range.from_end && what.range.size != UINT64_MAX && active.left > 0;
+  if (is_short) {
+    const bool file_ends =
+        end.ranges_ignored || (end.file_size && *end.file_size < what.range.offset + what.range.size);
+    say(file_ends ? Kind::range : Kind::failed, file_ends ? "the file is shorter" : "the answer is cut off");
+  }
+}
+
+void Transfers::run() {
+  auto& state = *state_;
+  std::vector<std::function<void()>> work;
+  while (true) {
+    {
+      const std::lock_guard lock(state.mutex);
+      if (state.stopping) return;
+      work.swap(state.posted);
+    }
+    for (auto& item : work) item();
+    work.clear();
+    fire_timers();
+    int running = 0;
+    curl_multi_perform(state.multi.get(), &running);
+    int waiting = 0;
+    while (const auto* message = curl_multi_info_read(state.multi.get(), &waiting)) {
+      if (message->msg != CURLMSG_DONE) continue;
+      Active* found = nullptr;
+      curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &found);
+      const auto code = message->data.result;
+      const auto place = state.active.find(found->id);
+      const auto active = std::move(place->second);
+      state.active.erase(place);
+      curl_multi_remove_handle(state.multi.get(), active->easy.get());
+      finish(*active, code);
+      const auto on_end = std::move(active->what.on_end);
+      if (state.idle.size() < kIdleHandles) state.idle.push_back(std::move(active->easy));
+      if (on_end) on_end(active->end);
+    }
+    check_stalls();
+    if (const auto wait = idle_time(); wait.count() > 0)
+      curl_multi_poll(state.multi.get(), nullptr, 0, static_cast<int>(wait.count()), nullptr);
+  }
+}
+
+milliseconds Transfers::idle_time() const {
+  milliseconds wait{1000};
+  if (!state_->active.empty()) wait = state_->rate > 0 ? kRateStep : kStallCheck;
+  if (!state_->timers.empty())
+    wait = std::min(wait, std::chrono::ceil<milliseconds>(state_->timers.begin()->first - Clock::now()));
+  return std::max(wait, milliseconds{0});
+}
+
+void Transfers::fire_timers() {
+  auto& timers = state_->timers;
+  while (!timers.empty() && timers.begin()->first <= Clock::now()) {
+    const auto work = std::move(timers.begin()->second.second);
+    timers.erase(timers.begin());
+    work();
+  }
+}
+
+void Transfers::check_stalls() {
+  const auto now = Clock::now();
+  if (state_->rate > 0)
+    for (const auto& [id, active] : state_->active)
+      if (active->paused) {
+        active->paused = false;
+        active->window_began = now;
+        curl_easy_pause(active->easy.get(), CURLPAUSE_CONT);
+      }
+  if (now < state_->next_stall_check) return;
+  state_->next_stall_check = now + kStallCheck;
+  std::vector<Id> stalled;
+  for (const auto& [id, active] : state_->active) {
+    if (now - active->window_began < limits_.stall) continue;
+    if (active->window_size < limits_.stall_size) stalled.push_back(id);
+    active->window_began = now;
+    active->window_size = 0;
+  }
+  for (const auto id : stalled) {
+    const auto place = state_->active.find(id);
+    if (place == state_->active.end()) continue;  // cancelled by what an earlier one called
+    const auto active = std::move(place->second);
+    state_->active.erase(place);
+    curl_multi_remove_handle(state_->multi.get(), active->easy.get());
+    active->stalled = true;
+    finish(*active, CURLE_OPERATION_TIMEDOUT);
+    if (active->what.on_end) active->what.on_end(active->end);
+  }
+}
+
+}  // namespace vat::internal

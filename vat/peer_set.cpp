@@ -1,0 +1,466 @@
+// Reading and planning. A reader that misses a blob waits for the ticket of the group it is planned to come
+// in; if it is in no plan, its place is looked up in what peers say of their packs. The planner walks the
+// root that is expected ahead of its readers, on a thread of its own, and asks for what is not here.
+#include "vat/peer_set.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <unordered_map>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/text/recipe.h"
+#include "vat/internal/blob_cache.h"
+#include "vat/internal/fetcher.h"
+#include "vat/internal/peer_index.h"
+#include "vat/internal/plan.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::MapSection;
+using internal::Fetcher;
+using internal::Met;
+using internal::PackGroup;
+using internal::RootMap;
+
+constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;
+constexpr std::uint64_t kAhead = std::uint64_t{96}
+                                 << 20;  ///< content bytes the planner may be ahead of readers
+constexpr std::uint64_t kBatch = std::uint64_t{8} << 20;         ///< stored bytes that are asked for at once
+constexpr std::uint64_t kUnconfirmed = std::uint64_t{12} << 20;  ///< … before it is known what they hold
+
+bool may_be_elsewhere(const Error& error) {
+  return error.category() == Category::not_found || error.category() == Category::corrupt ||
+         error.category() == Category::local || error.category() == Category::refused;
+}
+
+}  // namespace
+
+class PeerSet::Impl {
+ public:
+  Impl(base::ObjectFormat format, std::vector<std::shared_ptr<BlobSource>> local,
+       std::vector<PeerAddress> peers, PeerOptions options)
+      : format_(format),
+        options_(std::move(options)),
+        cache_(format, {options_.cache_dir, options_.cache_size, options_.on_note}),
+        index_(format, options_.cache_dir) {
+    if (!local.empty()) local_ = std::make_unique<SourceSet>(std::move(local));
+    if (local_ != nullptr && local_->object_format() != format)
+      throw Error(Category::usage, "vats of different object formats cannot be used together");
+    Fetcher::Options fetch;
+    fetch.limits.rate = options_.rate;
+    fetch.threads = options_.threads;
+    fetch.on_note = options_.on_note;
+    fetcher_ =
+        std::make_unique<Fetcher>(format, std::move(peers), std::move(fetch),
+                                  [this](internal::FetchedGroup group) { cache_.keep(std::move(group)); });
+    index_.load_records(*fetcher_);
+  }
+
+  ~Impl() {
+    expect({});
+    try {
+      index_.save_records(*fetcher_);
+    } catch (const Error&) {  // they are guesses anyway
+    }
+  }
+
+  std::optional<StoredBlob> find(const ObjectId& id) {
+    if (auto found = find_here(id)) return found;
+    if (planned(id)) return read_planned(id);
+    if (const auto place = locate(id); !place.empty()) return place.front().blob;
+    // What lies in no pack has to be read to be believed.
+    try {
+      (void)fault(id);
+    } catch (const Error& error) {
+      if (error.category() == Category::not_found) return std::nullopt;
+      throw;
+    }
+    return find_here(id);
+  }
+
+  void stream(const ObjectId& id, const base::ByteSink& sink) { stream(id, sink, false); }
+
+  std::vector<RecipeClaim> find_recipes(const ObjectId& id) {
+    auto found = local_ != nullptr ? local_->find_recipes(id) : std::vector<RecipeClaim>();
+    for (const auto& claim : cache_.find_recipes(id)) found.push_back(claim);
+    if (found.empty() && fetch_recipe(id)) found = cache_.find_recipes(id);
+    return found;
+  }
+
+  void note_proven(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
+    cache_.note_proven(content, recipe, size);
+  }
+
+  void expect(const Expected& expected) {
+    {
+      std::unique_lock lock(mutex_);
+      stop_plan_ = true;
+      moved_.notify_all();
+    }
+    if (planner_.joinable()) planner_.join();
+    const std::lock_guard lock(mutex_);
+    stop_plan_ = false;
+    planned_.clear();
+    planned_order_.clear();
+    if (!expected.manifest && !expected.blob && !expected.recipe) return;
+    planning_ = true;
+    hungry_ = false;
+    read_up_to_ = 0;
+    planner_ = std::thread([this, expected] {
+      try {
+        plan(expected, true);
+      } catch (const Error&) {
+        // Whoever needs what could not be planned for hears of it where it is read.
+      }
+      const std::lock_guard over(mutex_);
+      planning_ = false;
+      moved_.notify_all();
+    });
+  }
+
+  void fetch(const Expected& expected) {
+    expect({});
+    const auto tickets = plan(expected, false);
+    for (const auto& [id, ticket] : tickets) {
+      try {
+        fetcher_->wait(ticket);
+      } catch (const Error&) {
+        (void)fault(id);
+      }
+    }
+    cache_.publish();
+  }
+
+  std::vector<PeerReport> report() {
+    std::vector<PeerReport> reports;
+    const auto records = fetcher_->records();
+    for (std::size_t i = 0; i < records.size(); ++i)
+      reports.push_back({fetcher_->peer_name(i), records[i].requests, records[i].received,
+                         records[i].failures, records[i].latency, records[i].rate, records[i].trouble});
+    return reports;
+  }
+
+  const base::ObjectFormat format_;
+
+ private:
+  struct Planned {
+    Fetcher::TicketPtr ticket;
+    std::uint64_t at = 0;  ///< content bytes planned before it
+  };
+
+  // --- reading
+  // -------------------------------------------------------------------------------------------------------
+
+  std::optional<StoredBlob> find_here(const ObjectId& id) {
+    if (local_ != nullptr)
+      if (const auto found = local_->find(id)) return found;
+    return cache_.find(id);
+  }
+
+  bool is_here(const ObjectId& id) { return find_here(id).has_value(); }
+
+  void stream(const ObjectId& id, const base::ByteSink& sink, bool of_planner) {
+    std::optional<Error> damage;
+    const auto from = [&](BlobSource& source) {
+      bool begun = false;
+      try {
+        source.stream(id, [&](base::Bytes bytes) {
+          begun = true;
+          sink(bytes);
+        });
+        return true;
+      } catch (const Error& error) {
+        if (begun || !may_be_elsewhere(error)) throw;
+        if (error.category() != Category::not_found) damage.emplace(error);
+        return false;
+      }
+    };
+    if (wait_for_planned(id) && from(cache_)) return;
+    if (local_ != nullptr && from(*local_)) return;
+    if (from(cache_)) return;
+    if (!of_planner && wait_for_plan(id) && wait_for_planned(id) && from(cache_)) return;
+    try {
+      fault(id);
+    } catch (const Error& error) {
+      if (damage && error.category() == Category::not_found)
+        throw Error(damage->category(), std::string(damage->what()) + "; " + error.what(), damage->hint());
+      throw;
+    }
+    cache_.stream(id, sink);
+  }
+
+  std::optional<Planned> planned(const ObjectId& id) {
+    const std::lock_guard lock(mutex_);
+    const auto found = planned_.find(id);
+    return found == planned_.end() ? std::nullopt : std::optional(found->second);
+  }
+
+  std::optional<StoredBlob> read_planned(const ObjectId& id) {
+    (void)wait_for_planned(id);
+    if (auto found = find_here(id)) return found;
+    fault(id);
+    return find_here(id);
+  }
+
+  /// True if it was planned and has come.
+  bool wait_for_planned(const ObjectId& id) {
+    const auto there = planned(id);
+    if (!there) return false;
+    {
+      const std::lock_guard lock(mutex_);
+      read_up_to_ = std::max(read_up_to_, there->at);
+      moved_.notify_all();
+    }
+    try {
+      fetcher_->wait(there->ticket);
+      return true;
+    } catch (const Error&) {
+      return false;  // it may be in another place
+    }
+  }
+
+  /// A reader that is ahead of the planner waits for it. True if the blob is in the plan now.
+  bool wait_for_plan(const ObjectId& id) {
+    std::unique_lock lock(mutex_);
+    while (planning_ && !planned_.contains(id)) {
+      hungry_ = true;
+      moved_.notify_all();
+      moved_.wait(lock);
+    }
+    return planned_.contains(id);
+  }
+
+  // --- faults
+  // --------------------------------------------------------------------------------------------------------
+
+  std::vector<internal::PeerPlace> locate(const ObjectId& id) {
+    const std::lock_guard lock(index_mutex_);
+    auto places = index_.find(id);
+    if (places.empty() && index_.update(*fetcher_)) places = index_.find(id);
+    return places;
+  }
+
+  /// Gets a blob into the cache, wherever it lies.
+  void fault(const ObjectId& id) {
+    std::optional<Error> failure;
+    const auto worse = [&](const Error& error) {
+      if (!failure || failure->category() == Category::not_found) failure.emplace(error);
+    };
+    for (int round = 0; round < 2; ++round) {
+      for (const auto& place : locate(id)) {
+        const auto ticket = fetcher_->want({place.group}, std::nullopt, true).front();
+        fetcher_->expect(ticket, place.position, id);
+        try {
+          fetcher_->wait(ticket);
+          if (is_here(id)) return;
+        } catch (const Error& error) {
+          worse(base::prefixed("blob " + id.hex(), error));
+        }
+      }
+      const std::lock_guard lock(index_mutex_);
+      if (!index_.update(*fetcher_)) break;
+    }
+    if (index_.fetch_loose(*fetcher_, id,
+                           [&](internal::FetchedGroup group) { cache_.keep(std::move(group)); }))
+      return;
+    if (failure) throw Error(*failure);
+    std::string peers;
+    for (std::size_t i = 0; i < fetcher_->peer_count(); ++i)
+      peers += (i == 0 ? "" : ", ") + fetcher_->peer_name(i);
+    throw Error(Category::not_found, "blob " + id.hex() + ": neither here nor on " + peers);
+  }
+
+  /// Gets the recipe to which the map of a file leads. False if there is none.
+  bool fetch_recipe(const ObjectId& content) {
+    Expected root;
+    root.blob = content;
+    Plan the(root);
+    load_map(the);
+    const auto place = the.map != nullptr ? the.map->find(MapSection::recipes, 0) : std::nullopt;
+    if (!place) return false;
+    const auto ticket = fetcher_->want({place->group}, the.source, true).front();
+    const auto group = fetcher_->peek(ticket);
+    if (group == nullptr || place->position >= group->blobs.size()) return false;
+    const auto header = formats::find_recipe_header(group->blob(place->position), format_);
+    if (!header || header->blob != content) return false;
+    fetcher_->expect(ticket, place->position, group->blobs[place->position].id);
+    fetcher_->wait(ticket);
+    return true;
+  }
+
+  // --- planning
+  // ------------------------------------------------------------------------------------------------------
+
+  struct Plan {
+    explicit Plan(const Expected& expected) : root(expected) {}
+    const Expected& root;
+    bool asked = false;  ///< for the map
+    std::unique_ptr<RootMap> map;
+    std::size_t source = 0;
+    std::array<std::uint64_t, formats::kMapSections> met{};
+    std::set<std::string> opened;  ///< packs whose texts were asked for
+    std::vector<std::pair<Met, RootMap::Place>> batch;
+    std::uint64_t batch_size = 0, planned = 0;
+    std::vector<std::pair<ObjectId, Fetcher::TicketPtr>> tickets;
+  };
+
+  /// Walks the root and asks for what is not here. With `ahead` it keeps near to its readers and remembers
+  /// what comes when; else it returns what was asked for.
+  std::vector<std::pair<ObjectId, Fetcher::TicketPtr>> plan(const Expected& expected, bool ahead) {
+    Plan the(expected);
+    const auto read = [&](const ObjectId& id) {
+      base::Buffer bytes;
+      stream(
+          id, [&](base::Bytes part) { base::append(bytes, part); }, true);
+      return bytes;
+    };
+    internal::walk_root(format_, expected, read, [&](const Met& met) {
+      if (stopped()) throw Error(Category::internal, "stopped");
+      const auto index = the.met[static_cast<std::size_t>(met.section)]++;
+      the.planned += met.size;
+      if (!met.is_read || is_here(met.id)) return;
+      const auto place = place_of(the, met, index);
+      if (!place) return;  // its reader looks for it by itself
+      the.batch.emplace_back(met, *place);
+      the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
+      if (the.batch_size >= kBatch) flush(the, ahead);
+    });
+    flush(the, ahead);
+    return std::move(the.tickets);
+  }
+
+  bool stopped() {
+    const std::lock_guard lock(mutex_);
+    return stop_plan_;
+  }
+
+  std::optional<RootMap::Place> place_of(Plan& the, const Met& met, std::uint64_t index) {
+    if (!std::exchange(the.asked, true)) load_map(the);
+    if (the.map == nullptr) return std::nullopt;
+    auto place = the.map->find(met.section, index);
+    if (!place || met.section == MapSection::data || !the.opened.insert(place->group.pack).second)
+      return place;
+    // One text of a pack that is not here: the others of this root in it will not be either, and what was
+    // added with them neither.
+    std::vector<PackGroup> groups;
+    for (const auto section : {MapSection::manifest, MapSection::layout, MapSection::recipes})
+      for (auto& group : the.map->groups_of(section, place->group.pack, kUnconfirmed))
+        groups.push_back(std::move(group));
+    if (met.section == MapSection::manifest && index == 0)
+      for (auto& group : the.map->groups_of(MapSection::data, place->group.pack, kUnconfirmed))
+        groups.push_back(std::move(group));
+    (void)fetcher_->want(groups, the.source, false);
+    return place;
+  }
+
+  void load_map(Plan& the) {
+    try {
+      const auto& id = internal::map_id(the.root);
+      const auto file = fetcher_->find_file(
+          internal::map_file(id), kMaxMapFile,
+          [&](base::Bytes bytes, std::size_t) { the.map = std::make_unique<RootMap>(bytes, format_, id); });
+      if (file) the.source = file->peer;
+      // Without the layout the order of recipes and data tells nothing.
+      if (the.root.layout && the.map != nullptr && !the.map->has(MapSection::layout)) the.map.reset();
+    } catch (const Error&) {
+      the.map.reset();  // what is asked for without it says what is wrong
+    }
+  }
+
+  void flush(Plan& the, bool ahead) {
+    if (the.batch.empty()) return;
+    std::vector<PackGroup> groups;
+    for (const auto& [met, place] : the.batch) groups.push_back(place.group);
+    const auto tickets = fetcher_->want(groups, the.source, false);
+    {
+      std::unique_lock lock(mutex_);
+      for (std::size_t i = 0; ahead && i < the.batch.size(); ++i) {
+        const auto& id = the.batch[i].first.id;
+        planned_.insert_or_assign(id, Planned{tickets[i], the.planned});
+        planned_order_.emplace_back(the.planned, id);
+      }
+      moved_.notify_all();
+    }
+    for (std::size_t i = 0; i < the.batch.size(); ++i) {
+      fetcher_->expect(tickets[i], the.batch[i].second.position, the.batch[i].first.id);
+      if (!ahead) the.tickets.emplace_back(the.batch[i].first.id, tickets[i]);
+    }
+    the.batch.clear();
+    the.batch_size = 0;
+    if (!ahead) return;
+    std::unique_lock lock(mutex_);
+    moved_.wait(lock, [&] { return stop_plan_ || hungry_ || the.planned < read_up_to_ + kAhead; });
+    hungry_ = false;
+    // What readers are well past was not asked for, or is in the cache.
+    while (!planned_order_.empty() && planned_order_.front().first + kAhead < read_up_to_) {
+      planned_.erase(planned_order_.front().second);
+      planned_order_.pop_front();
+    }
+  }
+
+  const PeerOptions options_;
+  std::unique_ptr<SourceSet> local_;  ///< nullptr: none
+  internal::BlobCache cache_;
+  std::mutex index_mutex_;  ///< guards index_
+  internal::PeerIndex index_;
+  std::unique_ptr<Fetcher> fetcher_;
+
+  std::mutex mutex_;  ///< guards what follows
+  std::condition_variable moved_;
+  bool planning_ = false, stop_plan_ = false, hungry_ = false;
+  std::uint64_t read_up_to_ = 0;
+  std::unordered_map<ObjectId, Planned> planned_;
+  std::deque<std::pair<std::uint64_t, ObjectId>> planned_order_;
+  std::thread planner_;
+};
+
+PeerSet::PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<BlobSource>> local,
+                 std::vector<PeerAddress> peers, PeerOptions options)
+    : impl_(std::make_unique<Impl>(format, std::move(local), std::move(peers), std::move(options))) {}
+PeerSet::~PeerSet() = default;
+
+base::ObjectFormat PeerSet::object_format() const noexcept {
+  return impl_->format_;
+}
+std::optional<StoredBlob> PeerSet::find(const ObjectId& id) {
+  return impl_->find(id);
+}
+base::Buffer PeerSet::read(const ObjectId& id) {
+  base::Buffer bytes;
+  impl_->stream(id, [&](base::Bytes part) {
+    if (bytes.size() + part.size() > formats::kMaxPackedBlob)
+      throw Error(Category::refused,
+                  "blob " + id.hex() + ": larger than " + base::human_size(formats::kMaxPackedBlob));
+    base::append(bytes, part);
+  });
+  return bytes;
+}
+void PeerSet::stream(const ObjectId& id, const base::ByteSink& sink) {
+  impl_->stream(id, sink);
+}
+std::vector<RecipeClaim> PeerSet::find_recipes(const ObjectId& id) {
+  return impl_->find_recipes(id);
+}
+void PeerSet::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
+  impl_->note_proven(content, recipe, size);
+}
+void PeerSet::expect(const Expected& expected) {
+  impl_->expect(expected);
+}
+void PeerSet::fetch(const Expected& expected) {
+  impl_->fetch(expected);
+}
+std::vector<PeerReport> PeerSet::report() {
+  return impl_->report();
+}
+
+}  // namespace vat

@@ -1,0 +1,66 @@
+// Vats on this disk, the cache and vats elsewhere as one source: what is missing here is fetched, proven and
+// kept. Start reading about peers here; internal/fetcher.h asks them, docs/design.md ("Fetching") says how.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "vat/blob_source.h"
+#include "vat/peer_address.h"
+#include "vat/vat.h"
+
+namespace vat {
+
+struct PeerOptions {
+  std::string cache_dir;                               ///< for what is fetched; empty: memory only
+  std::uint64_t cache_size = std::uint64_t{16} << 30;  ///< bytes that are kept
+  std::uint64_t rate = 0;                              ///< bytes a second of all peers together; 0: any
+  unsigned threads = 0;                                ///< that decode and hash; 0: one per core
+  NoteSink on_note;                                    ///< called from any thread, one call at a time
+};
+
+/// What a peer was to this run.
+struct PeerReport {
+  std::string name;
+  std::uint64_t requests = 0, received = 0;  ///< received: bytes of bodies
+  std::uint64_t failures = 0;
+  double latency = 0;   ///< seconds to the first byte, moving average; 0: unknown
+  double rate = 0;      ///< bytes a second, moving average; 0: unknown
+  std::string trouble;  ///< what failed last, or why it is asked no more
+};
+
+/// A blob that is missing or bad in one place is taken from another. Nothing is fetched that is here, and
+/// nothing twice: several readers of one missing group cause one request.
+///
+/// Errors besides those of BlobSource: network, wrong_bytes, authentication, refused (see PeerAddress).
+/// not_found means that every peer was asked.
+class PeerSet final : public BlobSource {
+ public:
+  /// `local` may be empty, `peers` not. Nobody is asked before something is missing.
+  PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<BlobSource>> local,
+          std::vector<PeerAddress> peers, PeerOptions options);
+  /// Publishes what was fetched to the cache.
+  ~PeerSet() override;
+
+  [[nodiscard]] base::ObjectFormat object_format() const noexcept override;
+  [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id) override;
+  [[nodiscard]] base::Buffer read(const base::ObjectId& id) override;
+  void stream(const base::ObjectId& id, const base::ByteSink& sink) override;
+  [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
+  void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
+  void expect(const Expected& expected) override;
+
+  /// Fetches everything of a root that is not here, and returns when it is durable.
+  void fetch(const Expected& expected);
+
+  [[nodiscard]] std::vector<PeerReport> report();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace vat
