@@ -79,7 +79,7 @@ class PeerSet::Impl {
     if (const auto place = locate(id); !place.empty()) return place.front().blob;
     // What lies in no pack has to be read to be believed.
     try {
-      (void)fault(id);
+      fault(id);
     } catch (const Error& error) {
       if (error.category() == Category::not_found) return std::nullopt;
       throw;
@@ -133,8 +133,8 @@ class PeerSet::Impl {
     for (const auto& [id, ticket] : tickets) {
       try {
         fetcher_->wait(ticket);
-      } catch (const Error&) {
-        (void)fault(id);
+      } catch (const Error& error) {
+        fault(id, base::prefixed("blob " + id.hex(), error));
       }
     }
     cache_.publish();
@@ -184,12 +184,13 @@ class PeerSet::Impl {
         return false;
       }
     };
-    if (wait_for_planned(id) && from(cache_)) return;
+    std::optional<Error> failure;
+    if (wait_for_planned(id, failure) && from(cache_)) return;
     if (local_ != nullptr && from(*local_)) return;
     if (from(cache_)) return;
-    if (!of_planner && wait_for_plan(id) && wait_for_planned(id) && from(cache_)) return;
+    if (!of_planner && wait_for_plan(id) && wait_for_planned(id, failure) && from(cache_)) return;
     try {
-      fault(id);
+      fault(id, failure);
     } catch (const Error& error) {
       if (damage && error.category() == Category::not_found)
         throw Error(damage->category(), std::string(damage->what()) + "; " + error.what(), damage->hint());
@@ -205,14 +206,15 @@ class PeerSet::Impl {
   }
 
   std::optional<StoredBlob> read_planned(const ObjectId& id) {
-    (void)wait_for_planned(id);
+    std::optional<Error> failure;
+    (void)wait_for_planned(id, failure);
     if (auto found = find_here(id)) return found;
-    fault(id);
+    fault(id, failure);
     return find_here(id);
   }
 
-  /// True if it was planned and has come.
-  bool wait_for_planned(const ObjectId& id) {
+  /// True if it was planned and has come; `failure`: why it has not.
+  bool wait_for_planned(const ObjectId& id, std::optional<Error>& failure) {
     const auto there = planned(id);
     if (!there) return false;
     {
@@ -223,7 +225,8 @@ class PeerSet::Impl {
     try {
       fetcher_->wait(there->ticket);
       return true;
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      failure.emplace(base::prefixed("blob " + id.hex(), error));
       return false;  // it may be in another place
     }
   }
@@ -249,9 +252,8 @@ class PeerSet::Impl {
     return places;
   }
 
-  /// Gets a blob into the cache, wherever it lies.
-  void fault(const ObjectId& id) {
-    std::optional<Error> failure;
+  /// Gets a blob into the cache, wherever it lies. `failure`: of an earlier attempt.
+  void fault(const ObjectId& id, std::optional<Error> failure = {}) {
     const auto worse = [&](const Error& error) {
       if (!failure || failure->category() == Category::not_found) failure.emplace(error);
     };
@@ -267,16 +269,15 @@ class PeerSet::Impl {
         }
       }
       const std::lock_guard lock(index_mutex_);
-      if (!index_.update(*fetcher_)) break;
+      const bool any = index_.update(*fetcher_);
+      if (index_.trouble()) worse(base::prefixed("blob " + id.hex(), *index_.trouble()));
+      if (!any) break;
     }
     if (index_.fetch_loose(*fetcher_, id,
                            [&](internal::FetchedGroup group) { cache_.keep(std::move(group)); }))
       return;
     if (failure) throw Error(*failure);
-    std::string peers;
-    for (std::size_t i = 0; i < fetcher_->peer_count(); ++i)
-      peers += (i == 0 ? "" : ", ") + fetcher_->peer_name(i);
-    throw Error(Category::not_found, "blob " + id.hex() + ": neither here nor on " + peers);
+    throw Error(fetcher_->failure("blob " + id.hex()));
   }
 
   /// Gets the recipe to which the map of a file leads. False if there is none.

@@ -92,8 +92,8 @@ int run(const cli::Call& call, cli::Output& output) {
     } catch (const base::Error& error) {
       // What is wrong with one entry is no reason to leave the others as they are.
       const auto category = error.category();
-      if (category != base::Category::corrupt && category != base::Category::not_found &&
-          category != base::Category::refused)
+      if (category == base::Category::local || category == base::Category::busy ||
+          category == base::Category::internal)
         throw;
       if (failure) output.warning(error.what());
       if (!failure) failure = error;

@@ -26,12 +26,22 @@ constexpr std::uint64_t kSmallRead = std::uint64_t{512} << 10;  ///< … of a pe
 constexpr std::uint64_t kInFlight = std::uint64_t{24} << 20;    ///< bytes asked for at a time
 constexpr std::uint64_t kChecking = std::uint64_t{24} << 20;    ///< bytes waiting to be decoded
 constexpr unsigned kReadsOfPeer = 6;
-constexpr unsigned kAttempts = 3;        ///< of one peer for one group
+constexpr unsigned kAttempts = 3;  ///< of one peer for one group
+constexpr unsigned kDead = 5;      ///< failures in a row after which it is taken for dead
+constexpr std::chrono::seconds kDeadFor{30};
 constexpr unsigned kBreaker = 3;         ///< failures in a row after which a peer is left alone for a while
 constexpr double kDefaultLatency = 0.1;  ///< seconds
 constexpr double kDefaultRate = 8e6;     ///< bytes a second
 constexpr double kWeight = 0.3;          ///< of the newest measurement
 constexpr milliseconds kWatch{50}, kRaceStep{300};
+
+Category category_of(bool wrong, bool denied, bool failed, bool forbidden) {
+  return wrong       ? Category::wrong_bytes
+         : denied    ? Category::authentication
+         : failed    ? Category::network
+         : forbidden ? Category::refused
+                     : Category::not_found;
+}
 
 double seconds(Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
@@ -64,7 +74,8 @@ struct Fetcher::Peer {
   std::uint64_t outstanding = 0;  ///< bytes asked for and not come
   Clock::time_point busy_since{};
   std::uint64_t busy_bytes = 0;
-  [[nodiscard]] bool is_usable() const { return !record.banned && !closed; }
+  Clock::time_point dead_until{};  ///< it failed too often to be asked before
+  [[nodiscard]] bool is_usable() const { return !record.banned && !closed && dead_until <= Clock::now(); }
   [[nodiscard]] bool is_open() const { return open_at <= Clock::now(); }
 };
 
@@ -229,8 +240,26 @@ const std::string& Fetcher::peer_name(std::size_t peer) const {
   return peers_[peer]->host.name();
 }
 
-bool Fetcher::is_banned(std::size_t peer) {
-  return transfers_.call([&] { return peers_[peer]->record.banned; });
+bool Fetcher::is_usable(std::size_t peer) {
+  return transfers_.call([&] { return peers_[peer]->is_usable(); });
+}
+
+Error Fetcher::failure(const std::string& what) {
+  return transfers_.call([&] {
+    bool wrong = false, denied = false, failed = false, forbidden = false;
+    std::string answers;
+    for (const auto& peer : peers_) {
+      wrong = wrong || peer->record.banned;
+      denied = denied || peer->closed == TransferEnd::Kind::authentication;
+      forbidden = forbidden || peer->closed == TransferEnd::Kind::refused;
+      const bool silent = !peer->record.banned && !peer->closed && peer->failures_in_row > 0;
+      failed = failed || silent;
+      answers += (answers.empty() ? "" : "; ") + peer->host.name() + ": " +
+                 (!peer->is_usable() || silent ? peer->record.trouble : "not there");
+    }
+    return Error(category_of(wrong, denied, failed, forbidden),
+                 what + ": " + (answers.empty() ? "not here, and no peer to ask" : answers));
+  });
 }
 
 void Fetcher::ban(std::size_t peer, const std::string& why) {
@@ -474,6 +503,12 @@ void Fetcher::note_failure(Peer& peer, const TransferEnd& end) {
   }
   peer.record.rate /= 2;
   ++peer.failures_in_row;
+  if (peer.failures_in_row >= kDead) {
+    if (peer.failures_in_row == kDead)
+      note(peer.host.name() + ": " + end.message + "; not asked for a while");
+    peer.dead_until = Clock::now() + kDeadFor;
+    return;
+  }
   if (end.wait) peer.open_at = Clock::now() + std::min<Clock::duration>(*end.wait, std::chrono::seconds(30));
   if (end.wait || peer.failures_in_row < kBreaker) return;
   const auto power = std::min(peer.failures_in_row - kBreaker, 4U);
@@ -494,11 +529,7 @@ void Fetcher::give_up(const TicketPtr& ticket) {
     if (answer.empty()) answer = peer->is_usable() ? "not there" : peer->record.trouble;
     answers += (answers.empty() ? "" : "; ") + peer->host.name() + ": " + answer;
   }
-  const auto category = ticket->wrong       ? Category::wrong_bytes
-                        : ticket->denied    ? Category::authentication
-                        : ticket->failed    ? Category::network
-                        : ticket->forbidden ? Category::refused
-                                            : Category::not_found;
+  const auto category = category_of(ticket->wrong, ticket->denied, ticket->failed, ticket->forbidden);
   tickets_.erase(ticket->key);
   settle(ticket, Error(category, "pack " + ticket->group.pack.substr(0, 12) + ", group at " +
                                      std::to_string(ticket->group.place.offset) + ": " +
@@ -774,6 +805,13 @@ std::optional<Fetcher::Part> Fetcher::read_part(std::size_t index, const std::st
     auto end_future = result->get_future();
     transfers_.call([&] {
       auto& peer = *peers_[index];
+      if (!peer.is_usable()) {
+        TransferEnd end;
+        end.kind = peer.closed.value_or(TransferEnd::Kind::failed);
+        end.message = peer.record.trouble;
+        result->set_value(end);
+        return;
+      }
       part->bytes.clear();
       auto transfer = peer.host.get(path, range);
       transfer.max_size = max_size;
@@ -799,7 +837,7 @@ std::optional<Fetcher::Part> Fetcher::read_part(std::size_t index, const std::st
       return std::move(*part);
     }
     if (end.kind == Kind::absent || end.kind == Kind::range) return std::nullopt;
-    if (end.kind == Kind::failed && attempt < kAttempts) continue;
+    if (end.kind == Kind::failed && attempt < kAttempts && is_usable(index)) continue;
     throw Error(end.kind == Kind::authentication ? Category::authentication
                 : end.kind == Kind::refused      ? Category::refused
                 : end.kind == Kind::local        ? Category::local

@@ -100,7 +100,11 @@ class Fetcher {
 
   [[nodiscard]] std::size_t peer_count() const noexcept { return peers_.size(); }
   [[nodiscard]] const std::string& peer_name(std::size_t peer) const;
-  [[nodiscard]] bool is_banned(std::size_t peer);
+  /// Whether it is asked at all.
+  [[nodiscard]] bool is_usable(std::size_t peer);
+  /// Why something that nobody was found to have may be somewhere all the same: peers that were not asked, or
+  /// do not answer. Names each peer. not_found if all of them were asked.
+  [[nodiscard]] base::Error failure(const std::string& what);
   /// The peer told something that is not so.
   void ban(std::size_t peer, const std::string& why);
   [[nodiscard]] std::vector<PeerRecord> records();

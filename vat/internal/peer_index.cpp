@@ -72,7 +72,7 @@ void PeerIndex::forget(const std::string& pack) {
 bool PeerIndex::update(Fetcher& fetcher) {
   bool any = false;
   for (std::size_t peer = 0; peer < fetcher.peer_count(); ++peer) {
-    if (!asked_.insert(peer).second || fetcher.is_banned(peer)) continue;
+    if (!asked_.insert(peer).second || !fetcher.is_usable(peer)) continue;
     any = true;
     try {
       const auto list = fetcher.read_part(peer, "cache/packs", {}, kMaxPackList);
@@ -90,6 +90,7 @@ bool PeerIndex::update(Fetcher& fetcher) {
       }
     } catch (const Error& error) {
       if (error.category() == Category::internal) throw;
+      trouble_.emplace(error);
     }
   }
   return any;

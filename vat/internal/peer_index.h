@@ -32,6 +32,8 @@ class PeerIndex {
   /// are not known. False if there was nobody left to ask. Peers that cannot be asked are noted by the
   /// fetcher.
   bool update(Fetcher& fetcher);
+  /// Why what a peer has is not all known.
+  [[nodiscard]] const std::optional<base::Error>& trouble() const noexcept { return trouble_; }
   /// What was told of a pack turned out wrong.
   void forget(const std::string& pack);
 
@@ -48,6 +50,7 @@ class PeerIndex {
   std::unique_ptr<Index> index_;
   std::unique_ptr<formats::Database> records_;
   std::set<std::size_t> asked_;
+  std::optional<base::Error> trouble_;
 };
 
 }  // namespace vat::internal

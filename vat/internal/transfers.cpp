@@ -371,7 +371,7 @@ Transfers::Id Transfers::start(Transfer transfer) {
   auto* easy = active->easy.get();
   const auto set = [&](CURLoption option, auto value) {
     if (const auto code = curl_easy_setopt(easy, option, value); code != CURLE_OK)
-      throw Error(Category::local, std::string("libcurl: ") + curl_easy_strerror(code));
+      throw Error(Category::local, "libcurl, option " + std::to_string(option) + ": " + curl_easy_strerror(code));
   };
   set(CURLOPT_URL, what.url.c_str());
   set(CURLOPT_PROTOCOLS_STR, "http,https,sftp");
@@ -541,7 +541,8 @@ void Transfers::run() {
       curl_multi_remove_handle(state.multi.get(), active->easy.get());
       finish(*active, code);
       const auto on_end = std::move(active->what.on_end);
-      if (state.idle.size() < kIdleHandles) state.idle.push_back(std::move(active->easy));
+      // One that failed may be left with a buffer whose size can no longer be set.
+      if (code == CURLE_OK && state.idle.size() < kIdleHandles) state.idle.push_back(std::move(active->easy));
       if (on_end) on_end(active->end);
     }
     check_stalls();

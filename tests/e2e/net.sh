@@ -1,0 +1,108 @@
+# Sourced by the end-to-end tests that need servers: starts them on loopback, stops them by pid.
+# After start_X, $url is where the directory is served, $log the file with one line a request.
+servers=''
+stop_servers() {
+  for pid in $servers; do kill "$pid" 2>/dev/null || true; done
+  for pid in $servers; do wait "$pid" 2>/dev/null || true; done
+  servers=''
+}
+trap 'stop_servers; chmod -R u+rwX "$work" 2>/dev/null; rm -rf "$work"' EXIT
+number=0
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+# wait_for_port PORT: until something listens there.
+wait_for_port() {
+  tries=0
+  until python3 -c "import socket; socket.create_connection(('127.0.0.1', $1), 1)" 2>/dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 100 ] || fail "no server on port $1"
+    sleep 0.1
+  done
+}
+begin_server() {
+  number=$((number + 1))
+  server="$work/server$number"
+  mkdir -p "$server"
+  log="$server/log"
+  : >"$log"
+}
+# need PROGRAM: skips the test, loudly, where it is not installed.
+need() {
+  command -v "$1" >/dev/null 2>&1 || { echo "SKIPPED: $(basename "$0"): $1 is not installed" >&2; exit 77; }
+}
+# start_evil DIR MODE [OPTIONS]: see evil.py
+start_evil() {
+  begin_server
+  "$here/evil.py" "$@" --log "$log" >"$server/port" 2>"$server/err" &
+  pid=$!
+  servers="$servers $pid"
+  tries=0
+  until [ -s "$server/port" ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 100 ] || fail "evil.py did not start: $(cat "$server/err")"
+    sleep 0.05
+  done
+  url=http://127.0.0.1:$(cat "$server/port")
+}
+start_good() { start_evil "$1" good; }
+# start_nginx DIR
+start_nginx() {
+  begin_server
+  port=$(free_port)
+  cat >"$server/conf" <<EOF
+daemon off; pid $server/pid; error_log $server/error; worker_processes 1;
+$([ "$(id -u)" != 0 ] || echo 'user root;')
+events { worker_connections 512; }
+http {
+  log_format short '\$status \$body_bytes_sent \$request_uri \$http_range'; access_log $log short;
+  client_body_temp_path $server/1; proxy_temp_path $server/2; fastcgi_temp_path $server/3; uwsgi_temp_path $server/4;
+  scgi_temp_path $server/5; sendfile on; keepalive_requests 100000;
+  server { listen 127.0.0.1:$port; root $1; }
+}
+EOF
+  nginx -c "$server/conf" >"$server/out" 2>&1 &
+  servers="$servers $!"
+  wait_for_port "$port"
+  url=http://127.0.0.1:$port
+}
+# start_python DIR: python3's own server, which knows no ranges.
+start_python() {
+  begin_server
+  port=$(free_port)
+  python3 -m http.server --bind 127.0.0.1 --directory "$1" "$port" >"$server/out" 2>"$log" &
+  servers="$servers $!"
+  wait_for_port "$port"
+  url=http://127.0.0.1:$port
+}
+# start_apache DIR
+start_apache() {
+  begin_server
+  port=$(free_port)
+  modules=/usr/lib/apache2/modules
+  cat >"$server/conf" <<EOF
+ServerRoot $server
+PidFile $server/pid
+Listen 127.0.0.1:$port
+ServerName localhost
+LoadModule mpm_event_module $modules/mod_mpm_event.so
+LoadModule authz_core_module $modules/mod_authz_core.so
+LoadModule mime_module $modules/mod_mime.so
+TypesConfig /dev/null
+AddEncoding x-gzip .gz
+ErrorLog $server/error
+LogFormat "%>s %B %U %{Range}i" short
+CustomLog $log short
+DocumentRoot $1
+$([ "$(id -u)" != 0 ] || printf 'User root\nGroup root\n')
+EOF
+  sed -i '/^User root/d; /^Group root/d' "$server/conf"
+  apache2 -X -f "$server/conf" >"$server/out" 2>&1 &
+  servers="$servers $!"
+  wait_for_port "$port"
+  url=http://127.0.0.1:$port
+}
+requests() { grep -c . "$log" || true; }
+# body_bytes: of all answers in the log
+body_bytes() { awk '{ n += $2 } END { print n + 0 }' "$log"; }
