@@ -26,6 +26,7 @@ std::string user_directory(const char* variable, const std::string& below_home) 
 }  // namespace
 
 std::string cache_directory() {
+  if (const auto own = find_variable("VAT_CACHE_DIR"); own && own->starts_with('/')) return *own;
   return user_directory("XDG_CACHE_HOME", "/.cache");
 }
 

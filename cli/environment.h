@@ -10,7 +10,8 @@ namespace cli {
 /// The value of a variable; nullopt if unset or empty.
 [[nodiscard]] std::optional<std::string> find_variable(const char* name);
 
-/// $XDG_CACHE_HOME/vat or ~/.cache/vat; empty if neither can be named. Relative paths do not count.
+/// $VAT_CACHE_DIR, $XDG_CACHE_HOME/vat or ~/.cache/vat; empty if neither can be named. Relative paths do not
+/// count.
 [[nodiscard]] std::string cache_directory();
 /// $XDG_CONFIG_HOME/vat or ~/.config/vat; likewise.
 [[nodiscard]] std::string config_directory();

@@ -33,8 +33,8 @@ class Output {
   void record(std::string_view type, formats::json::Object object);
   /// A message for people; not with -q.
   void message(std::string_view text);
-  /// A message that sums up the data printed before it, so that a terminal shows it behind them. From the thread that
-  /// prints data.
+  /// A message that sums up the data printed before it, so that a terminal shows it behind them. From the
+  /// thread that prints data.
   void summary(std::string_view text);
   /// Detail, only with -v.
   void detail(std::string_view text);

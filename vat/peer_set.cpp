@@ -14,6 +14,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/text/recipe.h"
+#include "formats/vat_json/vat_settings.h"
 #include "vat/internal/blob_cache.h"
 #include "vat/internal/fetcher.h"
 #include "vat/internal/peer_index.h"
@@ -31,6 +32,7 @@ using internal::Met;
 using internal::PackGroup;
 using internal::RootMap;
 
+constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;
 constexpr std::uint64_t kAhead = std::uint64_t{96}
                                  << 20;  ///< content bytes the planner may be ahead of readers
@@ -428,6 +430,18 @@ PeerSet::PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<BlobSour
                  std::vector<PeerAddress> peers, PeerOptions options)
     : impl_(std::make_unique<Impl>(format, std::move(local), std::move(peers), std::move(options))) {}
 PeerSet::~PeerSet() = default;
+
+std::unique_ptr<PeerSet> PeerSet::open(const PeerAddress& peer, const PeerOptions& options) {
+  Fetcher::Options fetch;
+  fetch.threads = 1;
+  Fetcher fetcher(base::ObjectFormat::sha256, {peer}, fetch, [](const auto&) {});
+  const auto file = fetcher.read_part(0, "vat.json", {}, kMaxSettings);
+  if (!file) throw Error(Category::no_store, fetcher.peer_name(0) + ": no vat here (no vat.json)");
+  const auto settings = base::named(fetcher.peer_name(0) + "/vat.json",
+                                    [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
+  return std::make_unique<PeerSet>(settings.object_format, std::vector<std::shared_ptr<BlobSource>>(),
+                                   std::vector{peer}, options);
+}
 
 base::ObjectFormat PeerSet::object_format() const noexcept {
   return impl_->format_;

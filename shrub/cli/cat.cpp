@@ -1,3 +1,4 @@
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/text/layout.h"
 #include "shrub/cli/verbs.h"
@@ -74,6 +75,8 @@ int run(const cli::Call& call, cli::Output& output) {
 }  // namespace
 
 cli::Command cat_command() {
+  auto options = cli::fetch_options();
+  options.insert(options.begin(), revision_option());
   return {"cat",
           "Print a file of a tree, or a file's content",
           "Prints the content of PATH in the tree that VREF pins, or of the file or image that VREF pins, "
@@ -81,7 +84,7 @@ cli::Command cat_command() {
           "symlink, its target.",
           {{"VREF", cli::Argument::Count::one, "a vref", cli::Completion::file},
            {"PATH", cli::Argument::Count::optional, "a path in the tree"}},
-          {revision_option()},
+          options,
           {{"shrub cat deps.shrub/gcc.vref bin/gcc | file -", "look at one file"}},
           {4, 5, 8, 10, 11},
           run};

@@ -1,6 +1,7 @@
 #include <map>
 #include <set>
 
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
@@ -107,7 +108,7 @@ cli::Command diff_command() {
           {{"A", cli::Argument::Count::one, "a vref, or a directory of a shrub; @REV may follow",
             cli::Completion::file},
            {"B", cli::Argument::Count::one, "another", cli::Completion::file}},
-          {},
+          cli::fetch_options(),
           {{"shrub diff deps.shrub/gcc.vref@HEAD~1 deps.shrub/gcc.vref", "what the last commit changed"},
            {"shrub diff deps.shrub@v1 deps.shrub@v2", "between two tags, all entries"}},
           {1, 4, 5, 8, 10, 11},

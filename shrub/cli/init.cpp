@@ -20,7 +20,7 @@ std::string url_for(const std::string& root, const std::string& vat) {
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto user = user_settings(output);
+  const auto user = user_settings(call, output);
   const auto path = call.find("SHRUB").value_or(".");
   const auto urls = call.all("--vat");
   if (urls.empty())

@@ -1,3 +1,4 @@
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "shrub/cli/verbs.h"
 #include "wedge/tree_writer.h"
@@ -53,13 +54,15 @@ int run(const cli::Call& call, cli::Output& output) {
 }  // namespace
 
 cli::Command ls_command() {
+  auto options = cli::fetch_options();
+  options.insert(options.begin(), revision_option());
   return {"ls",
           "List the paths of a tree, or the vrefs of a shrub",
           "For a vref of a tree: one row a path, as in its manifest (type mode uid gid mtime size ref path). "
           "For a directory: "
           "type, size and name of each vref below it.",
           {{"VREF", cli::Argument::Count::one, "a vref, or a directory of a shrub", cli::Completion::file}},
-          {revision_option()},
+          options,
           {{"shrub ls deps.shrub/gcc.vref", "the paths of one tree"}, {"shrub ls deps.shrub", "the vrefs"}},
           {4, 5, 8, 10, 11},
           run};

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "cli/environment.h"
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/text/layout.h"
@@ -16,16 +17,13 @@ namespace shrub_cli {
 using base::Category;
 using base::Error;
 
-shrub::UserSettings user_settings(cli::Output& output) {
-  shrub::UserSettings user;
-  user.config_dir = cli::config_directory();
-  user.peers.cache_dir = cli::cache_directory();
-  user.peers.on_note = [&output](const std::string& note) { output.warning(note); };
-  return user;
+shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output) {
+  return {cli::config_directory(), cli::peer_options(call, output), cli::add_credentials,
+          call.has("--offline")};
 }
 
 shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {
-  return shrub::open_vats(shrub, call.all("--vat"), {}, user_settings(output));
+  return shrub::open_vats(shrub, call.all("--vat"), call.all("--from"), user_settings(call, output));
 }
 
 shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {

@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <set>
 
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
@@ -122,6 +123,7 @@ cli::Command sync_command() {
                   revision_option(),
                   spot_check_option(),
                   cli::dry_run_option()});
+  for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
   return {
       "sync",
       "Make a wedge hold what a shrub says",

@@ -7,7 +7,7 @@ namespace shrub_cli {
 namespace {
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto user = user_settings(output);
+  const auto user = user_settings(call, output);
   for (const auto& url : call.all("VAT")) {
     const auto path = shrub::full_name(std::filesystem::current_path().string(), url);
     if (!call.has("--dry-run")) shrub::trust(user, path);

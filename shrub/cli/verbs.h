@@ -27,7 +27,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command diff_command();
 [[nodiscard]] cli::Command log_command();
 
-[[nodiscard]] shrub::UserSettings user_settings(cli::Output& output);
+[[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 
 /// The vats of a shrub, or those --vat names instead.
 [[nodiscard]] shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output);

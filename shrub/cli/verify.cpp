@@ -1,3 +1,4 @@
+#include "cli/peers.h"
 #include "shrub/cli/verbs.h"
 
 namespace shrub_cli {
@@ -35,6 +36,7 @@ cli::Command verify_command() {
   auto options = fidelity_options();
   options.push_back({"--quick", "", "compare sizes and times instead of reading content"});
   options.push_back(revision_option());
+  for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
   return {"verify",
           "Compare a wedge with a shrub",
           "Reads every file of the entries and prints each path that differs from what the vrefs say, with "

@@ -106,3 +106,34 @@ EOF
 requests() { grep -c . "$log" || true; }
 # body_bytes: of all answers in the log
 body_bytes() { awk '{ n += $2 } END { print n + 0 }' "$log"; }
+# start_sshd: any path of this machine, for $sshkey; $knownhosts lists its host key. As $sshuser@127.0.0.1 port $port.
+start_sshd() {
+  begin_server
+  port=$(free_port)
+  sshuser=$(id -un)
+  ssh-keygen -q -t ed25519 -N '' -f "$server/host"
+  [ -n "${sshkey:-}" ] || { sshkey=$work/id_ed25519 && ssh-keygen -q -t ed25519 -N '' -f "$sshkey"; }
+  cp "$sshkey.pub" "$server/authorized"
+  cat >"$server/conf" <<EOF
+Port $port
+ListenAddress 127.0.0.1
+HostKey $server/host
+PidFile $server/pid
+AuthorizedKeysFile $server/authorized
+PasswordAuthentication no
+StrictModes no
+UsePAM no
+PermitRootLogin yes
+MaxStartups 100
+MaxSessions 100
+Subsystem sftp internal-sftp
+AcceptEnv *
+EOF
+  mkdir -p /run/sshd 2>/dev/null || true
+  "$(command -v sshd || echo /usr/sbin/sshd)" -D -e -f "$server/conf" >"$server/out" 2>"$log" &
+  servers="$servers $!"
+  wait_for_port "$port"
+  knownhosts=$server/known_hosts
+  printf '[127.0.0.1]:%s %s\n' "$port" "$(cut -d' ' -f1,2 "$server/host.pub")" >"$knownhosts"
+  url=ssh://$sshuser@127.0.0.1:$port
+}

@@ -24,7 +24,7 @@ vat::ByteRange parse_range(const std::string& text) {
 
 int run(const cli::Call& call, cli::Output& output) {
   const auto range = call.has("--range") ? parse_range(call.get("--range")) : vat::ByteRange{};
-  const auto opened = open_vat(call, output);
+  const auto opened = open_source(call, output);
   const auto id = base::ObjectId::require(opened->object_format(), call.get("ID"));
   const auto write = [&](base::Bytes bytes) { output.write(bytes); };
   if (call.has("--recipe"))

@@ -16,7 +16,8 @@ namespace {
 std::filesystem::path writable_target(const std::string& name) {
   namespace fs = std::filesystem;
   fs::path path = name;
-  for (int hops = 0; hops < 40 && fs::is_symlink(path); ++hops) path = path.parent_path() / fs::read_symlink(path);
+  for (int hops = 0; hops < 40 && fs::is_symlink(path); ++hops)
+    path = path.parent_path() / fs::read_symlink(path);
   if (!path.has_filename() || fs::is_directory(path))
     throw base::Error(base::Category::usage, "--output: '" + name + "' is a directory");
   if (fs::exists(path) && !fs::is_regular_file(path))
@@ -25,7 +26,7 @@ std::filesystem::path writable_target(const std::string& name) {
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto opened = open_vat(call, output);
+  const auto opened = open_source(call, output);
   const auto id = base::ObjectId::require(opened->object_format(), call.get("ID"));
   const auto target = writable_target(call.get("--output"));
   const auto parent = target.has_parent_path() ? target.parent_path().string() : std::string(".");

@@ -7,7 +7,7 @@ namespace vat_cli {
 namespace {
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto opened = open_vat(call, output);
+  const auto opened = open_source(call, output);
   bool all = true;
   for (const auto& text : call.all("ID")) {
     const auto id = base::ObjectId::require(opened->object_format(), text);

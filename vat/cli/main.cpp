@@ -9,7 +9,7 @@ int main(int argc, char** argv) {
       "cut by "
       "content, deduplicated and compressed, in immutable files that any dumb host can serve.\n\n"
       "The vat is named by --vat or by the variable VAT_DIR.",
-      {{"--vat", "DIR", "the vat to use (default: $VAT_DIR)", cli::Completion::directory}},
+      {{"--vat", "DIR|URL", "the vat to use (default: $VAT_DIR)", cli::Completion::directory}},
       {vat_cli::init_command(), vat_cli::add_command(), vat_cli::cat_command(), vat_cli::get_command(),
        vat_cli::has_command(), vat_cli::ls_command(), vat_cli::info_command(), vat_cli::hash_object_command(),
        vat_cli::verify_command(), vat_cli::index_command(), vat_cli::repack_command()}};

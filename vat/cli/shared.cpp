@@ -1,20 +1,43 @@
 #include "cli/environment.h"
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "vat/cli/verbs.h"
 
 namespace vat_cli {
 
-std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output) {
-  auto path = call.find("--vat");
-  if (!path) path = cli::find_variable("VAT_DIR");
-  if (!path)
+namespace {
+
+std::string named_vat(const cli::Call& call) {
+  auto name = call.find("--vat");
+  if (!name) name = cli::find_variable("VAT_DIR");
+  if (!name)
     throw base::Error(base::Category::usage, "which vat? neither --vat nor VAT_DIR is given",
                       "vat --vat DIR …");
-  if (path->starts_with("file://")) path = path->substr(7);
-  if (path->find("://") != std::string::npos)
-    throw base::Error(base::Category::usage, *path + ": only vats on the local disk can be used");
+  return name->starts_with("file://") ? name->substr(7) : *name;
+}
+
+}  // namespace
+
+vat::PeerAddress address_of(const std::string& url) {
+  vat::PeerAddress address;
+  address.url = url;
+  address.may_be_local = true;  // the user named it
+  cli::add_credentials(address);
+  return address;
+}
+
+std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output) {
+  const auto name = named_vat(call);
+  if (vat::is_remote(name))
+    throw base::Error(base::Category::usage, name + ": this works on vats on the local disk only");
   return vat::Vat::open(
-      *path, {cli::cache_directory(), [&output](const std::string& note) { output.warning(note); }});
+      name, {cli::cache_directory(), [&output](const std::string& note) { output.warning(note); }});
+}
+
+std::unique_ptr<vat::BlobSource> open_source(const cli::Call& call, cli::Output& output) {
+  const auto name = named_vat(call);
+  if (!vat::is_remote(name)) return open_vat(call, output);
+  return vat::PeerSet::open(address_of(name), cli::peer_options(call, output));
 }
 
 unsigned jobs(const cli::Call& call) {

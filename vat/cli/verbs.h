@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/output.h"
 #include "vat/adder.h"
+#include "vat/peer_set.h"
 #include "vat/vat.h"
 
 namespace vat_cli {
@@ -25,6 +26,11 @@ namespace vat_cli {
 
 /// The vat that --vat or VAT_DIR names. Throws usage if neither does.
 [[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output);
+
+/// The same, or a vat on another host, to read from.
+[[nodiscard]] std::unique_ptr<vat::BlobSource> open_source(const cli::Call& call, cli::Output& output);
+/// A vat on another host that the user named.
+[[nodiscard]] vat::PeerAddress address_of(const std::string& url);
 
 /// --jobs, 0 if not given.
 [[nodiscard]] unsigned jobs(const cli::Call& call);

@@ -25,9 +25,9 @@ constexpr std::uint64_t kRead = std::uint64_t{4} << 20;  ///< bytes of one reque
 constexpr std::uint64_t kSmallRead = std::uint64_t{512} << 10;  ///< … of a peer of which nothing is known
 constexpr std::uint64_t kInFlight = std::uint64_t{24} << 20;    ///< bytes asked for at a time
 constexpr std::uint64_t kChecking = std::uint64_t{24} << 20;    ///< bytes waiting to be decoded
-constexpr unsigned kReadsOfPeer = 6;
-constexpr unsigned kAttempts = 3;  ///< of one peer for one group
-constexpr unsigned kDead = 5;      ///< failures in a row after which it is taken for dead
+constexpr std::uint64_t kMaxList = std::uint64_t{64} << 20;     ///< bytes of a list of names
+constexpr unsigned kAttempts = 3;                               ///< of one peer for one group
+constexpr unsigned kDead = 5;  ///< failures in a row after which it is taken for dead
 constexpr std::chrono::seconds kDeadFor{30};
 constexpr unsigned kBreaker = 3;         ///< failures in a row after which a peer is left alone for a while
 constexpr double kDefaultLatency = 0.1;  ///< seconds
@@ -362,7 +362,9 @@ void Fetcher::pump() {
       continue;
     }
     // The best is worth waiting for.
-    if (choice.peer->reads >= kReadsOfPeer || (choice.peer->ignores_ranges && choice.peer->reads > 0)) break;
+    if (choice.peer->reads >= choice.peer->host.parallel_reads() ||
+        (choice.peer->ignores_ranges && choice.peer->reads > 0))
+      break;
     start_read(*choice.peer, gather(head, read_size(*choice.peer)));
   }
   queue_.insert(queue_.begin(), later.begin(), later.end());
@@ -670,7 +672,7 @@ void Fetcher::hedge() {
     const double rest = rate > 0 ? static_cast<double>(left) / rate : 1e9;
     if (!queue_.empty() && rest < 2) continue;
     const auto choice = choose(*read->tickets[read->next], left, &peer);
-    if (choice.peer == nullptr || choice.peer->reads >= kReadsOfPeer) continue;
+    if (choice.peer == nullptr || choice.peer->reads >= choice.peer->host.parallel_reads()) continue;
     if (2 * finish_time(*choice.peer, left) < rest) late.push_back({read.get(), choice.peer});
   }
   for (const auto number : needless) {
@@ -798,6 +800,34 @@ void Fetcher::next_of_race(const std::shared_ptr<FileRace>& race) {
 
 std::optional<Fetcher::Part> Fetcher::read_part(std::size_t index, const std::string& path,
                                                 const FileRange& range, std::uint64_t max_size) {
+  const auto& host = peers_[index]->host;
+  if (range.from_end && !host.knows_end()) {
+    const auto size = run(index, path, 0, [&] { return host.get(path, {}); });
+    if (!size) return std::nullopt;
+    const auto count = std::min(range.size, size->file_size);
+    auto part = read_part(index, path, {size->file_size - count, count, false}, max_size);
+    if (part) part->file_size = size->file_size;
+    return part;
+  }
+  return run(index, path, max_size, [&] { return host.get(path, range); });
+}
+
+std::optional<std::vector<std::string>> Fetcher::list(std::size_t index, const std::string& directory) {
+  const auto& host = peers_[index]->host;
+  if (!host.can_list()) return std::nullopt;
+  std::vector<std::string> names;
+  while (true) {
+    const auto part = run(index, directory, kMaxList,
+                          [&] { return host.list(directory, names.empty() ? "" : names.back()); });
+    if (!part) return names.empty() ? std::nullopt : std::optional(names);
+    const auto listed = host.parse_list(directory, base::as_chars(part->bytes));
+    names.insert(names.end(), listed.names.begin(), listed.names.end());
+    if (!listed.more || listed.names.empty()) return names;
+  }
+}
+
+std::optional<Fetcher::Part> Fetcher::run(std::size_t index, const std::string& path, std::uint64_t max_size,
+                                          const std::function<Transfer()>& make) {
   auto part = std::make_shared<Part>();                         // shared: with the callbacks
   auto result = std::make_shared<std::promise<TransferEnd>>();  // likewise
   for (unsigned attempt = 1;; ++attempt) {
@@ -813,12 +843,14 @@ std::optional<Fetcher::Part> Fetcher::read_part(std::size_t index, const std::st
         return;
       }
       part->bytes.clear();
-      auto transfer = peer.host.get(path, range);
+      auto transfer = make();
       transfer.max_size = max_size;
-      transfer.on_bytes = [part](base::Bytes bytes) {
+      transfer.on_bytes = [part, max_size](base::Bytes bytes) {
+        if (max_size == 0) return false;  // only its size is wanted
         base::append(part->bytes, bytes);
         return true;
       };
+      if (max_size == 0) transfer.max_size = UINT64_MAX;
       transfer.on_end = [this, &peer, result](const TransferEnd& end) {
         peer.record.received += end.received;
         if (end.kind == TransferEnd::Kind::done)

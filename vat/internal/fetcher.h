@@ -98,6 +98,10 @@ class Fetcher {
   [[nodiscard]] std::optional<Part> read_part(std::size_t peer, const std::string& path,
                                               const FileRange& range, std::uint64_t max_size);
 
+  /// Names in a directory of a peer's vat. nullopt if the host cannot tell, or there is no such directory.
+  /// Throws as read_part.
+  [[nodiscard]] std::optional<std::vector<std::string>> list(std::size_t peer, const std::string& directory);
+
   [[nodiscard]] std::size_t peer_count() const noexcept { return peers_.size(); }
   [[nodiscard]] const std::string& peer_name(std::size_t peer) const;
   /// Whether it is asked at all.
@@ -116,6 +120,9 @@ class Fetcher {
   struct Peer;
   struct Read;
   struct FileRace;
+
+  [[nodiscard]] std::optional<Part> run(std::size_t peer, const std::string& what, std::uint64_t max_size,
+                                        const std::function<Transfer()>& make);
 
   // --- on the loop
   void pump();

@@ -2,8 +2,11 @@
 
 #include <curl/curl.h>
 
+#include <cctype>
+
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
+#include "formats/base/numbers.h"
 
 namespace vat {
 
@@ -74,7 +77,12 @@ Host::Host(const PeerAddress& address) : address_(address) {
         address_.endpoint.empty() ? "https://s3." + address_.region + ".amazonaws.com" : address_.endpoint;
     if (!endpoint.starts_with("http://") && !endpoint.starts_with("https://"))
       throw Error(Category::usage, url + ": its endpoint is no http or https URL");
-    base_ = with_slash(with_slash(endpoint) + host + parts.part(CURLUPART_PATH));
+    for (const char c : address_.region)
+      if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '-')
+        throw Error(Category::usage, url + ": '" + address_.region + "' is no region");
+    base_ = with_slash(endpoint) + host;
+    bucket_end_ = base_.size();
+    base_ = with_slash(base_ + parts.part(CURLUPART_PATH));
   } else if (scheme == "ssh" || scheme == "sftp") {
     kind_ = Kind::sftp;
     parts.set(CURLUPART_SCHEME, "sftp");
@@ -110,6 +118,52 @@ Transfer Host::get(const std::string& file, const FileRange& range) const {
   auto transfer = make(file);
   transfer.range = range;
   return transfer;
+}
+
+Transfer Host::list(const std::string& directory, const std::string& after) const {
+  if (kind_ == Kind::sftp) {
+    auto transfer = make(directory + "/");
+    transfer.list_directory = true;
+    return transfer;
+  }
+  if (kind_ != Kind::s3) throw Error(Category::usage, name_ + ": a static host does not list directories");
+  // What is signed has the parameters in the order of their names.
+  auto transfer = make({});
+  const auto bucket = base_.substr(0, bucket_end_);
+  const auto prefix = base_.size() > bucket_end_ + 1 ? base_.substr(bucket_end_ + 1) : std::string();
+  const auto encoded = [](const std::string& text) {
+    std::string result;
+    for (const char c : percent_encoded(text)) result += c == '/' ? "%2F" : std::string(1, c);
+    return result;
+  };
+  transfer.url = bucket + "?list-type=2&prefix=" + encoded(prefix + directory + "/") +
+                 (after.empty() ? "" : "&start-after=" + encoded(prefix + directory + "/" + after));
+  return transfer;
+}
+
+Host::Listed Host::parse_list(const std::string& directory, std::string_view answer) const {
+  Listed listed;
+  if (kind_ == Kind::sftp) {
+    while (!answer.empty()) {
+      const auto line = std::string(base::take_field(answer, '\n'));
+      if (!line.empty() && line != "." && line != "..") listed.names.push_back(line);
+    }
+    return listed;
+  }
+  // Of the XML only keys and whether there are more matter; names of files of a vat have nothing to escape.
+  if (answer.find("<ListBucketResult") == std::string_view::npos)
+    throw Error(Category::corrupt, "not a list of a bucket");
+  const auto below = "/" + directory + "/";
+  listed.more = answer.find("<IsTruncated>true<") != std::string_view::npos;
+  for (auto at = answer.find("<Key>"); at != std::string_view::npos; at = answer.find("<Key>", at)) {
+    at += 5;
+    const auto key = "/" + std::string(answer.substr(at, answer.find('<', at) - at));
+    const auto begin = key.find(below);
+    if (begin == std::string::npos) continue;
+    const auto name = key.substr(begin + below.size());
+    if (!name.empty() && name.find('/') == std::string::npos) listed.names.push_back(name);
+  }
+  return listed;
 }
 
 Transfer Host::put(const std::string& file, bool if_absent) const {

@@ -26,6 +26,20 @@ class Host {
 
   /// `file` is relative to the vat: cache/packs. The caller adds what is to be called.
   [[nodiscard]] Transfer get(const std::string& file, const FileRange& range) const;
+  /// Names in a directory of the vat: those after `after` (empty: all), as the host gives them; see
+  /// parse_list().
+  [[nodiscard]] Transfer list(const std::string& directory, const std::string& after) const;
+  struct Listed {
+    std::vector<std::string> names;
+    bool more = false;  ///< there may be others after the last
+  };
+  /// Throws corrupt.
+  [[nodiscard]] Listed parse_list(const std::string& directory, std::string_view answer) const;
+  /// Whether it is told how long a file is when its end is asked for.
+  [[nodiscard]] bool knows_end() const noexcept { return kind_ != Kind::sftp; }
+  /// How many reads at a time are worth it.
+  [[nodiscard]] unsigned parallel_reads() const noexcept { return kind_ == Kind::sftp ? 2 : 6; }
+
   /// The caller adds the body. `if_absent`: asks the host not to replace a file, which not every host heeds.
   [[nodiscard]] Transfer put(const std::string& file, bool if_absent) const;
 
@@ -34,7 +48,8 @@ class Host {
 
   PeerAddress address_;
   Kind kind_ = Kind::http;
-  std::string name_, base_;  ///< base_: URL of the vat, ends in '/'
+  std::string name_, base_;     ///< base_: URL of the vat, ends in '/'
+  std::size_t bucket_end_ = 0;  ///< s3: where the bucket's URL ends in base_
 };
 
 }  // namespace vat::internal

@@ -6,6 +6,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/numbers.h"
 #include "formats/compression/decoder.h"
 #include "vat/internal/vat_impl.h"
 
@@ -75,25 +76,32 @@ bool PeerIndex::update(Fetcher& fetcher) {
     if (!asked_.insert(peer).second || !fetcher.is_usable(peer)) continue;
     any = true;
     try {
-      const auto list = fetcher.read_part(peer, "cache/packs", {}, kMaxPackList);
-      if (!list) continue;
+      const auto list = list_packs(fetcher, peer);
       std::set<std::string> known;
       for (const auto& pack : index_->packs())
         if (pack.size > 0) known.insert(pack.name.substr(0, 64));
-      std::string_view rest = base::as_chars(list->bytes);
-      while (!rest.empty()) {
-        const auto line = rest.substr(0, rest.find('\n'));
-        if (line.size() == rest.size()) break;  // cut off
-        rest.remove_prefix(line.size() + 1);
-        if (Vat::Impl::is_pack_name(std::string(line) + ".zst") && !known.contains(std::string(line)))
-          learn(fetcher, peer, std::string(line));
-      }
+      for (const auto& pack : list)
+        if (!known.contains(pack)) learn(fetcher, peer, pack);
     } catch (const Error& error) {
       if (error.category() == Category::internal) throw;
       trouble_.emplace(error);
     }
   }
   return any;
+}
+
+std::vector<std::string> list_packs(Fetcher& fetcher, std::size_t peer) {
+  std::vector<std::string> packs;
+  if (const auto list = fetcher.read_part(peer, "cache/packs", {}, kMaxPackList)) {
+    for (std::string_view rest = base::as_chars(list->bytes); rest.find('\n') != std::string_view::npos;) {
+      auto name = std::string(base::take_field(rest, '\n'));
+      if (Vat::Impl::is_pack_name(name + ".zst")) packs.push_back(std::move(name));
+    }
+  } else if (const auto names = fetcher.list(peer, Vat::Impl::kPackDir)) {
+    for (const auto& name : *names)
+      if (Vat::Impl::is_pack_name(name)) packs.push_back(name.substr(0, 64));
+  }
+  return packs;
 }
 
 void PeerIndex::learn(Fetcher& fetcher, std::size_t peer, const std::string& pack) {

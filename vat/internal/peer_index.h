@@ -20,6 +20,10 @@ struct PeerPlace {
   StoredBlob blob;
 };
 
+/// Names, in hex, of the packs a peer has: from its list, or from its directory if the host tells that.
+/// Throws as Fetcher::read_part.
+[[nodiscard]] std::vector<std::string> list_packs(Fetcher& fetcher, std::size_t peer);
+
 /// A pack is the same wherever it lies, so there is one index for all peers. One thread at a time. It can be
 /// lost at any time.
 class PeerIndex {

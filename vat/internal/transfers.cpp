@@ -371,7 +371,8 @@ Transfers::Id Transfers::start(Transfer transfer) {
   auto* easy = active->easy.get();
   const auto set = [&](CURLoption option, auto value) {
     if (const auto code = curl_easy_setopt(easy, option, value); code != CURLE_OK)
-      throw Error(Category::local, "libcurl, option " + std::to_string(option) + ": " + curl_easy_strerror(code));
+      throw Error(Category::local,
+                  "libcurl, option " + std::to_string(option) + ": " + curl_easy_strerror(code));
   };
   set(CURLOPT_URL, what.url.c_str());
   set(CURLOPT_PROTOCOLS_STR, "http,https,sftp");
@@ -454,6 +455,10 @@ void Transfers::finish(Active& active, int result) {
       curl_easy_getinfo(easy, CURLINFO_EFFECTIVE_URL, &place) == CURLE_OK && place != nullptr)
     end.place = place;
   const bool http = active.is_http();
+  if (curl_off_t size = -1; !http && active.what.range.is_whole() &&
+                            curl_easy_getinfo(easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &size) == CURLE_OK &&
+                            size >= 0)
+    end.file_size = static_cast<std::uint64_t>(size);
   const auto status = http ? active.status : 0;
   using Kind = TransferEnd::Kind;
   const auto say = [&](Kind kind, const std::string& message) {

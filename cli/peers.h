@@ -1,0 +1,28 @@
+// What the user's environment says about vats on other hosts: logins, limits, where what was fetched is kept.
+#pragma once
+
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/output.h"
+#include "vat/peer_address.h"
+#include "vat/peer_set.h"
+
+namespace cli {
+
+/// --limit-rate, --offline and --from, for commands that may fetch.
+[[nodiscard]] std::vector<Option> fetch_options();
+
+/// From --limit-rate, --jobs, $VAT_CACHE_DIR and $VAT_CACHE_SIZE. `output` outlives it.
+[[nodiscard]] vat::PeerOptions peer_options(const Call& call, Output& output);
+
+/// Adds what the user has to log in with: for s3 what the variables and files of the AWS tools say
+/// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE, AWS_REGION,
+/// AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL; ~/.aws), for ssh the key and the known hosts of ~/.ssh (or
+/// $VAT_SSH_KEY and $VAT_SSH_KNOWN_HOSTS). Only for vats the user named or trusts.
+void add_credentials(vat::PeerAddress& address);
+
+/// A number of bytes, as 500, 64k, 20M, 1.5G or 2T. Throws usage, naming `what`.
+[[nodiscard]] std::uint64_t parse_size(const std::string& what, const std::string& text);
+
+}  // namespace cli
