@@ -129,4 +129,18 @@ std::uint64_t parse_size(const std::string& what, const std::string& text) {
   return static_cast<std::uint64_t>((static_cast<double>(*whole) + fraction) * factor);
 }
 
+Scratch::Scratch() {
+  const auto cache = cache_directory();
+  parent_ = cache.empty() ? find_variable("TMPDIR").value_or("/tmp") : cache;
+  base::make_directories(parent_);
+  name_ = "scratch-" + base::random_name();
+}
+
+Scratch::~Scratch() {
+  try {
+    base::remove_tree(AT_FDCWD, path());
+  } catch (const Error&) {  // it is in a place for what can be lost
+  }
+}
+
 }  // namespace cli

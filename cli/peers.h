@@ -1,6 +1,7 @@
 // What the user's environment says about vats on other hosts: logins, limits, where what was fetched is kept.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "cli/command.h"
@@ -24,5 +25,18 @@ void add_credentials(vat::PeerAddress& address);
 
 /// A number of bytes, as 500, 64k, 20M, 1.5G or 2T. Throws usage, naming `what`.
 [[nodiscard]] std::uint64_t parse_size(const std::string& what, const std::string& text);
+
+/// A path for a directory that goes with this object; it is not made.
+class Scratch {
+ public:
+  Scratch();
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  [[nodiscard]] std::string path() const { return parent_ + "/" + name_; }
+
+ private:
+  std::string parent_, name_;
+};
 
 }  // namespace cli

@@ -28,6 +28,12 @@ auto first_good(const std::vector<std::shared_ptr<BlobSource>>& sources, Ask ask
 
 }  // namespace
 
+const base::ObjectId& Root::id() const {
+  if (manifest) return *manifest;
+  if (blob) return *blob;
+  return recipe ? *recipe : layout.value();
+}
+
 SourceSet::SourceSet(std::vector<std::shared_ptr<BlobSource>> sources) : sources_(std::move(sources)) {
   if (sources_.empty()) throw Error(Category::usage, "no vat to read from");
   for (const auto& source : sources_)

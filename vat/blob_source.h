@@ -27,17 +27,27 @@ struct RecipeClaim {
   bool proven = false;  ///< the whole content was hashed once, here
 };
 
+/// What a vref points at: a tree, a file or an image.
+struct Root {
+  std::optional<base::ObjectId> manifest, layout;  ///< a tree, or only one of its texts
+  std::optional<base::ObjectId> blob, recipe;      ///< a file or image; the recipe, if it has one
+  /// The id that names its map: manifest, else blob, recipe, layout. One of them is there.
+  [[nodiscard]] const base::ObjectId& id() const;
+  /// What decides in which pieces its content is stored: the layout, or the recipe of a file.
+  [[nodiscard]] std::optional<base::ObjectId> detail() const {
+    return manifest ? layout : blob ? recipe : std::nullopt;
+  }
+};
+
 /// A root that is about to be read.
 struct Expected {
-  std::optional<base::ObjectId> manifest, layout;  ///< a tree
-  std::optional<base::ObjectId> blob, recipe;      ///< a file or image; the recipe, if it has one
-  /// File or image: recipe of what is there already; of what is at the same place in both nothing will be
-  /// read.
-  std::optional<base::ObjectId> before;
-  bool content = true;  ///< false: only manifest and layout
+  Root root;
   /// Asked for each file of a tree in order, on another thread, and not after the next expect(): whether its
   /// content will be read. Empty: all will be.
   std::function<bool(const formats::Row&)> is_read;
+  /// File or image: recipe of what is there already; of what is at the same place in both nothing is read.
+  std::optional<base::ObjectId> before;
+  bool content = true;  ///< false: only manifest and layout
 };
 
 /// Blobs by id. Whatever is returned was proven against its id.
@@ -71,7 +81,9 @@ class BlobSource {
 
   /// Says what will be read next, in the order in which it will be, so that a source that fetches can fetch
   /// ahead. Takes the place of what was said before; an empty one only ends that.
-  virtual void expect(const Expected&) {}
+  virtual void expect(const Expected& expected) { (void)expected; }
+  /// Nothing more will be read.
+  virtual void expect_nothing() {}
 
  protected:
   BlobSource() = default;

@@ -179,8 +179,13 @@ void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& 
 }
 
 Content find_content(BlobSource& source, const ObjectId& id) {
-  if (const auto stored = source.find(id)) return {stored->size, std::nullopt};
   std::optional<Error> failure;
+  try {
+    if (const auto stored = source.find(id)) return {stored->size, std::nullopt};
+  } catch (const Error& error) {
+    if (error.category() == Category::internal || error.category() == Category::busy) throw;
+    failure.emplace(error);  // a recipe may describe it all the same
+  }
   for (const auto& claim : source.find_recipes(id)) {
     if (claim.proven) return {claim.size, claim.recipe};
     try {

@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <map>
 #include <set>
-#include <unordered_map>
 #include <vector>
 
 #include "formats/base/atomic_file.h"
@@ -18,10 +17,7 @@
 #include "formats/base/numbers.h"
 #include "formats/map/map.h"
 #include "formats/table/table_set.h"
-#include "formats/text/layout.h"
-#include "formats/text/manifest.h"
-#include "formats/text/recipe.h"
-#include "formats/text/text_object.h"
+#include "vat/internal/plan.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat {
@@ -30,8 +26,6 @@ namespace {
 using base::Category;
 using base::Error;
 using base::ObjectId;
-using formats::RecipeItem;
-using formats::Row;
 
 constexpr const char* kPackList = "packs";
 constexpr const char* kPackListPath = "cache/packs";
@@ -50,76 +44,6 @@ std::optional<base::UniqueFd> open_cache(Vat::Impl& vat, const std::string& belo
   }
   return std::nullopt;
 }
-
-/// Lists the places of the blobs of one root in a reader's order.
-class Collector {
- public:
-  Collector(Vat& vat, const ObjectId& root) : vat_(vat), map_(vat.object_format(), root) {}
-
-  void tree(const ObjectId& manifest, const std::optional<ObjectId>& layout) {
-    const auto recipes = layout ? read_layout(*layout) : std::unordered_map<ObjectId, ObjectId>();
-    pieces("manifest", Section::manifest, manifest);
-    if (layout) pieces("layout", Section::layout, *layout);
-    formats::ManifestReader reader(vat_.read(manifest), vat_.object_format(), getter());
-    for (Row row; reader.next(row);) {
-      if (row.type != Row::Type::file) continue;
-      const auto known = recipes.find(row.blob);
-      if (known != recipes.end())
-        recipe(known->second);
-      else
-        content(row.blob, layout.has_value());
-    }
-  }
-  void recipe(const ObjectId& id) {
-    blob(Section::recipes, id);
-    formats::RecipeReader reader(vat_.read(id), vat_.object_format(), getter());
-    reader.on_piece([this](const ObjectId& piece) { blob(Section::recipes, piece); });
-    for (RecipeItem item; reader.next(item);)
-      if (item.type != RecipeItem::Type::hole) blob(Section::data, item.id);
-  }
-  void blob(const ObjectId& id) { blob(Section::data, id); }
-  base::Buffer finish() { return map_.finish(); }
-
- private:
-  using Section = formats::MapSection;
-
-  void blob(Section section, const ObjectId& id) {
-    vat_.impl().with_index([&](internal::Index& index) {
-      const auto places = index.find(id);
-      const auto name =
-          places.empty() || places.front().damaged ? std::nullopt : index.find_pack_name(places.front().pack);
-      if (!name) return map_.add_absent(section);
-      map_.add(section, name->substr(0, 64), places.front().group, places.front().position);
-    });
-  }
-  /// Content that no layout knows: as one blob, or as whatever recipe describes it.
-  void content(const ObjectId& id, bool is_blob) {
-    if (!is_blob && !vat_.find(id))
-      if (const auto claims = vat_.find_recipes(id); !claims.empty()) return recipe(claims.front().recipe);
-    blob(Section::data, id);
-  }
-  std::unordered_map<ObjectId, ObjectId> read_layout(const ObjectId& id) {
-    std::unordered_map<ObjectId, ObjectId> recipes;
-    formats::LayoutReader reader(vat_.read(id), vat_.object_format(), getter());
-    for (ObjectId content, recipe; reader.next(content, recipe);) recipes.emplace(content, recipe);
-    return recipes;
-  }
-  formats::GetText getter() {
-    return [this](const ObjectId& id) { return vat_.read(id); };
-  }
-  /// The text object and its pieces; those that hold no more than lines of the object itself are not read.
-  void pieces(std::string_view kind, Section section, const ObjectId& root) {
-    blob(section, root);
-    formats::TextReader reader(kind, vat_.read(root), vat_.object_format(), getter());
-    reader.on_piece = [&](const ObjectId& piece) { blob(section, piece); };
-    reader.wanted = [](const formats::TextReader::Listed& list) { return list.level > 2; };
-    if (reader.level() == 1) return;
-    for (std::string_view line; reader.next(line);) continue;
-  }
-
-  Vat& vat_;
-  formats::MapWriter map_;
-};
 
 std::string pack_list(Vat& vat, const std::set<std::string>& leaving) {
   std::string text;
@@ -176,7 +100,7 @@ bool is_sound_table(const Vat::Impl& vat, const std::string& file, const std::st
 std::set<std::string> packs_of_map(Vat& vat, const ObjectId& root, const std::string& file) {
   const auto bytes = base::read_file(vat.impl().dir.get(), file, kMaxMapFile);
   std::set<std::string> packs;
-  formats::read_map(base::as_bytes(bytes), vat.object_format(), root, [&](const formats::MapRun& run) {
+  (void)formats::read_map(base::as_bytes(bytes), vat.object_format(), root, [&](const formats::MapRun& run) {
     if (!run.pack.empty()) packs.insert(run.pack);
   });
   return packs;
@@ -196,28 +120,16 @@ bool map_holds(Vat& vat, const ObjectId& root, const std::string& file) {
   }
 }
 
-std::string map_path(const ObjectId& root) {
-  const auto hex = root.hex();
-  return "cache/map/" + hex.substr(0, 2) + "/" + hex.substr(2) + ".zst";
+bool is_there(Vat& vat, const Root& root) {
+  return ::faccessat(vat.impl().dir.get(), internal::map_file(root.id()).c_str(), F_OK, 0) == 0;
 }
 
-bool is_there(Vat& vat, const MapRoot& root) {
-  return ::faccessat(vat.impl().dir.get(), map_path(root.id()).c_str(), F_OK, 0) == 0;
-}
-
-bool write_one(Vat& vat, const MapRoot& root) {
+bool write_one(Vat& vat, const Root& root) {
   const auto hex = root.id().hex();
   const auto dir = open_cache(vat.impl(), "map/" + hex.substr(0, 2));
   if (!dir) return false;
   const Reading reading(vat.impl());
-  Collector collector(vat, root.id());
-  if (root.manifest)
-    collector.tree(*root.manifest, root.layout);
-  else if (root.recipe)
-    collector.recipe(*root.recipe);
-  else
-    collector.blob(*root.blob);
-  const auto map = collector.finish();
+  const auto map = make_map(vat, root, [&](const ObjectId& id) { return find_place(vat, id); });
   base::remove_leftovers(dir->get());
   base::write_file_atomically(dir->get(), hex.substr(2) + ".zst", map);
   return true;
@@ -233,7 +145,7 @@ void remove_stale_maps(Vat& vat) {
 /// Maps for all roots that have none; counts what is there then, or what there would be.
 RebuildSummary write_maps(Vat& vat, bool dry_run = false) {
   RebuildSummary summary;
-  std::vector<MapRoot> roots;
+  std::vector<Root> roots;
   vat.list(
       [&](const ObjectId& id, const StoredBlob& blob) {
         ++summary.blobs;
@@ -257,10 +169,34 @@ RebuildSummary write_maps(Vat& vat, bool dry_run = false) {
 
 }  // namespace
 
-const ObjectId& MapRoot::id() const {
-  if (manifest) return *manifest;
-  if (blob) return *blob;
-  return recipe.value();
+std::optional<PackedPlace> find_place(Vat& vat, const ObjectId& id) {
+  return vat.impl().with_index([&](internal::Index& index) -> std::optional<PackedPlace> {
+    const auto places = index.find(id);
+    if (places.empty() || places.front().damaged) return std::nullopt;
+    const auto name = index.find_pack_name(places.front().pack);
+    if (!name) return std::nullopt;
+    return PackedPlace{name->substr(0, 64), places.front().group, places.front().position};
+  });
+}
+
+base::Buffer make_map(BlobSource& texts, const Root& root,
+                      const std::function<std::optional<PackedPlace>(const ObjectId&)>& find_place) {
+  formats::MapWriter map(texts.object_format(), root.id(), root.detail());
+  internal::Walk walk;
+  walk.read = [&](const ObjectId& id) { return texts.read(id); };
+  walk.find_recipe = [&](const ObjectId& content) -> std::optional<ObjectId> {
+    if (texts.find(content)) return std::nullopt;
+    const auto claims = texts.find_recipes(content);
+    return claims.empty() ? std::nullopt : std::optional(claims.front().recipe);
+  };
+  walk.visit = [&](const internal::Met& met) {
+    if (const auto place = find_place(met.id))
+      map.add(met.section, place->pack, place->group, place->position);
+    else
+      map.add_absent(met.section);
+  };
+  walk_root(texts.object_format(), {root, {}, {}, true}, walk);
+  return map.finish();
 }
 
 bool write_pack_list(Vat& vat, const std::set<std::string>& leaving) {
@@ -277,7 +213,7 @@ bool write_pack_list(Vat& vat, const std::set<std::string>& leaving) {
   }
 }
 
-void write_map(Vat& vat, const MapRoot& root) {
+void write_map(Vat& vat, const Root& root) {
   if (!is_there(vat, root)) (void)write_one(vat, root);
   (void)write_pack_list(vat);
 }

@@ -12,18 +12,24 @@
 
 namespace vat {
 
-/// What a map is made for. Its blobs come in this order: manifest, layout, then all content in manifest
-/// order.
-struct MapRoot {
-  std::optional<base::ObjectId> manifest, layout;  ///< a tree
-  std::optional<base::ObjectId> blob, recipe;      ///< a file or image
-  /// The id that names the map: manifest, else blob, else recipe.
-  [[nodiscard]] const base::ObjectId& id() const;
-};
-
 /// Writes cache/map/xx/….zst for the root, unless it is there, and brings cache/packs up to date. Blobs that
 /// are not in a pack are left out: maps are hints. A vat whose cache/ cannot be written is left alone.
-void write_map(Vat& vat, const MapRoot& root);
+void write_map(Vat& vat, const Root& root);
+
+/// Where a blob lies. nullopt: in no pack.
+struct PackedPlace {
+  std::string pack;  ///< SHA-256 in hex
+  formats::GroupPlace group{};
+  std::uint32_t position = 0;
+};
+
+/// As the index of the vat has it.
+[[nodiscard]] std::optional<PackedPlace> find_place(Vat& vat, const base::ObjectId& id);
+
+/// The map of a root whose texts are read from `texts`.
+[[nodiscard]] base::Buffer make_map(
+    BlobSource& texts, const Root& root,
+    const std::function<std::optional<PackedPlace>(const base::ObjectId&)>& find_place);
 
 /// Brings cache/packs up to date: the names of all packs, one a line, in order; but for those of `leaving`,
 /// by file name. False if it cannot be written.

@@ -68,7 +68,7 @@ class PeerSet::Impl {
   }
 
   ~Impl() {
-    expect({});
+    stop_planning();
     try {
       index_.save_records(*fetcher_);
     } catch (const Error&) {  // they are guesses anyway
@@ -102,18 +102,25 @@ class PeerSet::Impl {
     cache_.note_proven(content, recipe, size);
   }
 
-  void expect(const Expected& expected) {
+  void stop_planning() {
     {
       std::unique_lock lock(mutex_);
       stop_plan_ = true;
       moved_.notify_all();
     }
-    if (planner_.joinable()) planner_.join();
+    if (planner_.joinable()) {
+      planner_.join();
+      fetcher_->drop_queue();
+    }
     const std::lock_guard lock(mutex_);
     stop_plan_ = false;
     planned_.clear();
     planned_order_.clear();
-    if (!expected.manifest && !expected.blob && !expected.recipe) return;
+  }
+
+  void expect(const Expected& expected) {
+    stop_planning();
+    const std::lock_guard lock(mutex_);
     planning_ = true;
     hungry_ = false;
     read_up_to_ = 0;
@@ -130,7 +137,7 @@ class PeerSet::Impl {
   }
 
   void fetch(const Expected& expected) {
-    expect({});
+    stop_planning();
     const auto tickets = plan(expected, false);
     for (const auto& [id, ticket] : tickets) {
       try {
@@ -284,9 +291,9 @@ class PeerSet::Impl {
 
   /// Gets the recipe to which the map of a file leads. False if there is none.
   bool fetch_recipe(const ObjectId& content) {
-    Expected root;
-    root.blob = content;
-    Plan the(root);
+    Expected expected;
+    expected.root.blob = content;
+    Plan the(expected.root);
     load_map(the);
     const auto place = the.map != nullptr ? the.map->find(MapSection::recipes, 0) : std::nullopt;
     if (!place) return false;
@@ -304,10 +311,11 @@ class PeerSet::Impl {
   // ------------------------------------------------------------------------------------------------------
 
   struct Plan {
-    explicit Plan(const Expected& expected) : root(expected) {}
-    const Expected& root;
+    explicit Plan(const Root& of) : root(of) {}
+    const Root& root;
     bool asked = false;  ///< for the map
     std::unique_ptr<RootMap> map;
+    bool is_exact = false;  ///< it is of the same layout, or recipe
     std::size_t source = 0;
     std::array<std::uint64_t, formats::kMapSections> met{};
     std::set<std::string> opened;  ///< packs whose texts were asked for
@@ -319,14 +327,15 @@ class PeerSet::Impl {
   /// Walks the root and asks for what is not here. With `ahead` it keeps near to its readers and remembers
   /// what comes when; else it returns what was asked for.
   std::vector<std::pair<ObjectId, Fetcher::TicketPtr>> plan(const Expected& expected, bool ahead) {
-    Plan the(expected);
-    const auto read = [&](const ObjectId& id) {
+    Plan the(expected.root);
+    internal::Walk walk;
+    walk.read = [&](const ObjectId& id) {
       base::Buffer bytes;
       stream(
           id, [&](base::Bytes part) { base::append(bytes, part); }, true);
       return bytes;
     };
-    internal::walk_root(format_, expected, read, [&](const Met& met) {
+    walk.visit = [&](const Met& met) {
       if (stopped()) throw Error(Category::internal, "stopped");
       const auto index = the.met[static_cast<std::size_t>(met.section)]++;
       the.planned += met.size;
@@ -336,7 +345,8 @@ class PeerSet::Impl {
       the.batch.emplace_back(met, *place);
       the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
       if (the.batch_size >= kBatch) flush(the, ahead);
-    });
+    };
+    internal::walk_root(format_, expected, walk);
     flush(the, ahead);
     return std::move(the.tickets);
   }
@@ -348,7 +358,7 @@ class PeerSet::Impl {
 
   std::optional<RootMap::Place> place_of(Plan& the, const Met& met, std::uint64_t index) {
     if (!std::exchange(the.asked, true)) load_map(the);
-    if (the.map == nullptr) return std::nullopt;
+    if (the.map == nullptr || (!the.is_exact && met.section != MapSection::manifest)) return std::nullopt;
     auto place = the.map->find(met.section, index);
     if (!place || met.section == MapSection::data || !the.opened.insert(place->group.pack).second)
       return place;
@@ -358,7 +368,7 @@ class PeerSet::Impl {
     for (const auto section : {MapSection::manifest, MapSection::layout, MapSection::recipes})
       for (auto& group : the.map->groups_of(section, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
-    if (met.section == MapSection::manifest && index == 0)
+    if (the.is_exact && met.section == MapSection::manifest && index == 0)
       for (auto& group : the.map->groups_of(MapSection::data, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
     (void)fetcher_->want(groups, the.source, false);
@@ -367,13 +377,13 @@ class PeerSet::Impl {
 
   void load_map(Plan& the) {
     try {
-      const auto& id = internal::map_id(the.root);
+      const auto& id = the.root.id();
       const auto file = fetcher_->find_file(
           internal::map_file(id), kMaxMapFile,
           [&](base::Bytes bytes, std::size_t) { the.map = std::make_unique<RootMap>(bytes, format_, id); });
       if (file) the.source = file->peer;
-      // Without the layout the order of recipes and data tells nothing.
-      if (the.root.layout && the.map != nullptr && !the.map->has(MapSection::layout)) the.map.reset();
+      the.is_exact = the.map != nullptr && the.map->detail() == the.root.detail() &&
+                     (!the.root.manifest || the.root.layout);
     } catch (const Error&) {
       the.map.reset();  // what is asked for without it says what is wrong
     }
@@ -471,8 +481,16 @@ void PeerSet::note_proven(const ObjectId& content, const ObjectId& recipe, std::
 void PeerSet::expect(const Expected& expected) {
   impl_->expect(expected);
 }
+void PeerSet::expect_nothing() {
+  impl_->stop_planning();
+}
 void PeerSet::fetch(const Expected& expected) {
   impl_->fetch(expected);
+}
+std::uint64_t PeerSet::received() {
+  std::uint64_t total = 0;
+  for (const auto& peer : impl_->report()) total += peer.received;
+  return total;
 }
 std::vector<PeerReport> PeerSet::report() {
   return impl_->report();

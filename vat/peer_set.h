@@ -54,11 +54,14 @@ class PeerSet final : public BlobSource {
   [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
   void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
   void expect(const Expected& expected) override;
+  void expect_nothing() override;
 
   /// Fetches everything of a root that is not here, and returns when it is durable.
   void fetch(const Expected& expected);
 
   [[nodiscard]] std::vector<PeerReport> report();
+  /// Bytes of bodies, from all peers.
+  [[nodiscard]] std::uint64_t received();
 
  private:
   class Impl;

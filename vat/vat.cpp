@@ -53,6 +53,10 @@ std::string random_uuid() {
 
 }  // namespace
 
+std::string Vat::Impl::new_settings(base::ObjectFormat format, const chunker::Parameters& parameters) {
+  return formats::to_text({format, parameters.id(), random_uuid()});
+}
+
 std::string LooseFile::path() const {
   const auto hex = id.hex();
   return "primary/" + hex.substr(0, 2) + "/" + hex.substr(2) + std::string(kBlobSuffix) +
@@ -625,7 +629,7 @@ void Vat::create(const std::string& path, base::ObjectFormat format, const chunk
   const auto primary = base::open_directory(dir.get(), "primary");
   base::sync_directory(primary.get());
   base::write_file_atomically(dir.get(), kSettingsFile,
-                              base::as_bytes(formats::to_text({format, parameters.id(), random_uuid()})));
+                              base::as_bytes(Impl::new_settings(format, parameters)));
 }
 
 std::unique_ptr<Vat> Vat::open(const std::string& path, OpenOptions options) {

@@ -109,7 +109,7 @@ class Expecting {
   Expecting(vat::BlobSource& source, const vat::Expected& expected) : source_(source) {
     source_.expect(expected);
   }
-  ~Expecting() { source_.expect({}); }
+  ~Expecting() { source_.expect_nothing(); }
   Expecting(const Expecting&) = delete;
   Expecting& operator=(const Expecting&) = delete;
 
@@ -733,7 +733,7 @@ class Wedge::Impl {
   /// What making the entry will read; `record`: of what lies there untouched.
   [[nodiscard]] vat::Expected reading_of(const EntryRoot& root, const std::string& path,
                                          const std::optional<Record>& record) const {
-    vat::Expected reading{root.manifest, root.layout, root.blob, root.recipe, {}, true, {}};
+    vat::Expected reading{{root.manifest, root.layout, root.blob, root.recipe}, {}, {}, true};
     if (!record) return reading;
     if (root.recipe) reading.before = recipe_of(record->key, root.recipe->format());
     if (!root.manifest || !record->key.starts_with("tree ")) return reading;

@@ -13,6 +13,7 @@ namespace {
 
 using base::Category;
 using base::Error;
+using base::ObjectId;
 
 constexpr std::array<std::string_view, kMapSections> kSectionNames = {"manifest", "layout", "recipes",
                                                                       "data"};
@@ -58,8 +59,9 @@ class Lines {
 
 }  // namespace
 
-MapWriter::MapWriter(base::ObjectFormat format, const base::ObjectId& root)
-    : head_(header(format, root) + "\n") {}
+MapWriter::MapWriter(base::ObjectFormat format, const base::ObjectId& root,
+                     const std::optional<base::ObjectId>& detail)
+    : head_(header(format, root) + " " + (detail ? detail->hex() : "-") + "\n") {}
 
 void MapWriter::add(MapSection section, const std::string& pack, const GroupPlace& group,
                     std::uint32_t position) {
@@ -109,14 +111,20 @@ base::Buffer MapWriter::finish() {
   return file;
 }
 
-void read_map(base::Bytes file, base::ObjectFormat format, const base::ObjectId& root,
-              const std::function<void(const MapRun&)>& visit) {
+std::optional<base::ObjectId> read_map(base::Bytes file, base::ObjectFormat format,
+                                       const base::ObjectId& root,
+                                       const std::function<void(const MapRun&)>& visit) {
   std::vector<std::string> packs;
+  std::optional<ObjectId> detail;
   bool begun = false;
   std::optional<std::size_t> section;
   Lines lines([&](std::string_view line) {
     if (!begun) {
-      if (line != header(format, root)) refuse("not the map of that root");
+      const auto wanted = header(format, root) + " ";
+      if (!line.starts_with(wanted)) refuse("not the map of that root");
+      line.remove_prefix(wanted.size());
+      if (line != "-") detail = ObjectId::parse(format, std::string(line));
+      if (line != "-" && !detail) refuse("bad id");
       begun = true;
       return;
     }
@@ -170,6 +178,7 @@ void read_map(base::Bytes file, base::ObjectFormat format, const base::ObjectId&
   }
   lines.finish();
   if (!begun) refuse("empty");
+  return detail;
 }
 
 }  // namespace formats

@@ -39,7 +39,9 @@ struct MapRun {
 /// before makes it longer.
 class MapWriter {
  public:
-  MapWriter(base::ObjectFormat format, const base::ObjectId& root);
+  /// `detail`: the layout of a tree or the recipe of a file, which decide about recipes and data.
+  MapWriter(base::ObjectFormat format, const base::ObjectId& root,
+            const std::optional<base::ObjectId>& detail);
   void add(MapSection section, const std::string& pack, const GroupPlace& group, std::uint32_t position);
   /// The next blob lies in no pack.
   void add_absent(MapSection section);
@@ -57,8 +59,10 @@ class MapWriter {
   std::array<Section, kMapSections> sections_;
 };
 
-/// Reads a map. Throws corrupt for a damaged frame, refused for what breaks the format.
-void read_map(base::Bytes file, base::ObjectFormat format, const base::ObjectId& root,
-              const std::function<void(const MapRun&)>& visit);
+/// Reads a map; returns the detail it was made for. Throws corrupt for a damaged frame, refused for what
+/// breaks the format.
+std::optional<base::ObjectId> read_map(base::Bytes file, base::ObjectFormat format,
+                                       const base::ObjectId& root,
+                                       const std::function<void(const MapRun&)>& visit);
 
 }  // namespace formats

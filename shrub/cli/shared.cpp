@@ -26,6 +26,15 @@ shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Out
   return shrub::open_vats(shrub, call.all("--vat"), call.all("--from"), user_settings(call, output));
 }
 
+void report_peers(const shrub::Vats& vats, cli::Output& output) {
+  if (vats.peers == nullptr) return;
+  for (const auto& peer : vats.peers->report()) {
+    if (peer.requests == 0) continue;
+    output.detail(peer.name + ": " + std::to_string(peer.requests) + " requests, " +
+                  base::human_size(peer.received) + (peer.trouble.empty() ? "" : "; " + peer.trouble));
+  }
+}
+
 shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Output& output) {
   auto vats = open_vats(shrub, call, output);
   if (vats.writable == nullptr && vats.write_failure) throw Error(*vats.write_failure);

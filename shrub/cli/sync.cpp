@@ -101,6 +101,7 @@ int run(const cli::Call& call, cli::Output& output) {
     }
     before += vref.size;
   }
+  report_peers(vats, output);
   if (failure) throw base::Error(*failure);
   if (!output.json() && unchanged == vrefs.size())
     output.message(std::to_string(unchanged) +

@@ -26,6 +26,8 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command status_command();
 [[nodiscard]] cli::Command diff_command();
 [[nodiscard]] cli::Command log_command();
+[[nodiscard]] cli::Command fetch_command();
+[[nodiscard]] cli::Command push_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 
@@ -34,6 +36,9 @@ namespace shrub_cli {
 /// … of which one can be written; usage if none can.
 [[nodiscard]] shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
                                              cli::Output& output);
+
+/// With -v: what each peer was asked for and sent.
+void report_peers(const shrub::Vats& vats, cli::Output& output);
 
 /// --rev.
 [[nodiscard]] cli::Option revision_option();

@@ -14,12 +14,16 @@ free_port() {
 }
 # wait_for_port PORT: until something listens there.
 wait_for_port() {
-  tries=0
-  until python3 -c "import socket; socket.create_connection(('127.0.0.1', $1), 1)" 2>/dev/null; do
-    tries=$((tries + 1))
-    [ $tries -lt 100 ] || fail "no server on port $1"
-    sleep 0.1
-  done
+  python3 - "$1" <<'EOF' || fail "no server on port $1: $(tail -3 "$server"/*out* 2>/dev/null)"
+import socket, sys, time
+for _ in range(300):
+    try:
+        socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1).close()
+        sys.exit(0)
+    except OSError:
+        time.sleep(0.05)
+sys.exit(1)
+EOF
 }
 begin_server() {
   number=$((number + 1))
@@ -136,4 +140,78 @@ EOF
   knownhosts=$server/known_hosts
   printf '[127.0.0.1]:%s %s\n' "$port" "$(cut -d' ' -f1,2 "$server/host.pub")" >"$knownhosts"
   url=ssh://$sshuser@127.0.0.1:$port
+}
+# start_swift: an S3 service (OpenStack Swift with its s3api) with an empty bucket, "bucket"; sets $url and the AWS variables.
+start_swift() {
+  begin_server
+  SWIFT_DIR=$server/etc
+  export SWIFT_DIR
+  mkdir -p "$SWIFT_DIR" "$server/node/d1"
+  account=$(free_port) container=$(free_port) object=$(free_port) memcached=$(free_port) port=$(free_port)
+  printf '[swift-hash]\nswift_hash_path_prefix = a\nswift_hash_path_suffix = b\n[storage-policy:0]\nname = gold\ndefault = yes\n' >"$SWIFT_DIR/swift.conf"
+  for kind in account container object; do
+    eval "at=\$$kind"
+    (cd "$SWIFT_DIR" && swift-ring-builder $kind.builder create 4 1 1 && swift-ring-builder $kind.builder add "r1z1-127.0.0.1:$at/d1" 1 &&
+      swift-ring-builder $kind.builder rebalance) >"$server/ring-$kind" 2>&1
+    cat >"$SWIFT_DIR/$kind.conf" <<EOF
+[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = $at
+workers = 0
+user = $(id -un)
+swift_dir = $SWIFT_DIR
+devices = $server/node
+mount_check = false
+log_address = /nowhere
+[pipeline:main]
+pipeline = $kind-server
+[app:$kind-server]
+use = egg:swift#$kind
+EOF
+    swift-$kind-server "$SWIFT_DIR/$kind.conf" >"$server/$kind.out" 2>&1 &
+    servers="$servers $!"
+  done
+  memcached -l 127.0.0.1 -p "$memcached" -u "$(id -un)" -U 0 >"$server/memcached.out" 2>&1 &
+  servers="$servers $!"
+  cat >"$SWIFT_DIR/proxy.conf" <<EOF
+[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = $port
+workers = 0
+user = $(id -un)
+swift_dir = $SWIFT_DIR
+log_address = /nowhere
+[pipeline:main]
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk tempurl s3api tempauth slo dlo versioned_writes symlink proxy-server
+[app:proxy-server]
+use = egg:swift#proxy
+account_autocreate = true
+[filter:s3api]
+use = egg:swift#s3api
+s3_acl = false
+location = us-east-1
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = testing .admin
+[filter:cache]
+use = egg:swift#memcache
+memcache_servers = 127.0.0.1:$memcached
+EOF
+  for filter in catch_errors gatekeeper healthcheck listing_formats bulk tempurl slo dlo versioned_writes symlink; do
+    printf '[filter:%s]\nuse = egg:swift#%s\n' $filter $filter >>"$SWIFT_DIR/proxy.conf"
+  done
+  swift-proxy-server "$SWIFT_DIR/proxy.conf" >"$server/proxy.out" 2>&1 &
+  servers="$servers $!"
+  for at in $account $container $object $memcached $port; do wait_for_port "$at"; done
+  export AWS_ACCESS_KEY_ID=test:tester AWS_SECRET_ACCESS_KEY=testing AWS_ENDPOINT_URL_S3="http://127.0.0.1:$port" AWS_REGION=us-east-1
+  s3 PUT "" || fail "no bucket: $(cat "$server/s3.out")"
+  url=s3://bucket
+}
+# s3 METHOD KEY [CURL OPTIONS]: one signed request to the bucket.
+s3() {
+  method=$1 key=$2
+  shift 2
+  curl -sS -f -X "$method" --aws-sigv4 aws:amz:us-east-1:s3 -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "$@" \
+    "http://$(printf %s "$AWS_ACCESS_KEY_ID" | sed 's/:/%3A/'):$AWS_SECRET_ACCESS_KEY@${AWS_ENDPOINT_URL_S3#http://}/bucket/$key" \
+    >"$server/s3.out" 2>&1
 }

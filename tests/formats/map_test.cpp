@@ -18,7 +18,7 @@ const std::string kPackA(64, 'a'), kPackB(64, 'b');
 
 std::vector<MapRun> read(base::Bytes file) {
   std::vector<MapRun> runs;
-  formats::read_map(file, kFormat, kRoot, [&](const MapRun& run) { runs.push_back(run); });
+  (void)formats::read_map(file, kFormat, kRoot, [&](const MapRun& run) { runs.push_back(run); });
   return runs;
 }
 
@@ -40,7 +40,7 @@ base::Category failure(base::Bytes file) {
 }  // namespace
 
 TEST_CASE("neighbouring places become one run, in the order of their section", "[map]") {
-  formats::MapWriter writer(kFormat, kRoot);
+  formats::MapWriter writer(kFormat, kRoot, std::nullopt);
   writer.add(Section::data, kPackA, {0, 100}, 0);
   writer.add(Section::data, kPackA, {0, 100}, 1);
   writer.add(Section::manifest, kPackB, {500, 70}, 2);
@@ -57,11 +57,13 @@ TEST_CASE("neighbouring places become one run, in the order of their section", "
 }
 
 TEST_CASE("a map of nothing is a map", "[map]") {
-  CHECK(read(formats::MapWriter(kFormat, kRoot).finish()).empty());
+  const auto file = formats::MapWriter(kFormat, kRoot, kRoot).finish();
+  CHECK(read(file).empty());
+  CHECK(formats::read_map(file, kFormat, kRoot, [](const MapRun&) {}) == kRoot);
 }
 
 TEST_CASE("truncated and flipped maps are noticed", "[map]") {
-  formats::MapWriter writer(kFormat, kRoot);
+  formats::MapWriter writer(kFormat, kRoot, std::nullopt);
   for (std::uint32_t i = 0; i < 50; ++i)
     writer.add(Section(i / 20), i % 2 == 0 ? kPackA : kPackB, {i * 1000, 900}, i);
   const auto file = writer.finish();
@@ -82,11 +84,13 @@ TEST_CASE("truncated and flipped maps are noticed", "[map]") {
 }
 
 TEST_CASE("maps that break the format are refused", "[map]") {
-  const std::string head = "map 2 sha256 " + kRoot.hex() + "\n", pack = "pack " + kPackA + "\n",
+  const std::string head = "map 2 sha256 " + kRoot.hex() + " -\n", pack = "pack " + kPackA + "\n",
                     data = head + pack + "data\n";
   CHECK(read(frame(data + "0 0 10 0 1\n- 3\n")).size() == 2);
   for (const auto& text : {std::string(),
-                           "map 1 sha256 " + kRoot.hex() + "\n",
+                           "map 1 sha256 " + kRoot.hex() + " -\n",
+                           "map 2 sha256 " + kRoot.hex() + "\n",
+                           "map 2 sha256 " + kRoot.hex() + " 00\n",
                            head + "data\n0 0 10 0 1\n",
                            head + pack + "0 0 10 0 1\n",
                            data + "1 0 10 0 1\n",
@@ -107,7 +111,7 @@ TEST_CASE("maps that break the format are refused", "[map]") {
                            data + "-1\n",
                            data + "0 0 33554433 0 1\n",
                            data + "0 1099511627777 10 0 1\n",
-                           "map 2 sha256 " + std::string(64, '0') + "\n"}) {
+                           "map 2 sha256 " + std::string(64, '0') + " -\n"}) {
     INFO(text);
     CHECK(failure(frame(text)) == base::Category::refused);
   }

@@ -21,9 +21,7 @@ namespace {
 struct Added {
   vat::Ingested content;
   base::Buffer bytes;
-  [[nodiscard]] vat::MapRoot root() const {
-    return {std::nullopt, std::nullopt, content.blob, content.recipe};
-  }
+  [[nodiscard]] vat::Root root() const { return {std::nullopt, std::nullopt, content.blob, content.recipe}; }
 };
 
 /// Content of many chunks with a hole in it, in packs of at most `pack_size` bytes.
@@ -48,17 +46,18 @@ std::string map_path(const TestVat& store, const ObjectId& root) {
 std::vector<ObjectId> follow(const TestVat& store, const ObjectId& root) {
   std::vector<ObjectId> ids;
   const auto file = tests::read_small_file(map_path(store, root));
-  formats::read_map(base::as_bytes(file), base::ObjectFormat::sha256, root, [&](const formats::MapRun& run) {
-    REQUIRE_FALSE(run.pack.empty());
-    const auto pack = base::open_at(AT_FDCWD, store.pack_path(run.pack + ".zst"), O_RDONLY);
-    base::Buffer bytes(run.group.size);
-    REQUIRE(base::read_exact_at(pack.get(), run.group.offset, bytes));
-    formats::ZstdDecompressor decompressor;
-    const auto group = formats::decode_group(bytes, decompressor);
-    REQUIRE(run.first + run.count <= group.blobs.size());
-    for (std::uint32_t i = 0; i < run.count; ++i)
-      ids.push_back(base::hash_blob(base::ObjectFormat::sha256, group.blob(run.first + i)));
-  });
+  (void)formats::read_map(
+      base::as_bytes(file), base::ObjectFormat::sha256, root, [&](const formats::MapRun& run) {
+        REQUIRE_FALSE(run.pack.empty());
+        const auto pack = base::open_at(AT_FDCWD, store.pack_path(run.pack + ".zst"), O_RDONLY);
+        base::Buffer bytes(run.group.size);
+        REQUIRE(base::read_exact_at(pack.get(), run.group.offset, bytes));
+        formats::ZstdDecompressor decompressor;
+        const auto group = formats::decode_group(bytes, decompressor);
+        REQUIRE(run.first + run.count <= group.blobs.size());
+        for (std::uint32_t i = 0; i < run.count; ++i)
+          ids.push_back(base::hash_blob(base::ObjectFormat::sha256, group.blob(run.first + i)));
+      });
   return ids;
 }
 

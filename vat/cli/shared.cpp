@@ -27,7 +27,10 @@ vat::PeerAddress address_of(const std::string& url) {
 }
 
 std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output) {
-  const auto name = named_vat(call);
+  return open_vat(named_vat(call), output);
+}
+
+std::unique_ptr<vat::Vat> open_vat(const std::string& name, cli::Output& output) {
   if (vat::is_remote(name))
     throw base::Error(base::Category::usage, name + ": this works on vats on the local disk only");
   return vat::Vat::open(
@@ -35,8 +38,12 @@ std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output) {
 }
 
 std::unique_ptr<vat::BlobSource> open_source(const cli::Call& call, cli::Output& output) {
-  const auto name = named_vat(call);
-  if (!vat::is_remote(name)) return open_vat(call, output);
+  return open_source(named_vat(call), call, output);
+}
+
+std::unique_ptr<vat::BlobSource> open_source(const std::string& name, const cli::Call& call,
+                                             cli::Output& output) {
+  if (!vat::is_remote(name)) return open_vat(name, output);
   return vat::PeerSet::open(address_of(name), cli::peer_options(call, output));
 }
 

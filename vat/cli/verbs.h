@@ -23,12 +23,17 @@ namespace vat_cli {
 [[nodiscard]] cli::Command verify_command();
 [[nodiscard]] cli::Command index_command();
 [[nodiscard]] cli::Command repack_command();
+[[nodiscard]] cli::Command fetch_command();
+[[nodiscard]] cli::Command push_command();
 
 /// The vat that --vat or VAT_DIR names. Throws usage if neither does.
 [[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output);
 
+[[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const std::string& name, cli::Output& output);
 /// The same, or a vat on another host, to read from.
 [[nodiscard]] std::unique_ptr<vat::BlobSource> open_source(const cli::Call& call, cli::Output& output);
+[[nodiscard]] std::unique_ptr<vat::BlobSource> open_source(const std::string& name, const cli::Call& call,
+                                                           cli::Output& output);
 /// A vat on another host that the user named.
 [[nodiscard]] vat::PeerAddress address_of(const std::string& url);
 

@@ -230,8 +230,11 @@ std::shared_ptr<const formats::DecodedGroup> Fetcher::peek(const TicketPtr& tick
 
 void Fetcher::drop_queue() {
   transfers_.call([this] {
-    for (const auto& ticket : queue_)
-      if (ticket->state == Ticket::State::queued) tickets_.erase(ticket->key);
+    for (const auto& ticket : queue_) {
+      if (ticket->state != Ticket::State::queued) continue;
+      tickets_.erase(ticket->key);
+      settle(ticket, Error(Category::network, "no longer wanted"));  // who still waits asks again
+    }
     queue_.clear();
   });
 }

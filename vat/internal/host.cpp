@@ -6,6 +6,7 @@
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/base/numbers.h"
 
 namespace vat {
@@ -31,9 +32,9 @@ class Url {
     const auto code = curl_url_set(handle_.get(), CURLUPART_URL, text.c_str(), CURLU_NON_SUPPORT_SCHEME);
     if (code != CURLUE_OK) throw Error(Category::usage, what + ": not a URL: " + curl_url_strerror(code));
   }
-  [[nodiscard]] std::string part(CURLUPart which) const {
+  [[nodiscard]] std::string part(CURLUPart which, unsigned flags = 0) const {
     char* text = nullptr;
-    if (curl_url_get(handle_.get(), which, &text, 0) != CURLUE_OK || text == nullptr) return {};
+    if (curl_url_get(handle_.get(), which, &text, flags) != CURLUE_OK || text == nullptr) return {};
     const base::CPtr<char, curl_free> owned(text);
     return text;
   }
@@ -87,6 +88,7 @@ Host::Host(const PeerAddress& address) : address_(address) {
     kind_ = Kind::sftp;
     parts.set(CURLUPART_SCHEME, "sftp");
     base_ = with_slash(parts.part(CURLUPART_URL));
+    path_ = with_slash(parts.part(CURLUPART_PATH, CURLU_URLDECODE));
   } else {
     throw Error(Category::usage, url + ": not a kind of vat this program knows (http, https, s3, ssh)");
   }
@@ -166,11 +168,48 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
   return listed;
 }
 
-Transfer Host::put(const std::string& file, bool if_absent) const {
+Transfer Host::put(const std::string& file, bool replace) const {
   auto transfer = make(file);
   transfer.method = "PUT";
   transfer.sends_body = true;
-  if (if_absent && kind_ == Kind::s3) transfer.headers.emplace_back("If-None-Match: *");
+  if (kind_ == Kind::s3 || kind_ == Kind::http) return transfer;
+  // Under another name first; then the directories, and the name.
+  const auto quoted = [](const std::string& path) {
+    std::string text = "\"";
+    for (const char c : path) text += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
+    return text + "\"";
+  };
+  const auto draft = "tmp/.vat-push-" + base::random_name();
+  transfer.url = base_ + draft;
+  for (auto slash = file.find('/'); slash != std::string::npos; slash = file.find('/', slash + 1))
+    transfer.ssh_after.push_back("*mkdir " + quoted(path_ + file.substr(0, slash)));
+  if (replace) transfer.ssh_after.push_back("*rm " + quoted(path_ + file));
+  // Without replacing, a file that is there makes the first fail, and what was sent goes.
+  transfer.ssh_after.push_back((replace ? "rename " : "*rename ") + quoted(path_ + draft) + " " +
+                               quoted(path_ + file));
+  if (!replace) transfer.ssh_after.push_back("*rm " + quoted(path_ + draft));
+  return transfer;
+}
+
+Transfer Host::put_part(const std::string& file, const std::string& query) const {
+  auto transfer = put(file, true);
+  transfer.url += "?" + query;
+  return transfer;
+}
+
+Transfer Host::post(const std::string& file, const std::string& query, const std::string& body) const {
+  auto transfer = make(file);
+  transfer.method = "POST";
+  transfer.url += "?" + query;
+  transfer.sends_body = true;
+  base::append(transfer.body, base::as_bytes(body));
+  return transfer;
+}
+
+Transfer Host::remove(const std::string& file, const std::string& query) const {
+  auto transfer = make(file);
+  transfer.method = "DELETE";
+  if (!query.empty()) transfer.url += "?" + query;
   return transfer;
 }
 

@@ -40,8 +40,14 @@ class Host {
   /// How many reads at a time are worth it.
   [[nodiscard]] unsigned parallel_reads() const noexcept { return kind_ == Kind::sftp ? 2 : 6; }
 
-  /// The caller adds the body. `if_absent`: asks the host not to replace a file, which not every host heeds.
-  [[nodiscard]] Transfer put(const std::string& file, bool if_absent) const;
+  /// The caller adds the body. Without `replace` the host is asked not to touch a file that is there, as far
+  /// as it can be.
+  [[nodiscard]] Transfer put(const std::string& file, bool replace) const;
+  /// s3: parts of large objects. `query`: as it is signed, parameters in order, percent-encoded.
+  [[nodiscard]] Transfer put_part(const std::string& file, const std::string& query) const;
+  [[nodiscard]] Transfer post(const std::string& file, const std::string& query,
+                              const std::string& body) const;
+  [[nodiscard]] Transfer remove(const std::string& file, const std::string& query) const;
 
  private:
   [[nodiscard]] Transfer make(const std::string& file) const;
@@ -49,6 +55,7 @@ class Host {
   PeerAddress address_;
   Kind kind_ = Kind::http;
   std::string name_, base_;     ///< base_: URL of the vat, ends in '/'
+  std::string path_;            ///< sftp: of the vat, on the host, ends in '/'
   std::size_t bucket_end_ = 0;  ///< s3: where the bucket's URL ends in base_
 };
 

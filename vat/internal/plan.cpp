@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 #include <unordered_map>
+#include <utility>
 
 #include "formats/text/layout.h"
 #include "formats/text/manifest.h"
@@ -11,6 +12,7 @@
 namespace vat::internal {
 
 using base::ObjectId;
+using formats::BlobKind;
 using formats::MapSection;
 using formats::RecipeItem;
 using formats::Row;
@@ -37,50 +39,54 @@ class Before {
 
 }  // namespace
 
-void walk_root(base::ObjectFormat format, const Expected& root, const formats::GetText& read,
-               const std::function<void(const Met&)>& visit) {
-  const auto text = [&](MapSection section) {
+void walk_root(base::ObjectFormat format, const Expected& expected, const Walk& walk) {
+  const auto& root = expected.root;
+  const auto piece_of = [&](MapSection section) {
     return [&, section](const ObjectId& id) {
-      visit({section, id});
-      return read(id);
+      walk.visit({section, BlobKind::piece, id});
+      return walk.read(id);
     };
   };
-  const auto recipe = [&](const ObjectId& id, bool is_read) {
-    const auto get = text(MapSection::recipes);
-    formats::RecipeReader reader(get(id), format, get);
-    std::optional<Before> before;
-    if (root.before) before.emplace(read(*root.before), format, read);
-    for (RecipeItem item; reader.next(item);)
-      if (item.type != RecipeItem::Type::hole)
-        visit({MapSection::data, item.id, item.size,
-               is_read && !(before && before->has(item, reader.offset() - item.size))});
+  const auto text = [&](MapSection section, BlobKind kind, const ObjectId& id) {
+    walk.visit({section, kind, id});
+    return walk.read(id);
   };
-  if (!root.manifest) {
+  const auto recipe = [&](const ObjectId& id, bool is_read) {
+    formats::RecipeReader reader(text(MapSection::recipes, BlobKind::recipe, id), format,
+                                 piece_of(MapSection::recipes));
+    if (walk.on_recipe) walk.on_recipe(id, reader.header());
+    std::optional<Before> before;
+    if (expected.before) before.emplace(walk.read(*expected.before), format, walk.read);
+    for (RecipeItem item; reader.next(item);) {
+      if (item.type == RecipeItem::Type::hole) continue;
+      const bool is_there = before && before->has(item, reader.offset() - item.size);
+      walk.visit({MapSection::data, BlobKind::data, item.id, item.size, true, is_read && !is_there});
+    }
+  };
+  if (!root.manifest && !root.layout) {
     if (root.recipe) return recipe(*root.recipe, true);
-    return visit({MapSection::data, root.blob.value()});
+    return walk.visit({MapSection::data, BlobKind::data, root.blob.value()});
   }
   std::unordered_map<ObjectId, ObjectId> recipes;
   if (root.layout) {
-    const auto get = text(MapSection::layout);
-    formats::LayoutReader reader(get(*root.layout), format, get);
+    formats::LayoutReader reader(text(MapSection::layout, BlobKind::layout, *root.layout), format,
+                                 piece_of(MapSection::layout));
     for (ObjectId blob, of; reader.next(blob, of);) recipes.emplace(blob, of);
   }
-  const auto get = text(MapSection::manifest);
-  formats::ManifestReader reader(get(*root.manifest), format, get);
+  if (!root.manifest) return;
+  formats::ManifestReader reader(text(MapSection::manifest, BlobKind::manifest, *root.manifest), format,
+                                 piece_of(MapSection::manifest));
   for (Row row; reader.next(row);) {
-    if (row.type != Row::Type::file || !root.content) continue;
-    const bool is_read = !root.is_read || root.is_read(row);
-    if (const auto known = recipes.find(row.blob); known != recipes.end())
-      recipe(known->second, is_read);
+    if (row.type != Row::Type::file || !expected.content) continue;
+    const bool is_read = !expected.is_read || expected.is_read(row);
+    const auto known = recipes.find(row.blob);
+    auto its_recipe = known != recipes.end() ? std::optional(known->second) : std::nullopt;
+    if (!root.layout && walk.find_recipe) its_recipe = walk.find_recipe(row.blob);
+    if (its_recipe)
+      recipe(*its_recipe, is_read);
     else
-      visit({MapSection::data, row.blob, row.size, is_read});
+      walk.visit({MapSection::data, BlobKind::data, row.blob, row.size, false, is_read});
   }
-}
-
-const ObjectId& map_id(const Expected& root) {
-  if (root.manifest) return *root.manifest;
-  if (root.blob) return *root.blob;
-  return root.recipe.value();
 }
 
 std::string map_file(const ObjectId& root) {
@@ -90,7 +96,7 @@ std::string map_file(const ObjectId& root) {
 
 RootMap::RootMap(base::Bytes file, base::ObjectFormat format, const ObjectId& root) {
   std::unordered_map<std::string, std::uint32_t> numbers;
-  formats::read_map(file, format, root, [&](const formats::MapRun& run) {
+  detail_ = formats::read_map(file, format, root, [&](const formats::MapRun& run) {
     std::uint32_t pack = kNoPack;
     if (!run.pack.empty()) {
       const auto [known, fresh] = numbers.emplace(run.pack, static_cast<std::uint32_t>(packs_.size()));

@@ -10,6 +10,7 @@
 
 #include "formats/base/object_id.h"
 #include "formats/map/map.h"
+#include "formats/text/recipe.h"
 #include "formats/text/text_object.h"
 #include "vat/blob_source.h"
 #include "vat/internal/fetcher.h"
@@ -19,19 +20,26 @@ namespace vat::internal {
 /// One blob of a root. Texts are met before they are read.
 struct Met {
   formats::MapSection section;
+  formats::BlobKind kind;
   base::ObjectId id;
   std::uint64_t size = 0;  ///< content bytes, 0: unknown
+  bool of_recipe = false;  ///< data that a recipe names
   bool is_read = true;     ///< false: nobody will ask for it
 };
 
-/// Meets every blob of the root, in the order of the sections of its map (docs/formats/map.md), each section
-/// by itself. `read` gives texts. Memory: the layout. Throws what reading texts throws; refused if one is
-/// malformed.
-void walk_root(base::ObjectFormat format, const Expected& root, const formats::GetText& read,
-               const std::function<void(const Met&)>& visit);
+struct Walk {
+  formats::GetText read;  ///< gives texts
+  std::function<void(const Met&)> visit;
+  /// Told by each recipe whose content it describes, and its size; may be empty.
+  std::function<void(const base::ObjectId& recipe, const formats::RecipeHeader&)> on_recipe;
+  /// For files of a tree whose layout is not known; empty: they are blobs.
+  std::function<std::optional<base::ObjectId>(const base::ObjectId& content)> find_recipe;
+};
 
-/// The id that names the map of a root.
-[[nodiscard]] const base::ObjectId& map_id(const Expected& root);
+/// Meets every blob of the root, in the order of the sections of its map (docs/formats/map.md), each section
+/// by itself. Memory: the layout. Throws what reading texts throws; refused if one is malformed.
+void walk_root(base::ObjectFormat format, const Expected& expected, const Walk& walk);
+
 /// Where the map of a root lies in a vat.
 [[nodiscard]] std::string map_file(const base::ObjectId& root);
 
@@ -51,9 +59,8 @@ class RootMap {
   /// Groups of `pack` that the section names, in its order, each once; at most `size` bytes of them.
   [[nodiscard]] std::vector<PackGroup> groups_of(formats::MapSection section, const std::string& pack,
                                                  std::uint64_t size) const;
-  [[nodiscard]] bool has(formats::MapSection section) const {
-    return !sections_[static_cast<std::size_t>(section)].runs.empty();
-  }
+  /// The layout or recipe it was made for: of another one recipes and data tell nothing.
+  [[nodiscard]] const std::optional<base::ObjectId>& detail() const noexcept { return detail_; }
 
  private:
   static constexpr std::uint32_t kNoPack = UINT32_MAX;
@@ -69,6 +76,7 @@ class RootMap {
   [[nodiscard]] PackGroup group_of(const Run& run) const {
     return {packs_[run.pack], {run.offset, run.size}};
   }
+  std::optional<base::ObjectId> detail_;
   std::vector<std::string> packs_;
   std::array<Section, formats::kMapSections> sections_;
 };

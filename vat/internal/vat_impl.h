@@ -112,6 +112,10 @@ class Vat::Impl {
   /// Moves a file of the vat to local/quarantine.
   void put_aside(const std::string& file, const std::string& name) const;
 
+  /// What vat.json of a new vat says.
+  [[nodiscard]] static std::string new_settings(base::ObjectFormat format,
+                                                const chunker::Parameters& parameters);
+
   static constexpr const char* kPackDir = "primary/pack";
   [[nodiscard]] static bool is_pack_name(std::string_view name);
 

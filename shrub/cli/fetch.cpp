@@ -1,0 +1,129 @@
+#include "cli/environment.h"
+#include "cli/peers.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "shrub/cli/verbs.h"
+#include "vat/copy.h"
+
+namespace shrub_cli {
+namespace {
+
+using base::Category;
+using base::Error;
+
+struct Wanted {
+  std::vector<std::string> entries;
+  std::vector<vat::Root> roots;
+};
+
+Wanted roots_of(const NamedShrub& named) {
+  Wanted wanted;
+  wanted.entries = named.shrub.entries(named.below);
+  for (const auto& entry : wanted.entries) {
+    const auto root = shrub::entry_root(named.shrub.read(entry));
+    wanted.roots.push_back({root.manifest, root.layout, root.blob, root.recipe});
+  }
+  return wanted;
+}
+
+int run_fetch(const cli::Call& call, cli::Output& output) {
+  const auto named = find_shrub(call.get("SHRUB"), call);
+  const auto vats = open_vats(named.shrub, call, output);
+  const auto wanted = roots_of(named);
+  std::uint64_t before = 0;
+  for (std::size_t i = 0; i < wanted.roots.size(); ++i) {
+    output.progress("fetched", i, wanted.roots.size());
+    if (vats.peers != nullptr)
+      base::named(wanted.entries[i], [&] { vats.peers->fetch({wanted.roots[i], {}, {}, true}); });
+    const auto received = vats.peers != nullptr ? vats.peers->received() : 0;
+    if (output.json()) {
+      formats::json::Object record{{"received", received - before}};
+      cli::add_path(record, "entry", wanted.entries[i]);
+      output.record("entry", std::move(record));
+    }
+    before = received;
+  }
+  report_peers(vats, output);
+  output.message(std::to_string(wanted.roots.size()) + (wanted.roots.size() == 1 ? " entry" : " entries") +
+                 " here, " + base::human_size(before) + " fetched");
+  return 0;
+}
+
+int run_push(const cli::Call& call, cli::Output& output) {
+  const auto named = find_shrub(call.get("SHRUB"), call);
+  const auto user = user_settings(call, output);
+  const auto vats = open_vats(named.shrub, call, output);
+  const auto wanted = roots_of(named);
+  vat::CopyOptions options;
+  options.add = add_options(call);
+  options.progress = [&](std::uint64_t done) { output.progress("pushed", done, 0); };
+  const auto profile = vats.writable != nullptr ? vats.writable->parameters()
+                                                : chunker::make_parameters(chunker::kDefaultExponent);
+  for (const auto& url : call.all("--to")) {
+    const auto full = shrub::full_name(".", url);
+    vat::CopySummary summary;
+    if (vat::is_remote(url)) {
+      vat::PeerAddress address;
+      address.url = url;
+      address.may_be_local = true;  // the user named it
+      cli::add_credentials(address);
+      const cli::Scratch scratch;
+      summary =
+          vat::push_roots(*vats.source, wanted.roots, profile, address, user.peers, scratch.path(), options);
+    } else {
+      const auto to = vat::Vat::open(full, {user.peers.cache_dir, user.peers.on_note});
+      summary = vat::copy_roots(*vats.source, wanted.roots, *to, options);
+    }
+    if (output.json()) {
+      formats::json::Object record{
+          {"blobs", summary.blobs}, {"size", summary.size}, {"stored", summary.stored_size}};
+      cli::add_path(record, "to", url);
+      output.record("push", std::move(record));
+    } else {
+      output.message(url + ": " + std::to_string(wanted.roots.size()) +
+                     (wanted.roots.size() == 1 ? " entry, " : " entries, ") + std::to_string(summary.blobs) +
+                     " blobs that were not there, " + base::human_size(summary.stored_size) + " stored");
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+cli::Command fetch_command() {
+  auto options = cli::fetch_options();
+  options.insert(options.begin(), revision_option());
+  return {"fetch",
+          "Get the bytes of a shrub without writing a wedge",
+          "Fetches everything that the vrefs at or below SHRUB need and that is not on this disk into the "
+          "cache, proven. A sync "
+          "with --offline then needs nobody. Run again, it fetches only the rest.",
+          {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
+            cli::Completion::directory}},
+          options,
+          {{"shrub fetch deps.shrub", "before going offline"}},
+          {4, 5, 6, 7, 8, 10, 11, 12},
+          run_fetch};
+}
+
+cli::Command push_command() {
+  return {
+      "push",
+      "Copy the bytes of a shrub to another vat",
+      "Puts everything that the vrefs at or below SHRUB need into the vat at URL, unless it is there: packs "
+      "first, then maps, "
+      "the list of packs last, so that no reader sees a name before its bytes. A vat elsewhere is made if "
+      "there is none.",
+      {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
+        cli::Completion::directory}},
+      {{"--to", "URL", "the vat to write: a directory, s3 or ssh", cli::Completion::directory, true, true},
+       revision_option(),
+       {"--limit-rate", "RATE", "fetch at most so many bytes a second: 500k, 20M"},
+       {"--level", "N", "zstd level, 1 to 19"},
+       cli::dry_run_option()},
+      {{"shrub push deps.shrub --to ssh://mirror/srv/deps.vat", "publish what a shrub needs"}},
+      {4, 5, 6, 7, 8, 10, 11, 12},
+      run_push};
+}
+
+}  // namespace shrub_cli

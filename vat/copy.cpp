@@ -1,0 +1,229 @@
+#include "vat/copy.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/text/recipe.h"
+#include "formats/vat_json/vat_settings.h"
+#include "vat/content.h"
+#include "vat/internal/fetcher.h"
+#include "vat/internal/peer_index.h"
+#include "vat/internal/plan.h"
+#include "vat/internal/upload.h"
+#include "vat/internal/vat_impl.h"
+#include "vat/maps.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::BlobKind;
+using internal::Met;
+
+constexpr std::size_t kMaxSettings = std::size_t{64} << 10;
+
+/// Puts what the roots need and `is_there` does not know into an adder.
+class Copier {
+ public:
+  Copier(BlobSource& from, Adder& adder, std::function<bool(const ObjectId&)> is_there,
+         const std::function<void(std::uint64_t)>& progress)
+      : from_(from), adder_(adder), is_there_(std::move(is_there)), progress_(progress) {}
+
+  void copy(const Root& root) {
+    from_.expect({root, {}, {}, true});
+    internal::Walk walk;
+    walk.read = [&](const ObjectId& id) { return from_.read(id); };
+    walk.visit = [&](const Met& met) { put(met, root); };
+    walk.on_recipe = [&](const ObjectId& recipe, const formats::RecipeHeader& header) {
+      if (header.blob) adder_.claim(*header.blob, recipe, header.size);
+    };
+    walk.find_recipe = [&](const ObjectId& content) { return find_content(from_, content).recipe; };
+    internal::walk_root(from_.object_format(), {root, {}, {}, true}, walk);
+    from_.expect_nothing();
+  }
+
+ private:
+  void put(const Met& met, const Root& root) {
+    met_ += met.size;
+    if (progress_) progress_(met_);
+    if (is_there_(met.id)) return;
+    const bool of_image = !root.manifest && !root.layout && !root.blob;
+    const auto grouping = met.kind != BlobKind::data ? Grouping::text
+                          : of_image                 ? Grouping::single
+                          : met.of_recipe            ? Grouping::chunk
+                                                     : Grouping::small_file;
+    const auto bytes = from_.read(met.id);
+    (void)adder_.put(met.id, met.kind, grouping, bytes);
+  }
+
+  BlobSource& from_;
+  Adder& adder_;
+  std::function<bool(const ObjectId&)> is_there_;
+  const std::function<void(std::uint64_t)>& progress_;
+  std::uint64_t met_ = 0;
+};
+
+void add(CopySummary& to, const AddSummary& added) {
+  to.blobs += added.new_blobs;
+  to.size += added.new_size;
+  to.stored_size += added.stored_size;
+  to.packs.insert(to.packs.end(), added.packs.begin(), added.packs.end());
+}
+
+void require_format(const BlobSource& from, base::ObjectFormat format) {
+  if (from.object_format() != format)
+    throw Error(Category::usage, "vats of different object formats cannot be copied between");
+}
+
+/// A vat that is being written on another host.
+class FarVat {
+ public:
+  FarVat(const PeerAddress& address, base::ObjectFormat format, const PeerOptions& options)
+      : upload_(address),
+        fetcher_(format, {address}, fetch_options(options), [](const auto&) {}),
+        index_(format, options.cache_dir),
+        format_(format) {}
+
+  /// Makes it if there is none; says whether.
+  bool require(const chunker::Parameters& parameters, bool dry_run) {
+    if (const auto file = fetcher_.read_part(0, "vat.json", {}, kMaxSettings)) {
+      const auto settings = base::named(
+          name() + "/vat.json", [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
+      if (settings.object_format != format_)
+        throw Error(Category::usage, name() + ": its object format is " +
+                                         std::string(base::to_string(settings.object_format)));
+      return false;
+    }
+    if (!dry_run) upload_.put("vat.json", base::as_bytes(Vat::Impl::new_settings(format_, parameters)), true);
+    return true;
+  }
+
+  [[nodiscard]] const std::string& name() const { return upload_.host().name(); }
+
+  [[nodiscard]] std::optional<PackedPlace> find(const ObjectId& id) {
+    auto places = index_.find(id);
+    if (places.empty() && index_.update(fetcher_)) places = index_.find(id);
+    // The index knows packs of other peers too.
+    for (const auto& place : places)
+      if (packs().contains(place.group.pack))
+        return PackedPlace{place.group.pack, place.group.place, place.position};
+    return std::nullopt;
+  }
+
+  void put_file(const std::string& file, int fd, bool replace) {
+    upload_.put(file, fd, base::file_size(fd), replace);
+  }
+  void put(const std::string& file, base::Bytes bytes) { upload_.put(file, bytes, true); }
+
+  /// The list of packs, as the directory has them if the host tells, with `added` in any case.
+  void put_pack_list(const std::vector<std::string>& added) {
+    const auto listed = fetcher_.list(0, Vat::Impl::kPackDir);
+    auto names = packs();
+    if (listed) {
+      names.clear();
+      for (const auto& pack : *listed)
+        if (Vat::Impl::is_pack_name(pack)) names.insert(pack.substr(0, 64));
+    }
+    names.insert(added.begin(), added.end());
+    std::string text;
+    for (const auto& pack : names) text += pack + "\n";
+    put("cache/packs", base::as_bytes(text));
+  }
+
+ private:
+  static internal::Fetcher::Options fetch_options(const PeerOptions& options) {
+    internal::Fetcher::Options fetch;
+    fetch.threads = 1;
+    fetch.on_note = options.on_note;
+    return fetch;
+  }
+  const std::set<std::string>& packs() {
+    if (!packs_) {
+      const auto names = internal::list_packs(fetcher_, 0);
+      packs_.emplace(names.begin(), names.end());
+    }
+    return *packs_;
+  }
+
+  internal::Upload upload_;
+  internal::Fetcher fetcher_;
+  internal::PeerIndex index_;
+  base::ObjectFormat format_;
+  std::optional<std::set<std::string>> packs_;
+};
+
+}  // namespace
+
+Root root_of(BlobSource& source, const ObjectId& id) {
+  const auto stored = source.find(id);
+  Root root;
+  if (stored && stored->kind == BlobKind::manifest) {
+    root.manifest = id;
+  } else if (stored && stored->kind == BlobKind::layout) {
+    root.layout = id;
+  } else if (stored && stored->kind == BlobKind::recipe) {
+    root.recipe = id;
+    const auto header = formats::find_recipe_header(source.read(id), source.object_format());
+    if (header) root.blob = header->blob;
+  } else {
+    root.blob = id;
+    if (!stored) root.recipe = find_content(source, id).recipe;
+  }
+  return root;
+}
+
+CopySummary copy_roots(BlobSource& from, const std::vector<Root>& roots, Vat& to,
+                       const CopyOptions& options) {
+  require_format(from, to.object_format());
+  CopySummary summary;
+  {
+    Adder adder(to, options.add);
+    Copier copier(
+        from, adder, [&](const ObjectId& id) { return to.find(id).has_value(); }, options.progress);
+    for (const auto& root : roots) copier.copy(root);
+    add(summary, adder.finish());
+  }
+  if (!options.add.dry_run)
+    for (const auto& root : roots) write_map(to, root);
+  return summary;
+}
+
+CopySummary push_roots(BlobSource& from, const std::vector<Root>& roots,
+                       const chunker::Parameters& parameters, const PeerAddress& to, const PeerOptions& peer,
+                       const std::string& scratch, const CopyOptions& options) {
+  FarVat far(to, from.object_format(), peer);
+  (void)far.require(parameters, options.add.dry_run);
+  Vat::create(scratch, from.object_format(), parameters);
+  const auto staged = Vat::open(scratch);
+  CopySummary summary;
+  {
+    Adder adder(*staged, options.add);
+    Copier copier(
+        from, adder, [&](const ObjectId& id) { return far.find(id).has_value(); }, options.progress);
+    for (const auto& root : roots) copier.copy(root);
+    add(summary, adder.finish());
+  }
+  if (options.add.dry_run) return summary;
+  for (const auto& pack : summary.packs) {
+    const auto file = std::string(Vat::Impl::kPackDir) + "/" + pack + ".zst";
+    far.put_file(file, base::open_at(staged->impl().dir.get(), file, O_RDONLY).get(), false);
+  }
+  for (const auto& root : roots) {
+    const auto map = make_map(from, root, [&](const ObjectId& id) -> std::optional<PackedPlace> {
+      if (auto place = find_place(*staged, id)) return place;
+      return far.find(id);
+    });
+    far.put(internal::map_file(root.id()), map);
+  }
+  far.put_pack_list(summary.packs);
+  return summary;
+}
+
+}  // namespace vat

@@ -1,0 +1,150 @@
+#include "vat/internal/upload.h"
+
+#include <algorithm>
+#include <future>
+#include <memory>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+
+namespace vat::internal {
+namespace {
+
+using base::Category;
+using base::Error;
+using Kind = TransferEnd::Kind;
+
+constexpr unsigned kAttempts = 4;
+constexpr std::uint64_t kPart = std::uint64_t{64} << 20;  ///< bytes of one part of a large object
+constexpr std::size_t kMaxAnswer = std::size_t{1} << 20;
+
+Category category_of(Kind kind) {
+  return kind == Kind::authentication ? Category::authentication
+         : kind == Kind::refused      ? Category::refused
+         : kind == Kind::local        ? Category::local
+                                      : Category::network;
+}
+
+/// What stands between <tag> and </tag>; empty if it does not.
+std::string element(const std::string& text, const std::string& tag) {
+  const auto begin = text.find("<" + tag + ">");
+  if (begin == std::string::npos) return {};
+  const auto from = begin + tag.size() + 2;
+  return text.substr(from, text.find('<', from) - from);
+}
+
+std::function<std::size_t(base::MutableBytes)> reader_from(
+    const std::function<std::size_t(std::uint64_t, base::MutableBytes)>& read, std::uint64_t offset,
+    std::uint64_t size) {
+  return [&read, offset, size, done = std::uint64_t{0}](base::MutableBytes buffer) mutable {
+    const auto count = read(
+        offset + done,
+        buffer.subspan(0, static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), size - done))));
+    done += count;
+    return count;
+  };
+}
+
+}  // namespace
+
+Upload::Upload(const PeerAddress& address, const TransferLimits& limits)
+    : host_(address), transfers_(limits) {
+  if (!host_.can_write())
+    throw Error(Category::usage, host_.name() + ": a static host cannot be written",
+                "copy the vat's files there: rsync, scp, rclone");
+}
+
+/// Done, absent or exists; other ends are thrown.
+Upload::Answer Upload::run(const std::string& what, const std::function<Transfer()>& make) {
+  for (unsigned attempt = 1;; ++attempt) {
+    auto answer = std::make_shared<Answer>();             // shared: with the callbacks
+    auto ended = std::make_shared<std::promise<void>>();  // likewise
+    transfers_.call([&] {
+      auto transfer = make();
+      transfer.on_bytes = [answer](base::Bytes bytes) {
+        if (answer->body.size() + bytes.size() <= kMaxAnswer) answer->body += base::as_chars(bytes);
+        return true;
+      };
+      transfer.on_end = [answer, ended](const TransferEnd& end) {
+        answer->end = end;
+        ended->set_value();
+      };
+      (void)transfers_.start(std::move(transfer));
+    });
+    ended->get_future().get();
+    const auto kind = answer->end.kind;
+    if (kind == Kind::done || kind == Kind::absent || kind == Kind::exists) return std::move(*answer);
+    if (kind != Kind::failed || attempt == kAttempts)
+      throw Error(category_of(kind), host_.name() + ": " + what + ": " + answer->end.message);
+  }
+}
+
+void Upload::put(const std::string& file, int fd, std::uint64_t size, bool replace) {
+  put(
+      file, size,
+      [fd](std::uint64_t offset, base::MutableBytes buffer) {
+        return base::read_some_at(fd, offset, buffer);
+      },
+      replace);
+}
+
+void Upload::put(const std::string& file, base::Bytes bytes, bool replace) {
+  put(
+      file, bytes.size(),
+      [bytes](std::uint64_t offset, base::MutableBytes buffer) {
+        const auto part = bytes.subspan(static_cast<std::size_t>(offset));
+        const auto count = std::min(part.size(), buffer.size());
+        std::copy_n(part.begin(), count, buffer.begin());
+        return count;
+      },
+      replace);
+}
+
+void Upload::put(const std::string& file, std::uint64_t size, const ReadAt& read, bool replace) {
+  if (host_.kind() == Host::Kind::s3 && size > kPart) return put_parts(file, size, read);
+  const auto answer = run(file, [&] {
+    auto transfer = host_.put(file, replace);
+    transfer.read_body = reader_from(read, 0, size);
+    transfer.body_size = size;
+    return transfer;
+  });
+  if (answer.end.kind == Kind::absent)
+    throw Error(Category::network, host_.name() + ": " + file + ": there is nowhere to put it");
+}
+
+/// One object in parts: it appears when all of them are there.
+void Upload::put_parts(const std::string& file, std::uint64_t size, const ReadAt& read) {
+  const auto begun = run(file, [&] { return host_.post(file, "uploads=", {}); });
+  const auto upload = element(begun.body, "UploadId");
+  if (upload.empty())
+    throw Error(Category::network, host_.name() + ": " + file + ": gives no upload a number");
+  const auto id = "uploadId=" + percent_encoded(upload);
+  try {
+    std::string list = "<CompleteMultipartUpload>";
+    unsigned number = 0;
+    for (std::uint64_t offset = 0; offset < size; offset += kPart) {
+      const auto count = std::min(kPart, size - offset);
+      ++number;
+      const auto part = run(file, [&] {
+        auto transfer = host_.put_part(file, "partNumber=" + std::to_string(number) + "&" + id);
+        transfer.read_body = reader_from(read, offset, count);
+        transfer.body_size = count;
+        return transfer;
+      });
+      list += "<Part><PartNumber>" + std::to_string(number) + "</PartNumber><ETag>" + part.end.etag +
+              "</ETag></Part>";
+    }
+    const auto done = run(file, [&] { return host_.post(file, id, list + "</CompleteMultipartUpload>"); });
+    // An error may come with status 200, because the answer begins before the parts are joined.
+    if (done.body.find("<Error>") != std::string::npos)
+      throw Error(Category::network, host_.name() + ": " + file + ": " + element(done.body, "Code"));
+  } catch (const Error&) {
+    try {
+      (void)run(file, [&] { return host_.remove(file, id); });
+    } catch (const Error&) {  // what is left there is the host's to clean up
+    }
+    throw;
+  }
+}
+
+}  // namespace vat::internal
