@@ -109,6 +109,7 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
                                        std::string(base::to_string(opened->object_format())) +
                                        ", but VAT.json says " + std::string(base::to_string(format)));
     if (write && vats.writable == nullptr) vats.writable = opened;
+    vats.local.push_back(opened);
     sources.push_back(std::move(opened));
   };
   const auto open_named = [&](const std::string& url, bool write) {

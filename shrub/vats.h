@@ -28,10 +28,11 @@ struct UserSettings {
 
 /// The vats of a shrub, opened.
 struct Vats {
-  std::shared_ptr<vat::BlobSource> source;   ///< all of them as one; shared with `writable` and `peers`
-  std::shared_ptr<vat::Vat> writable;        ///< where adds go; nullptr if there is none
-  std::shared_ptr<vat::PeerSet> peers;       ///< `source`, if some of them are elsewhere; else nullptr
-  std::optional<base::Error> write_failure;  ///< why a vat marked "write" could not be opened
+  std::shared_ptr<vat::BlobSource> source;       ///< all of them as one; shared with `writable` and `peers`
+  std::vector<std::shared_ptr<vat::Vat>> local;  ///< those on this disk
+  std::shared_ptr<vat::Vat> writable;            ///< where adds go; nullptr if there is none
+  std::shared_ptr<vat::PeerSet> peers;           ///< `source`, if some of them are elsewhere; else nullptr
+  std::optional<base::Error> write_failure;      ///< why a vat marked "write" could not be opened
 };
 
 /// Opens the vats of the list, or of `instead` (what --vat named) if that is not empty, and those of `beside`

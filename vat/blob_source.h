@@ -39,6 +39,13 @@ struct Root {
   }
 };
 
+/// Where a blob lies in a pack.
+struct PackedPlace {
+  std::string pack;  ///< SHA-256 in hex
+  formats::GroupPlace group{};
+  std::uint32_t position = 0;
+};
+
 /// A root that is about to be read.
 struct Expected {
   Root root;

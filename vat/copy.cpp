@@ -124,13 +124,8 @@ class FarVat {
 
   /// The list of packs, as the directory has them if the host tells, with `added` in any case.
   void put_pack_list(const std::vector<std::string>& added) {
-    const auto listed = fetcher_.list(0, Vat::Impl::kPackDir);
-    auto names = packs();
-    if (listed) {
-      names.clear();
-      for (const auto& pack : *listed)
-        if (Vat::Impl::is_pack_name(pack)) names.insert(pack.substr(0, 64));
-    }
+    const auto listed = internal::list_packs(fetcher_, 0);
+    std::set<std::string> names(listed.begin(), listed.end());
     names.insert(added.begin(), added.end());
     std::string text;
     for (const auto& pack : names) text += pack + "\n";
@@ -177,6 +172,14 @@ Root root_of(BlobSource& source, const ObjectId& id) {
     if (!stored) root.recipe = find_content(source, id).recipe;
   }
   return root;
+}
+
+void for_each_blob(BlobSource& source, const Root& root, const std::function<void(const ObjectId&)>& visit) {
+  internal::Walk walk;
+  walk.read = [&](const ObjectId& id) { return source.read(id); };
+  walk.visit = [&](const Met& met) { visit(met.id); };
+  walk.find_recipe = [&](const ObjectId& content) { return find_content(source, content).recipe; };
+  internal::walk_root(source.object_format(), {root, {}, {}, true}, walk);
 }
 
 CopySummary copy_roots(BlobSource& from, const std::vector<Root>& roots, Vat& to,

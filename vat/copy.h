@@ -31,6 +31,10 @@ struct CopyOptions {
 /// whatever recipe describes them), a layout, a recipe, else a file. Throws not_found, corrupt.
 [[nodiscard]] Root root_of(BlobSource& source, const base::ObjectId& id);
 
+/// Calls `visit` for each blob a root needs: texts, then what they name. Errors: as reading its texts.
+void for_each_blob(BlobSource& source, const Root& root,
+                   const std::function<void(const base::ObjectId&)>& visit);
+
 /// Puts everything the roots need into a vat of the same object format (Category::usage), unless it is there;
 /// recipes and chunks as they are. Returns when it is durable and the maps are written.
 CopySummary copy_roots(BlobSource& from, const std::vector<Root>& roots, Vat& to, const CopyOptions& options);

@@ -16,13 +16,6 @@ namespace vat {
 /// are not in a pack are left out: maps are hints. A vat whose cache/ cannot be written is left alone.
 void write_map(Vat& vat, const Root& root);
 
-/// Where a blob lies. nullopt: in no pack.
-struct PackedPlace {
-  std::string pack;  ///< SHA-256 in hex
-  formats::GroupPlace group{};
-  std::uint32_t position = 0;
-};
-
 /// As the index of the vat has it.
 [[nodiscard]] std::optional<PackedPlace> find_place(Vat& vat, const base::ObjectId& id);
 

@@ -32,6 +32,7 @@ using internal::Met;
 using internal::PackGroup;
 using internal::RootMap;
 
+constexpr std::uint64_t kSample = std::uint64_t{4} << 20;  ///< bytes that tell how quick a peer is
 constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;
 constexpr std::uint64_t kAhead = std::uint64_t{96}
@@ -147,6 +148,13 @@ class PeerSet::Impl {
       }
     }
     cache_.publish();
+  }
+
+  std::vector<PackedPlace> find_places(const ObjectId& id) {
+    std::vector<PackedPlace> places;
+    for (const auto& place : locate(id))
+      places.push_back({place.group.pack, place.group.place, place.position});
+    return places;
   }
 
   std::vector<PeerReport> report() {
@@ -441,14 +449,56 @@ PeerSet::PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<BlobSour
     : impl_(std::make_unique<Impl>(format, std::move(local), std::move(peers), std::move(options))) {}
 PeerSet::~PeerSet() = default;
 
+namespace {
+
+/// Throws no_store if there is none.
+formats::VatSettings settings_of(Fetcher& fetcher) {
+  const auto file = fetcher.read_part(0, "vat.json", {}, kMaxSettings);
+  if (!file) throw Error(Category::no_store, fetcher.peer_name(0) + ": no vat here (no vat.json)");
+  return base::named(fetcher.peer_name(0) + "/vat.json",
+                     [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
+}
+
+}  // namespace
+
+std::vector<PeerReport> known_peers(const std::string& cache_dir) {
+  std::vector<PeerReport> all;
+  for (const auto format : {base::ObjectFormat::sha256, base::ObjectFormat::sha1})
+    for (const auto& [name, record] : internal::PeerIndex(format, cache_dir).records())
+      if (std::none_of(all.begin(), all.end(),
+                       [&, &known = name](const auto& other) { return other.name == known; }))
+        all.push_back({name, 0, 0, 0, record.latency, record.rate, {}});
+  return all;
+}
+
+PeerTest test_peer(const PeerAddress& peer, const PeerOptions& options) {
+  Fetcher::Options fetch;
+  fetch.threads = 1;
+  fetch.on_note = options.on_note;
+  Fetcher fetcher(base::ObjectFormat::sha256, {peer}, fetch, [](const auto&) {});
+  PeerTest test;
+  test.object_format = settings_of(fetcher).object_format;
+  const auto packs = internal::list_packs(fetcher, 0);
+  test.packs = packs.size();
+  test.latency = fetcher.records()[0].latency;
+  if (packs.empty()) return test;
+  const auto begun = std::chrono::steady_clock::now();
+  const auto part = fetcher.read_part(0, std::string("primary/pack/") + packs.front() + ".zst",
+                                      {0, kSample, false}, kSample);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+  if (!part)
+    throw Error(Category::not_found,
+                fetcher.peer_name(0) + ": pack " + packs.front() + " is listed, but not there");
+  test.ranges = !part->ranges_ignored;
+  if (took.count() > 0) test.rate = static_cast<double>(part->bytes.size()) / took.count();
+  return test;
+}
+
 std::unique_ptr<PeerSet> PeerSet::open(const PeerAddress& peer, const PeerOptions& options) {
   Fetcher::Options fetch;
   fetch.threads = 1;
   Fetcher fetcher(base::ObjectFormat::sha256, {peer}, fetch, [](const auto&) {});
-  const auto file = fetcher.read_part(0, "vat.json", {}, kMaxSettings);
-  if (!file) throw Error(Category::no_store, fetcher.peer_name(0) + ": no vat here (no vat.json)");
-  const auto settings = base::named(fetcher.peer_name(0) + "/vat.json",
-                                    [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
+  const auto settings = settings_of(fetcher);
   return std::make_unique<PeerSet>(settings.object_format, std::vector<std::shared_ptr<BlobSource>>(),
                                    std::vector{peer}, options);
 }
@@ -486,6 +536,14 @@ void PeerSet::expect_nothing() {
 }
 void PeerSet::fetch(const Expected& expected) {
   impl_->fetch(expected);
+}
+std::vector<PackedPlace> PeerSet::find_places(const ObjectId& id) {
+  return impl_->find_places(id);
+}
+std::vector<std::string> PeerSet::peer_names() const {
+  std::vector<std::string> names;
+  for (const auto& peer : impl_->report()) names.push_back(peer.name);
+  return names;
 }
 std::uint64_t PeerSet::received() {
   std::uint64_t total = 0;

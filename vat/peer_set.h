@@ -32,6 +32,19 @@ struct PeerReport {
   std::string trouble;  ///< what failed last, or why it is asked no more
 };
 
+/// Peers that were asked in earlier runs; `name`, `latency` and `rate` count.
+[[nodiscard]] std::vector<PeerReport> known_peers(const std::string& cache_dir);
+
+struct PeerTest {
+  base::ObjectFormat object_format{};
+  std::uint64_t packs = 0;
+  bool ranges = true;  ///< it sends parts of files
+  double latency = 0, rate = 0;
+};
+/// Asks a peer for what every reader needs. Throws no_store if there is no vat, network, authentication,
+/// refused.
+[[nodiscard]] PeerTest test_peer(const PeerAddress& peer, const PeerOptions& options);
+
 /// A blob that is missing or bad in one place is taken from another. Nothing is fetched that is here, and
 /// nothing twice: several readers of one missing group cause one request.
 ///
@@ -58,6 +71,11 @@ class PeerSet final : public BlobSource {
 
   /// Fetches everything of a root that is not here, and returns when it is durable.
   void fetch(const Expected& expected);
+
+  /// Where a blob lies in packs of its peers.
+  [[nodiscard]] std::vector<PackedPlace> find_places(const base::ObjectId& id);
+  /// URLs of its peers, as they were given, without a slash at the end.
+  [[nodiscard]] std::vector<std::string> peer_names() const;
 
   [[nodiscard]] std::vector<PeerReport> report();
   /// Bytes of bodies, from all peers.

@@ -1,10 +1,14 @@
 #include <fcntl.h>
 
+#include <algorithm>
 #include <filesystem>
 
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "shrub/cli/verbs.h"
+#include "vat/download.h"
 #include "vat/ingest.h"
 #include "wedge/unpack.h"
 
@@ -34,6 +38,22 @@ void check_archive(const std::string& path, const std::string& kind, base::Objec
   });
 }
 
+/// Stores the file at `path` and writes its vref. `provenance`: what is new in it.
+void add_file(const Addition& addition, const std::string& path, formats::Vref vref,
+              const formats::json::Object& provenance, cli::Output& output) {
+  if (!vref.unpack.empty()) check_archive(path, vref.unpack, addition.vat().object_format());
+  vat::Adder adder(addition.vat(), addition.options);
+  const auto content =
+      vat::ingest_file(path, adder, profile_for(addition.before, *addition.vats.source, addition.vat()),
+                       [&](std::uint64_t done) { output.progress("added", done, 0); });
+  const auto summary = adder.finish();
+  vref.type = formats::Vref::Type::file;
+  vref.blob = content.blob;
+  vref.recipe = content.recipe;
+  vref.size = content.size;
+  finish_addition(addition, std::move(vref), summary, output, false, provenance);
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("FILE");
   formats::Vref vref;
@@ -41,18 +61,35 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto addition = begin_addition(call, output);
   if (std::filesystem::is_directory(path))
     throw Error(Category::usage, path + ": a directory", "shrub add-dir");
-  if (!vref.unpack.empty()) check_archive(path, vref.unpack, addition.vat().object_format());
-  vat::Adder adder(addition.vat(), addition.options);
-  const auto content =
-      vat::ingest_file(path, adder, profile_for(addition.before, *addition.vats.source, addition.vat()),
-                       [&](std::uint64_t done) { output.progress("added", done, 0); });
-  const auto summary = adder.finish();
+  add_file(addition, path, std::move(vref), {}, output);
+  return 0;
+}
 
-  vref.type = formats::Vref::Type::file;
-  vref.blob = content.blob;
-  vref.recipe = content.recipe;
-  vref.size = content.size;
-  finish_addition(addition, std::move(vref), summary, output);
+int run_url(const cli::Call& call, cli::Output& output) {
+  const auto url = call.get("URL");
+  formats::Vref vref;
+  if (call.has("--unpack")) vref.unpack = archive_kind(url.substr(0, url.find_first_of("?#")));
+  const auto wanted = call.find("--sha256");
+  const auto digest = wanted ? base::from_hex(*wanted) : std::nullopt;
+  if (wanted && (!digest || digest->size() != 32))
+    throw Error(Category::usage, "--sha256: '" + *wanted + "' is not a SHA-256 in hex");
+  const auto addition = begin_addition(call, output);
+  const cli::Scratch scratch;
+  base::make_directories(scratch.path());
+  const auto path = scratch.path() + "/file";
+  const auto fd = base::open_at(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL, 0600);
+  const auto got = vat::download(
+      url, fd.get(), cli::peer_options(call, output).rate,
+      [&](std::uint64_t done, std::uint64_t total) { output.progress("fetched", done, total); });
+  if (digest && !std::equal(digest->begin(), digest->end(), got.sha256.begin()))
+    throw Error(Category::wrong_bytes,
+                url + ": its SHA-256 is " + base::to_hex(got.sha256) + ", not the one that is wanted");
+  formats::json::Object provenance{{"url", url}};
+  for (const auto& [key, value] :
+       {std::pair("place", got.url == url ? std::string() : got.url), std::pair("etag", got.etag),
+        std::pair("modified", got.modified), std::pair("sha256", base::to_hex(got.sha256))})
+    if (!value.empty()) provenance.emplace_back(key, value);
+  add_file(addition, path, std::move(vref), provenance, output);
   return 0;
 }
 
@@ -71,6 +108,27 @@ cli::Command add_command() {
            {"shrub add --unpack gcc-13.tar.xz deps.shrub/gcc.vref", "what is in it"}},
           {5, 8, 10, 11},
           run};
+}
+
+cli::Command add_url_command() {
+  return {"add-url",
+          "Fetch a file, store it and write its vref",
+          "Fetches what an http or https URL leads to, stores it in the writable vat and writes VREF, which "
+          "pins it. The vref "
+          "tells where it came from: URL, ETag, time, SHA-256. With --sha256 nothing is stored unless it is "
+          "that. With --unpack, "
+          "sync unpacks it. The same content again changes nothing.",
+          {{"URL", cli::Argument::Count::one, "http or https"},
+           {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
+          {{"--sha256", "HEX", "what upstream says it is"},
+           {"--unpack", "", "it is a tar: the entry is the tree in it"},
+           {"--limit-rate", "RATE", "fetch at most so many bytes a second: 500k, 20M"},
+           {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+           cli::dry_run_option()},
+          {{"shrub add-url --unpack https://example.org/gcc-13.tar.xz deps.shrub/gcc.vref",
+            "what is in a release"}},
+          {5, 6, 7, 8, 10, 11, 12},
+          run_url};
 }
 
 }  // namespace shrub_cli

@@ -114,13 +114,14 @@ Addition begin_addition(const cli::Call& call, cli::Output& output) {
 }
 
 void finish_addition(const Addition& addition, formats::Vref vref, const vat::AddSummary& summary,
-                     cli::Output& output, bool only_news) {
+                     cli::Output& output, bool only_news, const formats::json::Object& provenance) {
   const auto& [named, vats, before, options, time] = addition;
   vref.object_format = vats.writable->object_format();
   if (before) vref.unknown = before->unknown;
   // What was known of other content says nothing of this.
   if (before && before->manifest == vref.manifest && before->blob == vref.blob)
     vref.provenance = before->provenance;
+  for (const auto& [key, value] : provenance) formats::json::set(vref.provenance, key, value);
   formats::json::set(vref.provenance, "added", time);
   bool changed = false;
   if (options.dry_run) {

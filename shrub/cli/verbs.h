@@ -16,6 +16,8 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command init_command();
 [[nodiscard]] cli::Command trust_command();
 [[nodiscard]] cli::Command add_command();
+[[nodiscard]] cli::Command add_url_command();
+[[nodiscard]] cli::Command url_for_command();
 [[nodiscard]] cli::Command add_dir_command();
 [[nodiscard]] cli::Command watch_command();
 [[nodiscard]] cli::Command add_image_command();
@@ -75,9 +77,10 @@ struct Addition {
 };
 [[nodiscard]] Addition begin_addition(const cli::Call& call, cli::Output& output);
 /// Ends an add: map and vref, with what is to be kept of the vref that was there, and says what was done.
-/// `only_news`: nothing if the vref stays as it is.
+/// `only_news`: nothing if the vref stays as it is. `provenance`: what is new in it.
 void finish_addition(const Addition& addition, formats::Vref vref, const vat::AddSummary& summary,
-                     cli::Output& output, bool only_news = false);
+                     cli::Output& output, bool only_news = false,
+                     const formats::json::Object& provenance = {});
 
 /// The chunker profile for an add: that of the vref's present recipe, else the vat's.
 [[nodiscard]] chunker::Parameters profile_for(const std::optional<formats::Vref>& before,

@@ -203,6 +203,7 @@ EOF
   swift-proxy-server "$SWIFT_DIR/proxy.conf" >"$server/proxy.out" 2>&1 &
   servers="$servers $!"
   for at in $account $container $object $memcached $port; do wait_for_port "$at"; done
+  unset AWS_CA_BUNDLE AWS_PROFILE AWS_SESSION_TOKEN || true
   export AWS_ACCESS_KEY_ID=test:tester AWS_SECRET_ACCESS_KEY=testing AWS_ENDPOINT_URL_S3="http://127.0.0.1:$port" AWS_REGION=us-east-1
   s3 PUT "" || fail "no bucket: $(cat "$server/s3.out")"
   url=s3://bucket

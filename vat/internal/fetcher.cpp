@@ -869,6 +869,12 @@ std::optional<Fetcher::Part> Fetcher::run(std::size_t index, const std::string& 
     using Kind = TransferEnd::Kind;
     if (end.kind == Kind::done) {
       part->file_size = end.file_size.value_or(part->bytes.size());
+      part->ranges_ignored = end.ranges_ignored;
+      return std::move(*part);
+    }
+    if (end.kind == Kind::range && !part->bytes.empty()) {  // as far as it goes
+      part->file_size = end.file_size.value_or(part->bytes.size());
+      part->ranges_ignored = end.ranges_ignored;
       return std::move(*part);
     }
     if (end.kind == Kind::absent || end.kind == Kind::range) return std::nullopt;

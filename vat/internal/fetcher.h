@@ -94,6 +94,7 @@ class Fetcher {
   struct Part {
     base::Buffer bytes;
     std::uint64_t file_size = 0;
+    bool ranges_ignored = false;  ///< the whole file was sent
   };
   [[nodiscard]] std::optional<Part> read_part(std::size_t peer, const std::string& path,
                                               const FileRange& range, std::uint64_t max_size);

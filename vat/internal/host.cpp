@@ -55,12 +55,14 @@ std::string with_slash(std::string text) {
 
 Host::Host(const PeerAddress& address) : address_(address) {
   const auto& url = address.url;
+  const auto authority =
+      url.substr(url.find("://") + 3, url.find('/', url.find("://") + 3) - url.find("://") - 3);
+  if (authority.starts_with('-') || authority.find("@-") != std::string::npos)
+    throw Error(Category::refused, url + ": begins like an option");
   Url parts(url, url);
   const auto scheme = parts.part(CURLUPART_SCHEME), host = parts.part(CURLUPART_HOST),
              user = parts.part(CURLUPART_USER);
   if (host.empty()) throw Error(Category::usage, url + ": names no host");
-  if (host.starts_with('-') || user.starts_with('-'))
-    throw Error(Category::refused, url + ": begins like an option");
   for (const auto part : {CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_QUERY, CURLUPART_FRAGMENT}) {
     if (part == CURLUPART_USER && scheme == "ssh") continue;
     if (!parts.part(part).empty())

@@ -92,14 +92,15 @@ bool PeerIndex::update(Fetcher& fetcher) {
 
 std::vector<std::string> list_packs(Fetcher& fetcher, std::size_t peer) {
   std::vector<std::string> packs;
-  if (const auto list = fetcher.read_part(peer, "cache/packs", {}, kMaxPackList)) {
+  // The directory says more than the list, which whoever copied a pack there may not have brought up to date.
+  if (const auto names = fetcher.list(peer, Vat::Impl::kPackDir)) {
+    for (const auto& name : *names)
+      if (Vat::Impl::is_pack_name(name)) packs.push_back(name.substr(0, 64));
+  } else if (const auto list = fetcher.read_part(peer, "cache/packs", {}, kMaxPackList)) {
     for (std::string_view rest = base::as_chars(list->bytes); rest.find('\n') != std::string_view::npos;) {
       auto name = std::string(base::take_field(rest, '\n'));
       if (Vat::Impl::is_pack_name(name + ".zst")) packs.push_back(std::move(name));
     }
-  } else if (const auto names = fetcher.list(peer, Vat::Impl::kPackDir)) {
-    for (const auto& name : *names)
-      if (Vat::Impl::is_pack_name(name)) packs.push_back(name.substr(0, 64));
   }
   return packs;
 }
@@ -181,6 +182,18 @@ bool PeerIndex::fetch_loose(Fetcher& fetcher, const ObjectId& id,
   }
   if (failure) throw Error(base::prefixed("blob " + hex, *failure));
   return false;
+}
+
+std::vector<std::pair<std::string, PeerRecord>> PeerIndex::records() {
+  std::vector<std::pair<std::string, PeerRecord>> all;
+  Statement row(*records_, "SELECT name,latency,rate FROM peers ORDER BY name");
+  while (row.step()) {
+    PeerRecord record;
+    record.latency = static_cast<double>(row.integer(1)) / 1e6;
+    record.rate = static_cast<double>(row.integer(2));
+    all.emplace_back(base::as_chars(row.bytes(0)), record);
+  }
+  return all;
 }
 
 void PeerIndex::load_records(Fetcher& fetcher) {

@@ -44,6 +44,7 @@ class PeerIndex {
   /// Gets a hand-filled blob from whoever has it. False if nobody has.
   bool fetch_loose(Fetcher& fetcher, const base::ObjectId& id, const std::function<void(FetchedGroup)>& keep);
 
+  [[nodiscard]] std::vector<std::pair<std::string, PeerRecord>> records();
   void load_records(Fetcher& fetcher);
   void save_records(Fetcher& fetcher);
 

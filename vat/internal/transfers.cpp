@@ -403,7 +403,8 @@ Transfers::Id Transfers::start(Transfer transfer) {
     set(CURLOPT_SEEKDATA, active.get());
     set(CURLOPT_INFILESIZE_LARGE,
         static_cast<curl_off_t>(what.read_body ? what.body_size : what.body.size()));
-    if (http) append(active->headers, "Expect:");
+    // What is signed are the headers given, this one too, though it is not sent.
+    if (http && what.signature.empty()) append(active->headers, "Expect:");
   }
   std::string range;
   if (!what.range.is_whole()) {
@@ -514,8 +515,8 @@ void Transfers::finish(Active& active, int result) {
   const bool is_short = what.method == "GET" && end.kind == Kind::done && !active.enough &&
                         !what.range.from_end && what.range.size != UINT64_MAX && active.left > 0;
   if (is_short) {
-    const bool file_ends =
-        end.ranges_ignored || (end.file_size && *end.file_size < what.range.offset + what.range.size);
+    const bool file_ends = end.ranges_ignored || !http ||
+                           (end.file_size && *end.file_size < what.range.offset + what.range.size);
     say(file_ends ? Kind::range : Kind::failed, file_ends ? "the file is shorter" : "the answer is cut off");
   }
 }

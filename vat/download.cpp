@@ -1,0 +1,91 @@
+#include "vat/download.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <future>
+#include <memory>
+#include <thread>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "vat/internal/transfers.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+using internal::Transfer;
+using internal::TransferEnd;
+using Kind = TransferEnd::Kind;
+
+constexpr unsigned kAttempts = 5;
+
+Category category_of(Kind kind) {
+  switch (kind) {
+    case Kind::absent:
+      return Category::not_found;
+    case Kind::authentication:
+      return Category::authentication;
+    case Kind::refused:
+      return Category::refused;
+    case Kind::local:
+      return Category::local;
+    default:
+      return Category::network;
+  }
+}
+
+}  // namespace
+
+Downloaded download(const std::string& url, int fd, std::uint64_t rate,
+                    const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+  if (!url.starts_with("http://") && !url.starts_with("https://"))
+    throw Error(Category::usage, url + ": not an http or https URL");
+  internal::TransferLimits limits;
+  limits.rate = rate;
+  internal::Transfers transfers(limits);
+  Downloaded result;
+  std::uint64_t size = 0;
+  for (unsigned attempt = 1;; ++attempt) {
+    auto ended = std::make_shared<std::promise<TransferEnd>>();  // shared: with the callback
+    transfers.call([&] {
+      Transfer transfer;
+      transfer.url = url;
+      transfer.may_be_local = true;  // the user named it
+      transfer.range.offset = size;
+      transfer.on_bytes = [&](base::Bytes bytes) {
+        base::write_all(fd, bytes);
+        size += bytes.size();
+        return true;
+      };
+      transfer.on_end = [ended](const TransferEnd& end) { ended->set_value(end); };
+      (void)transfers.start(std::move(transfer));
+    });
+    auto future = ended->get_future();
+    while (future.wait_for(std::chrono::milliseconds(200)) != std::future_status::ready)
+      if (progress) progress(transfers.traffic().received, 0);
+    const auto end = future.get();
+    // Another file now: from the start.
+    const bool other = !result.etag.empty() && end.etag != result.etag && end.kind != Kind::failed;
+    result.etag = end.etag;
+    result.modified = end.modified;
+    result.url = end.place;
+    if (end.kind == Kind::done && !other) break;
+    if (other || (end.kind == Kind::range && size > 0)) {
+      if (::ftruncate(fd, 0) != 0 || ::lseek(fd, 0, SEEK_SET) < 0) base::throw_errno("truncate", errno);
+      size = 0;
+      result.etag.clear();
+    }
+    if (attempt == kAttempts || (end.kind != Kind::failed && end.kind != Kind::range && !other))
+      throw Error(category_of(end.kind), url + ": " + (other ? "changes while it is fetched" : end.message));
+    std::this_thread::sleep_for(std::min<std::chrono::milliseconds>(
+        end.wait ? *end.wait : std::chrono::milliseconds(200) * attempt, std::chrono::seconds(10)));
+  }
+  result.size = size;
+  result.sha256 = base::sha256_of_file(fd);
+  return result;
+}
+
+}  // namespace vat

@@ -1,0 +1,246 @@
+#include "vat/mirror.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "formats/base/atomic_file.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/vat_json/vat_settings.h"
+#include "vat/internal/peer_index.h"
+#include "vat/internal/upload.h"
+#include "vat/internal/vat_impl.h"
+#include "vat/maps.h"
+
+namespace vat {
+namespace {
+
+using base::Category;
+using base::Error;
+
+constexpr std::uint64_t kPart = std::uint64_t{16} << 20;  ///< bytes that are asked for at a time
+constexpr std::size_t kMaxSettings = std::size_t{64} << 10;
+
+/// Files of a vat, by their names below it.
+class Side {
+ public:
+  virtual ~Side() = default;
+  Side(const Side&) = delete;
+  Side& operator=(const Side&) = delete;
+  /// nullopt: there is no vat.
+  virtual std::optional<formats::VatSettings> settings() = 0;
+  virtual std::set<std::string> packs() = 0;
+  /// None if there is no such directory, or the side cannot tell.
+  virtual std::vector<std::string> list(const std::string& directory) = 0;
+  /// A file to read from; nullopt if it is gone.
+  virtual std::optional<base::UniqueFd> open(const std::string& file) = 0;
+  virtual void make(const formats::VatSettings& settings) = 0;
+  virtual void put(const std::string& file, int fd) = 0;
+  virtual void finish() = 0;
+
+ protected:
+  Side() = default;
+};
+
+class NearSide final : public Side {
+ public:
+  NearSide(std::string path, const PeerOptions& options) : path_(std::move(path)), options_(options) {
+    if (auto there = base::find_open_at(AT_FDCWD, path_, O_RDONLY | O_DIRECTORY)) dir_ = std::move(*there);
+  }
+  std::optional<formats::VatSettings> settings() override {
+    if (!dir_ || !base::find_open_at(dir_.get(), "vat.json", O_RDONLY)) return std::nullopt;
+    return base::named(path_ + "/vat.json", [&] {
+      return formats::parse_vat_settings(base::read_file(dir_.get(), "vat.json", kMaxSettings));
+    });
+  }
+  std::set<std::string> packs() override {
+    std::set<std::string> names;
+    for (const auto& name : list(Vat::Impl::kPackDir))
+      if (Vat::Impl::is_pack_name(name)) names.insert(name.substr(0, 64));
+    return names;
+  }
+  std::vector<std::string> list(const std::string& directory) override {
+    const auto opened =
+        dir_ ? base::find_open_at(dir_.get(), directory, O_RDONLY | O_DIRECTORY) : std::nullopt;
+    return opened ? base::list_directory(opened->get()) : std::vector<std::string>();
+  }
+  std::optional<base::UniqueFd> open(const std::string& file) override {
+    return base::find_regular_at(dir_.get(), file);
+  }
+  void make(const formats::VatSettings& settings) override {
+    const auto parameters = chunker::find_parameters(settings.chunker);
+    if (!parameters) throw Error(Category::no_store, "unknown chunker profile '" + settings.chunker + "'");
+    Vat::create(path_, settings.object_format, *parameters);
+    dir_ = base::open_directory(AT_FDCWD, path_);
+  }
+  void put(const std::string& file, int fd) override {
+    const auto slash = file.rfind('/');
+    base::make_directories(path_ + "/" + file.substr(0, slash));
+    const auto directory = base::open_directory(dir_.get(), file.substr(0, slash));
+    const auto tmp = base::ensure_directory(dir_.get(), "tmp", 0700);
+    base::AtomicFile copy(tmp.get(), 0444);
+    base::Buffer buffer(std::size_t{1} << 20);
+    std::uint64_t at = 0;
+    while (const auto count = base::read_some_at(fd, at, buffer)) {
+      copy.write(base::Bytes(buffer).subspan(0, count));
+      at += count;
+    }
+    (void)copy.publish(directory.get(), file.substr(slash + 1), base::AtomicFile::Existing::keep);
+  }
+  void finish() override {
+    const auto opened = Vat::open(path_, {options_.cache_dir, options_.on_note});
+    (void)write_pack_list(*opened);
+  }
+
+ private:
+  std::string path_;
+  const PeerOptions& options_;
+  base::UniqueFd dir_;
+};
+
+class FarSide final : public Side {
+ public:
+  FarSide(const PeerAddress& address, const PeerOptions& options, const std::string& scratch)
+      : address_(address),
+        fetcher_(base::ObjectFormat::sha256, {address}, fetch_options(options), [](const auto&) {}),
+        scratch_(scratch) {}
+
+  std::optional<formats::VatSettings> settings() override {
+    const auto file = fetcher_.read_part(0, "vat.json", {}, kMaxSettings);
+    if (!file) return std::nullopt;
+    return base::named(fetcher_.peer_name(0) + "/vat.json",
+                       [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
+  }
+  std::set<std::string> packs() override {
+    const auto names = internal::list_packs(fetcher_, 0);
+    return {names.begin(), names.end()};
+  }
+  std::vector<std::string> list(const std::string& directory) override {
+    return fetcher_.list(0, directory).value_or(std::vector<std::string>());
+  }
+  std::optional<base::UniqueFd> open(const std::string& file) override {
+    base::make_directories(scratch_);
+    const auto directory = base::open_directory(AT_FDCWD, scratch_);
+    const auto name = base::random_name();
+    auto copy = base::open_at(directory.get(), name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    (void)::unlinkat(directory.get(), name.c_str(), 0);
+    for (std::uint64_t at = 0, size = 1; at < size;) {
+      const auto part = fetcher_.read_part(0, file, {at, kPart, false}, kPart);
+      if (!part) {
+        if (at == 0) return std::nullopt;
+        break;
+      }
+      base::write_all(copy.get(), part->bytes);
+      at += part->bytes.size();
+      size = part->bytes.size() < kPart ? at : std::max(part->file_size, at);
+    }
+    return copy;
+  }
+  void make(const formats::VatSettings& settings) override {
+    const auto parameters = chunker::find_parameters(settings.chunker);
+    if (!parameters) throw Error(Category::no_store, "unknown chunker profile '" + settings.chunker + "'");
+    upload().put("vat.json", base::as_bytes(Vat::Impl::new_settings(settings.object_format, *parameters)),
+                 true);
+  }
+  void put(const std::string& file, int fd) override { upload().put(file, fd, base::file_size(fd), false); }
+  void finish() override {
+    const auto names = packs();
+    std::string text;
+    for (const auto& name : names) text += name + "\n";
+    upload().put("cache/packs", base::as_bytes(text), true);
+  }
+
+ private:
+  static internal::Fetcher::Options fetch_options(const PeerOptions& options) {
+    internal::Fetcher::Options fetch;
+    fetch.threads = 1;
+    fetch.limits.rate = options.rate;
+    fetch.on_note = options.on_note;
+    return fetch;
+  }
+  internal::Upload& upload() {
+    if (!upload_) upload_.emplace(address_);
+    return *upload_;
+  }
+  PeerAddress address_;
+  internal::Fetcher fetcher_;
+  std::optional<internal::Upload> upload_;
+  std::string scratch_;
+};
+
+class Mirror {
+ public:
+  Mirror(Side& from, Side& to, const MirrorOptions& options) : from_(from), to_(to), options_(options) {}
+
+  MirrorSummary run() {
+    const auto settings = from_.settings();
+    if (!settings) throw Error(Category::no_store, "no vat here to copy from (no vat.json)");
+    const auto there = to_.settings();
+    if (there && there->object_format != settings->object_format)
+      throw Error(Category::usage, "vats of different object formats cannot be copied between");
+    if (!there && !options_.dry_run) to_.make(*settings);
+    const auto known = there ? to_.packs() : std::set<std::string>();
+    for (const auto& pack : from_.packs()) {
+      const auto file = std::string(Vat::Impl::kPackDir) + "/" + pack + ".zst";
+      if (!known.contains(pack) &&
+          copy(file, [&](int fd) { return base::to_hex(base::sha256_of_file(fd)) == pack; }))
+        ++summary_.packs;
+    }
+    // Hand-filled blobs are proven by whoever reads them, maps too.
+    for (const auto* below : {"primary", "cache/map"}) copy_below(below, there.has_value());
+    if (!options_.dry_run) to_.finish();
+    return summary_;
+  }
+
+ private:
+  void copy_below(const std::string& directory, bool there) {
+    for (const auto& prefix : from_.list(directory)) {
+      if (prefix.size() != 2 || !base::from_hex(prefix)) continue;
+      const auto path = directory + "/" + prefix;
+      const auto present = there ? to_.list(path) : std::vector<std::string>();
+      const std::set<std::string> known(present.begin(), present.end());
+      for (const auto& name : from_.list(path))
+        if (!known.contains(name) && !name.starts_with('.') && copy(path + "/" + name, {})) ++summary_.others;
+    }
+  }
+
+  bool copy(const std::string& file, const std::function<bool(int)>& is_good) {
+    const auto fd = from_.open(file);
+    if (!fd) return false;  // listed, and gone since
+    if (is_good && !is_good(fd->get())) {
+      ++summary_.damaged;
+      if (options_.peers.on_note) options_.peers.on_note(file + ": does not match its name; left out");
+      return false;
+    }
+    summary_.size += base::file_size(fd->get());
+    if (!options_.dry_run) to_.put(file, fd->get());
+    if (options_.progress) options_.progress(summary_.size);
+    return true;
+  }
+
+  Side& from_;
+  Side& to_;
+  const MirrorOptions& options_;
+  MirrorSummary summary_;
+};
+
+std::unique_ptr<Side> open_side(const MirrorSide& side, const MirrorOptions& options) {
+  if (!side.directory.empty()) return std::make_unique<NearSide>(side.directory, options.peers);
+  return std::make_unique<FarSide>(side.peer, options.peers, options.scratch);
+}
+
+}  // namespace
+
+MirrorSummary mirror(const MirrorSide& from, const MirrorSide& to, const MirrorOptions& options) {
+  const auto source = open_side(from, options), destination = open_side(to, options);
+  return Mirror(*source, *destination, options).run();
+}
+
+}  // namespace vat
