@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -127,7 +128,8 @@ class PeerSet::Impl {
     read_up_to_ = 0;
     planner_ = std::thread([this, expected] {
       try {
-        plan(expected, true);
+        Plan the(expected.root);
+        run(the, expected);
       } catch (const Error&) {
         // Whoever needs what could not be planned for hears of it where it is read.
       }
@@ -139,8 +141,10 @@ class PeerSet::Impl {
 
   void fetch(const Expected& expected) {
     stop_planning();
-    const auto tickets = plan(expected, false);
-    for (const auto& [id, ticket] : tickets) {
+    Plan the(expected.root);
+    the.mode = Plan::Mode::fetch;
+    run(the, expected);
+    for (const auto& [id, ticket] : the.tickets) {
       try {
         fetcher_->wait(ticket);
       } catch (const Error& error) {
@@ -148,6 +152,30 @@ class PeerSet::Impl {
       }
     }
     cache_.publish();
+  }
+
+  Travel estimate(const Expected& expected) {
+    stop_planning();
+    Plan the(expected.root);
+    the.mode = Plan::Mode::estimate;
+    run(the, expected);
+    Travel travel;
+    travel.unknown = the.unknown;
+    const std::string* pack = nullptr;
+    std::uint64_t begin = 0, end = 0;
+    for (const auto& [place, size] : the.groups) {
+      travel.size += size;
+      const bool joins = pack != nullptr && *pack == place.first && place.second - end <= Fetcher::kGap &&
+                         place.second + size - begin <= Fetcher::kRead;
+      if (!joins) {
+        ++travel.requests;
+        begin = place.second;
+      }
+      pack = &place.first;
+      end = place.second + size;
+    }
+    if (travel.requests + travel.unknown > 0) travel.from = fetcher_->best_peer();
+    return travel;
   }
 
   std::vector<PackedPlace> find_places(const ObjectId& id) {
@@ -321,7 +349,16 @@ class PeerSet::Impl {
   struct Plan {
     explicit Plan(const Root& of) : root(of) {}
     const Root& root;
-    bool asked = false;  ///< for the map
+    enum class Mode : std::uint8_t {
+      ahead,    ///< keeps near to its readers and remembers what comes when
+      fetch,    ///< asks for everything
+      estimate  ///< asks for texts only
+    };
+    Mode mode = Mode::ahead;
+    std::map<std::pair<std::string, std::uint64_t>, std::uint64_t>
+        groups;                 ///< estimate: size by pack and offset
+    std::uint64_t unknown = 0;  ///< estimate
+    bool asked = false;         ///< for the map
     std::unique_ptr<RootMap> map;
     bool is_exact = false;  ///< it is of the same layout, or recipe
     std::size_t source = 0;
@@ -332,10 +369,8 @@ class PeerSet::Impl {
     std::vector<std::pair<ObjectId, Fetcher::TicketPtr>> tickets;
   };
 
-  /// Walks the root and asks for what is not here. With `ahead` it keeps near to its readers and remembers
-  /// what comes when; else it returns what was asked for.
-  std::vector<std::pair<ObjectId, Fetcher::TicketPtr>> plan(const Expected& expected, bool ahead) {
-    Plan the(expected.root);
+  /// Walks the root and asks for what is not here.
+  void run(Plan& the, const Expected& expected) {
     internal::Walk walk;
     walk.read = [&](const ObjectId& id) {
       base::Buffer bytes;
@@ -349,14 +384,20 @@ class PeerSet::Impl {
       the.planned += met.size;
       if (!met.is_read || is_here(met.id)) return;
       const auto place = place_of(the, met, index);
+      if (the.mode == Plan::Mode::estimate && met.section == MapSection::data) {
+        if (place)
+          the.groups.try_emplace({place->group.pack, place->group.place.offset}, place->group.place.size);
+        else
+          ++the.unknown;
+        return;
+      }
       if (!place) return;  // its reader looks for it by itself
       the.batch.emplace_back(met, *place);
       the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
-      if (the.batch_size >= kBatch) flush(the, ahead);
+      if (the.batch_size >= kBatch) flush(the);
     };
     internal::walk_root(format_, expected, walk);
-    flush(the, ahead);
-    return std::move(the.tickets);
+    flush(the);
   }
 
   bool stopped() {
@@ -376,7 +417,7 @@ class PeerSet::Impl {
     for (const auto section : {MapSection::manifest, MapSection::layout, MapSection::recipes})
       for (auto& group : the.map->groups_of(section, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
-    if (the.is_exact && met.section == MapSection::manifest && index == 0)
+    if (the.is_exact && met.section == MapSection::manifest && index == 0 && the.mode != Plan::Mode::estimate)
       for (auto& group : the.map->groups_of(MapSection::data, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
     (void)fetcher_->want(groups, the.source, false);
@@ -397,8 +438,9 @@ class PeerSet::Impl {
     }
   }
 
-  void flush(Plan& the, bool ahead) {
+  void flush(Plan& the) {
     if (the.batch.empty()) return;
+    const bool ahead = the.mode == Plan::Mode::ahead;
     std::vector<PackGroup> groups;
     for (const auto& [met, place] : the.batch) groups.push_back(place.group);
     const auto tickets = fetcher_->want(groups, the.source, false);
@@ -536,6 +578,9 @@ void PeerSet::expect_nothing() {
 }
 void PeerSet::fetch(const Expected& expected) {
   impl_->fetch(expected);
+}
+PeerSet::Travel PeerSet::estimate(const Expected& expected) {
+  return impl_->estimate(expected);
 }
 std::vector<PackedPlace> PeerSet::find_places(const ObjectId& id) {
   return impl_->find_places(id);

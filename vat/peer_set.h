@@ -72,6 +72,15 @@ class PeerSet final : public BlobSource {
   /// Fetches everything of a root that is not here, and returns when it is durable.
   void fetch(const Expected& expected);
 
+  /// What reading a root would fetch now. Texts that are not here are fetched for it.
+  struct Travel {
+    std::uint64_t size = 0;      ///< bytes of groups
+    std::uint64_t requests = 0;  ///< about
+    std::uint64_t unknown = 0;   ///< blobs of which no map says where they lie
+    std::string from;            ///< the peer that is asked first; empty: nothing would travel
+  };
+  [[nodiscard]] Travel estimate(const Expected& expected);
+
   /// Where a blob lies in packs of its peers.
   [[nodiscard]] std::vector<PackedPlace> find_places(const base::ObjectId& id);
   /// URLs of its peers, as they were given, without a slash at the end.

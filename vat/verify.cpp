@@ -50,6 +50,28 @@ bool is_bad_bytes(const Error& error) {
   return error.category() == Category::corrupt || error.category() == Category::refused;
 }
 
+/// Stores blobs again that another vat has. False if it does not give one of them.
+bool take_from(BlobSource* from, Vat& vat, const std::vector<ObjectId>& ids) {
+  if (from == nullptr) return ids.empty();
+  Adder adder(vat, {1, formats::kDefaultLevel});
+  for (const auto& id : ids) {
+    try {
+      const auto bytes = from->read(id);
+      const auto stored = from->find(id);
+      const auto kind = stored ? stored->kind : BlobKind::data;
+      (void)adder.put(id, kind, kind == BlobKind::data ? Grouping::chunk : Grouping::text, bytes);
+    } catch (const Error& error) {
+      if (error.category() == Category::local || error.category() == Category::busy ||
+          error.category() == Category::internal)
+        throw;
+      vat.impl().note(error.what());
+      return false;
+    }
+  }
+  (void)adder.finish();
+  return true;
+}
+
 class PackCheck {
  public:
   PackCheck(Vat& vat, const VerifyOptions& options, base::WorkerPool& pool, std::string name)
@@ -101,8 +123,12 @@ class PackCheck {
   /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id
   /// would be lost.
   bool repair(const std::vector<PackDamage>& damages) {
-    for (const auto& damage : damages)
-      if (damage.id ? !has_other_copy(*damage.id) : damage.place_lost) return false;
+    std::vector<ObjectId> lost;
+    for (const auto& damage : damages) {
+      if (!damage.id && damage.place_lost) return false;
+      if (damage.id && !has_other_copy(*damage.id)) lost.push_back(*damage.id);
+    }
+    if (!take_from(options_.from, vat_, lost)) return false;
     impl_.with_index([&](internal::Index& index) { index.forget_pack(name_); });
     Adder adder(vat_, {options_.threads, formats::kDefaultLevel});
     for (const auto& group : groups_) rescue(group, adder);
@@ -202,8 +228,9 @@ class PackCheck {
 /// Whether everything that texts name can be found.
 class References {
  public:
-  References(Vat& vat, std::unordered_set<ObjectId> told, const std::function<void(const Damage&)>& report)
-      : vat_(vat), told_(std::move(told)), report_(report) {}
+  References(Vat& vat, const VerifyOptions& options, std::unordered_set<ObjectId> told,
+             const std::function<void(const Damage&)>& report)
+      : vat_(vat), from_(options.repair ? options.from : nullptr), told_(std::move(told)), report_(report) {}
 
   void check_all() {
     const Reading reading(vat_.impl());
@@ -246,11 +273,13 @@ class References {
   void need(const ObjectId& id, const ObjectId& root, BlobKind kind, bool recipe_will_do) {
     if (told_.contains(id) || vat_.find(id) || (recipe_will_do && !vat_.find_recipes(id).empty())) return;
     told_.insert(id);
+    const bool repaired = from_ != nullptr && take_from(from_, vat_, {id});
     report_(
-        {"", id, "missing, needed by " + std::string(formats::to_string(kind)) + " " + root.hex(), false});
+        {"", id, "missing, needed by " + std::string(formats::to_string(kind)) + " " + root.hex(), repaired});
   }
 
   Vat& vat_;
+  BlobSource* const from_;
   std::unordered_set<ObjectId> told_;  ///< reported already
   const std::function<void(const Damage&)>& report_;
 };
@@ -276,7 +305,8 @@ void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& su
     impl.with_index([&](internal::Index& index) {
       index.put_loose(file.id, {std::string(formats::suffix_of(file.codec)), 0, 0, 0, false});
     });
-    if (options.repair && can_be_read(vat, file.id)) {
+    if (options.repair &&
+        (can_be_read(vat, file.id) || (options.from != nullptr && take_from(options.from, vat, {file.id})))) {
       impl.put_aside(file.path(), file.id.hex() + ".blob" + std::string(formats::suffix_of(file.codec)));
       damage.repaired = true;
     }
@@ -322,7 +352,7 @@ VerifySummary verify(Vat& vat, const VerifyOptions& options,
     check_cache(vat, options.repair, [&](const std::string& file, const std::string& why, bool repaired) {
       report({file, std::nullopt, why, repaired});
     });
-  if (!options.quick) References(vat, told, report).check_all();
+  if (!options.quick) References(vat, options, told, report).check_all();
   return summary;
 }
 

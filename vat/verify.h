@@ -17,6 +17,7 @@ struct VerifyOptions {
   bool quick = false;     ///< sizes and trailers only
   unsigned sample = 100;  ///< percent of the groups that are decoded and hashed
   bool repair = false;
+  BlobSource* from = nullptr;  ///< repair: what is damaged or missing here and there is good there is stored again
   std::function<void(std::uint64_t)> progress;  ///< bytes read so far, on the calling thread
 };
 
@@ -39,8 +40,8 @@ struct VerifySummary {
 /// layouts find all they name. Reports exactly what is bad.
 ///
 /// With options.repair, a damaged file whose ids can all be read from elsewhere, or from its own sound parts,
-/// is replaced: what is only in it is stored again, and only then it moves to local/quarantine. Nothing else
-/// is changed.
+/// is replaced: what is only in it is stored again, and only then it moves to local/quarantine. With
+/// options.from what cannot be read here is taken from there first. Nothing else is changed.
 VerifySummary verify(Vat& vat, const VerifyOptions& options,
                      const std::function<void(const Damage&)>& on_damage);
 

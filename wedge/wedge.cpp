@@ -177,9 +177,11 @@ class Wedge::Impl {
     if (there) internal::refuse_mounts(top_.get(), path);
     result.in_the_way.clear();
     result.outcome = there ? Outcome::updated : Outcome::created;
+    const auto reading = [&] { return reading_of(root, path, intact ? record : std::nullopt); };
+    if (options.on_reading) options.on_reading(reading());
     if (options.dry_run) return result;
 
-    const Expecting expecting(source, reading_of(root, path, intact ? record : std::nullopt));
+    const Expecting expecting(source, reading());
     if (!parent) parent = make_parent(parent_path);
     Record made{path, owner, key, 0, base::random_name(), source.object_format()};
     auto work = base::ensure_directory(tmp_.get(), made.workspace, 0700);

@@ -35,6 +35,8 @@ struct SyncOptions {
   bool in_place = false;    ///< change what is as sync left it where it lies, as far as it differs
   bool dry_run = false;
   std::function<void(std::uint64_t)> progress;
+  /// Told what making an entry reads, before it is read; in a dry run too.
+  std::function<void(const vat::Expected&)> on_reading;
 };
 
 struct SyncResult {

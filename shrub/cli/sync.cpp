@@ -41,6 +41,22 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
   tell(result.summary.skipped_xattrs, " extended attributes could not be set");
 }
 
+/// What a dry run says of what would be fetched.
+void print_travel(cli::Output& output, const vat::PeerSet::Travel& travel) {
+  if (travel.from.empty()) return;
+  if (output.json()) {
+    formats::json::Object record{{"size", travel.size}, {"requests", travel.requests}};
+    if (travel.unknown > 0) record.emplace_back("unknown", travel.unknown);
+    cli::add_path(record, "from", travel.from);
+    return output.record("travel", std::move(record));
+  }
+  output.message("would fetch " + base::human_size(travel.size) + " in about " +
+                 std::to_string(travel.requests) + " requests, from " + travel.from +
+                 (travel.unknown > 0
+                      ? " first; where " + std::to_string(travel.unknown) + " blobs lie is not known"
+                      : ""));
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto& shrub = named.shrub;
@@ -60,6 +76,15 @@ int run(const cli::Call& call, cli::Output& output) {
     vrefs.emplace_back(entry, shrub.read(entry));
     total += vrefs.back().second.size;
   }
+  vat::PeerSet::Travel travel;
+  if (options.dry_run && vats.peers != nullptr)
+    options.on_reading = [&](const vat::Expected& expected) {
+      const auto one = vats.peers->estimate(expected);
+      travel.size += one.size;
+      travel.requests += one.requests;
+      travel.unknown += one.unknown;
+      if (travel.from.empty()) travel.from = one.from;
+    };
   options.progress = [&](std::uint64_t done) { output.progress("synced", before + done, total); };
 
   for (const auto* name : {shrub::kVatListFile, "vat.json"})
@@ -102,6 +127,7 @@ int run(const cli::Call& call, cli::Output& output) {
     before += vref.size;
   }
   report_peers(vats, output);
+  print_travel(output, travel);
   if (failure) throw base::Error(*failure);
   if (!output.json() && unchanged == vrefs.size())
     output.message(std::to_string(unchanged) +

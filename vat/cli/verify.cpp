@@ -55,6 +55,12 @@ int run(const cli::Call& call, cli::Output& output) {
   options.repair = call.has("--repair") && !call.has("--dry-run");
   options.sample = static_cast<unsigned>(call.percentage("--sample", 100));
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
+  std::unique_ptr<vat::BlobSource> from;
+  if (call.has("--from")) {
+    if (!call.has("--repair")) throw Error(Category::usage, "--from is for --repair");
+    from = open_source(call.get("--from"), call, output);
+    options.from = from.get();
+  }
   const auto summary =
       vat::verify(*opened, options, [&](const vat::Damage& damage) { print(output, damage); });
   if (output.json())
@@ -83,11 +89,12 @@ cli::Command verify_command() {
       "name; prints exactly what is bad. With IDs, checks their content only.\n\n"
       "--repair makes every id readable again where another copy is known, and moves the damaged file to "
       "local/quarantine "
-      "only then.",
+      "only then. With --from it takes what has no good copy here from another vat, wherever that is.",
       {{"ID", cli::Argument::Count::any, "ids of blobs to check"}},
       {{"--quick", "", "sizes and trailers only"},
        {"--sample", "N%", "decode and hash only that share of the groups"},
        {"--repair", "", "make good what can be made good"},
+       {"--from", "URL", "with --repair: take what is lost here from that vat", cli::Completion::directory},
        cli::dry_run_option()},
       {{"vat --vat deps.vat verify", "everything"}, {"vat --vat deps.vat verify --repair", "and heal it"}},
       {4, 5, 8, 10, 11},

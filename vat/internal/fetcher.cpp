@@ -20,8 +20,6 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr std::uint64_t kGap = std::uint64_t{32} << 10;  ///< bytes nobody wants that cost less than a request
-constexpr std::uint64_t kRead = std::uint64_t{4} << 20;  ///< bytes of one request, at most (or one group)
 constexpr std::uint64_t kSmallRead = std::uint64_t{512} << 10;  ///< … of a peer of which nothing is known
 constexpr std::uint64_t kInFlight = std::uint64_t{24} << 20;    ///< bytes asked for at a time
 constexpr std::uint64_t kChecking = std::uint64_t{24} << 20;    ///< bytes waiting to be decoded
@@ -236,6 +234,13 @@ void Fetcher::drop_queue() {
       settle(ticket, Error(Category::network, "no longer wanted"));  // who still waits asks again
     }
     queue_.clear();
+  });
+}
+
+std::string Fetcher::best_peer() {
+  return transfers_.call([&] {
+    const auto all = by_promise();
+    return all.empty() ? std::string() : all.front()->host.name();
   });
 }
 

@@ -103,6 +103,13 @@ class Fetcher {
   /// Throws as read_part.
   [[nodiscard]] std::optional<std::vector<std::string>> list(std::size_t peer, const std::string& directory);
 
+  /// The name of the one that is asked first; empty if there is none.
+  [[nodiscard]] std::string best_peer();
+  static constexpr std::uint64_t kGap = std::uint64_t{32}
+                                        << 10;  ///< bytes nobody wants that cost less than a request
+  static constexpr std::uint64_t kRead = std::uint64_t{4}
+                                         << 20;  ///< bytes of one request, at most (or one group)
+
   [[nodiscard]] std::size_t peer_count() const noexcept { return peers_.size(); }
   [[nodiscard]] const std::string& peer_name(std::size_t peer) const;
   /// Whether it is asked at all.
