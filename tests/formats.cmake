@@ -3,6 +3,7 @@ shrub_test(compression SOURCES formats/compression_test.cpp LIBRARIES shrub::com
 shrub_test(text SOURCES formats/text_object_test.cpp formats/recipe_test.cpp formats/manifest_test.cpp formats/layout_test.cpp
            LIBRARIES shrub::text)
 shrub_test(pack SOURCES formats/pack_test.cpp LIBRARIES shrub::pack)
+shrub_test(delta SOURCES formats/delta_test.cpp LIBRARIES shrub::delta)
 shrub_test(map SOURCES formats/map_test.cpp LIBRARIES shrub::map shrub::compression)
 shrub_test(table SOURCES formats/table_test.cpp LIBRARIES shrub::table)
 shrub_test(json SOURCES formats/json_test.cpp LIBRARIES shrub::json)

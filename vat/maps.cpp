@@ -15,6 +15,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/numbers.h"
+#include "formats/delta/delta.h"
 #include "formats/map/map.h"
 #include "formats/table/table_set.h"
 #include "vat/internal/plan.h"
@@ -122,12 +123,33 @@ bool is_there(Vat& vat, const Root& root) {
   return ::faccessat(vat.impl().dir.get(), internal::map_file(root.id()).c_str(), F_OK, 0) == 0;
 }
 
+/// Those that lie in the vat.
+std::vector<formats::MapDelta> deltas_to(Vat& vat, const ObjectId& root) {
+  std::vector<formats::MapDelta> deltas;
+  const auto hex = root.hex();
+  const auto directory =
+      base::find_open_at(vat.impl().dir.get(), "cache/delta/" + hex.substr(0, 2), O_RDONLY | O_DIRECTORY);
+  if (!directory) return deltas;
+  const auto begin = hex.substr(2) + "-";
+  for (const auto& name : base::list_directory(directory->get())) {
+    if (!name.starts_with(begin) || !name.ends_with(".delta")) continue;
+    const auto file = base::find_regular_at(directory->get(), name);
+    if (!file) continue;
+    base::Buffer bytes(formats::kMaxDeltaHead);
+    bytes.resize(base::read_some(file->get(), bytes));
+    if (const auto head = formats::find_delta_head(vat.object_format(), bytes); head && head->to == root)
+      deltas.push_back({head->from, base::file_size(file->get()), head->missing});
+  }
+  return deltas;
+}
+
 bool write_one(Vat& vat, const Root& root) {
   const auto hex = root.id().hex();
   const auto dir = open_cache(vat.impl(), "map/" + hex.substr(0, 2));
   if (!dir) return false;
   const Reading reading(vat.impl());
-  const auto map = make_map(vat, root, [&](const ObjectId& id) { return find_place(vat, id); });
+  const auto map = make_map(
+      vat, root, [&](const ObjectId& id) { return find_place(vat, id); }, deltas_to(vat, root.id()));
   base::remove_leftovers(dir->get());
   base::write_file_atomically(dir->get(), hex.substr(2) + ".zst", map);
   return true;
@@ -178,8 +200,10 @@ std::optional<PackedPlace> find_place(Vat& vat, const ObjectId& id) {
 }
 
 base::Buffer make_map(BlobSource& texts, const Root& root,
-                      const std::function<std::optional<PackedPlace>(const ObjectId&)>& find_place) {
+                      const std::function<std::optional<PackedPlace>(const ObjectId&)>& find_place,
+                      const std::vector<formats::MapDelta>& deltas) {
   formats::MapWriter map(texts.object_format(), root.id(), root.detail());
+  for (const auto& delta : deltas) map.add_delta(delta);
   internal::Walk walk;
   walk.read = [&](const ObjectId& id) { return texts.read(id); };
   walk.find_recipe = [&](const ObjectId& content) -> std::optional<ObjectId> {
@@ -214,6 +238,10 @@ bool write_pack_list(Vat& vat, const std::set<std::string>& leaving) {
 void write_map(Vat& vat, const Root& root) {
   if (!is_there(vat, root)) (void)write_one(vat, root);
   (void)write_pack_list(vat);
+}
+
+void rewrite_map(Vat& vat, const Root& root) {
+  (void)write_one(vat, root);
 }
 
 void check_cache(Vat& vat, bool repair,

@@ -6,8 +6,10 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "formats/base/object_id.h"
+#include "formats/map/map.h"
 #include "vat/vat.h"
 
 namespace vat {
@@ -22,7 +24,11 @@ void write_map(Vat& vat, const Root& root);
 /// The map of a root whose texts are read from `texts`.
 [[nodiscard]] base::Buffer make_map(
     BlobSource& texts, const Root& root,
-    const std::function<std::optional<PackedPlace>(const base::ObjectId&)>& find_place);
+    const std::function<std::optional<PackedPlace>(const base::ObjectId&)>& find_place,
+    const std::vector<formats::MapDelta>& deltas = {});
+
+/// The same although it is there: something else is to be said of it.
+void rewrite_map(Vat& vat, const Root& root);
 
 /// Brings cache/packs up to date: the names of all packs, one a line, in order; but for those of `leaving`,
 /// by file name. False if it cannot be written.

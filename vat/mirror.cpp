@@ -194,7 +194,7 @@ class Mirror {
         ++summary_.packs;
     }
     // Hand-filled blobs are proven by whoever reads them, maps too.
-    for (const auto* below : {"primary", "cache/map"}) copy_below(below, there.has_value());
+    for (const auto* below : {"primary", "cache/delta", "cache/map"}) copy_below(below, there.has_value());
     if (!options_.dry_run) to_.finish();
     return summary_;
   }

@@ -11,11 +11,14 @@
 #include <set>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/delta/delta.h"
 #include "formats/text/recipe.h"
 #include "formats/vat_json/vat_settings.h"
+#include "vat/delta.h"
 #include "vat/internal/blob_cache.h"
 #include "vat/internal/fetcher.h"
 #include "vat/internal/peer_index.h"
@@ -33,7 +36,8 @@ using internal::Met;
 using internal::PackGroup;
 using internal::RootMap;
 
-constexpr std::uint64_t kSample = std::uint64_t{4} << 20;  ///< bytes that tell how quick a peer is
+constexpr std::uint64_t kDeltaPart = std::uint64_t{8} << 20;  ///< bytes of a delta that are asked for at once
+constexpr std::uint64_t kSample = std::uint64_t{4} << 20;     ///< bytes that tell how quick a peer is
 constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;
 constexpr std::uint64_t kAhead = std::uint64_t{96}
@@ -233,7 +237,10 @@ class PeerSet::Impl {
     if (wait_for_planned(id, failure) && from(cache_)) return;
     if (local_ != nullptr && from(*local_)) return;
     if (from(cache_)) return;
-    if (!of_planner && wait_for_plan(id) && wait_for_planned(id, failure) && from(cache_)) return;
+    if (!of_planner && wait_for_plan(id)) {
+      (void)wait_for_planned(id, failure);
+      if (from(cache_)) return;
+    }
     try {
       fault(id, failure);
     } catch (const Error& error) {
@@ -276,15 +283,16 @@ class PeerSet::Impl {
     }
   }
 
-  /// A reader that is ahead of the planner waits for it. True if the blob is in the plan now.
+  /// A reader that is ahead of the planner waits for it. False if it is waiting for nothing.
   bool wait_for_plan(const ObjectId& id) {
     std::unique_lock lock(mutex_);
-    while (planning_ && !planned_.contains(id)) {
+    if (!planning_) return false;
+    while (planning_ && !planned_.contains(id) && !cache_.find(id)) {
       hungry_ = true;
       moved_.notify_all();
       moved_.wait(lock);
     }
-    return planned_.contains(id);
+    return true;
   }
 
   // --- faults
@@ -358,7 +366,9 @@ class PeerSet::Impl {
     std::map<std::pair<std::string, std::uint64_t>, std::uint64_t>
         groups;                 ///< estimate: size by pack and offset
     std::uint64_t unknown = 0;  ///< estimate
-    bool asked = false;         ///< for the map
+    std::unique_ptr<formats::DeltaReader> delta;
+    std::unordered_set<ObjectId> of_delta;  ///< what it has given
+    bool asked = false;                     ///< for the map
     std::unique_ptr<RootMap> map;
     bool is_exact = false;  ///< it is of the same layout, or recipe
     std::size_t source = 0;
@@ -383,6 +393,15 @@ class PeerSet::Impl {
       const auto index = the.met[static_cast<std::size_t>(met.section)]++;
       the.planned += met.size;
       if (!met.is_read || is_here(met.id)) return;
+      if (!std::exchange(the.asked, true)) {
+        load_map(the);
+        open_delta(the);
+      }
+      if (the.delta != nullptr && take_from_delta(the, met.id)) {
+        const std::lock_guard lock(mutex_);
+        moved_.notify_all();
+        return;
+      }
       const auto place = place_of(the, met, index);
       if (the.mode == Plan::Mode::estimate && met.section == MapSection::data) {
         if (place)
@@ -406,7 +425,6 @@ class PeerSet::Impl {
   }
 
   std::optional<RootMap::Place> place_of(Plan& the, const Met& met, std::uint64_t index) {
-    if (!std::exchange(the.asked, true)) load_map(the);
     if (the.map == nullptr || (!the.is_exact && met.section != MapSection::manifest)) return std::nullopt;
     auto place = the.map->find(met.section, index);
     if (!place || met.section == MapSection::data || !the.opened.insert(place->group.pack).second)
@@ -436,6 +454,75 @@ class PeerSet::Impl {
     } catch (const Error&) {
       the.map.reset();  // what is asked for without it says what is wrong
     }
+  }
+
+  // --- deltas
+  // --------------------------------------------------------------------------------------------------------
+
+  /// Uses a delta from a root that is here, if it is smaller than what the root brought with it.
+  void open_delta(Plan& the) {
+    if (the.map == nullptr || !the.is_exact || the.mode == Plan::Mode::estimate) return;
+    std::optional<formats::MapDelta> best;
+    for (const auto& delta : the.map->deltas())
+      if (delta.size < (best ? best->size : delta.missing) && is_here(delta.from)) best = delta;
+    if (!best) return;
+    const auto file = delta_file(best->from, the.root.id());
+    auto more = [this, file, peer = the.source, at = std::uint64_t{0},
+                 size = best->size](base::Buffer& to) mutable {
+      if (at >= size) return false;
+      const auto part =
+          fetcher_->read_part(peer, file, {at, std::min(kDeltaPart, size - at), false}, kDeltaPart);
+      if (!part || part->bytes.empty()) return false;
+      base::append(to, part->bytes);
+      at += part->bytes.size();
+      return true;
+    };
+    try {
+      the.delta = std::make_unique<formats::DeltaReader>(format_, best->from, the.root.id(), std::move(more));
+    } catch (const Error& error) {
+      close_delta(the, error);
+    }
+  }
+
+  void close_delta(Plan& the, const Error& error) {
+    the.delta.reset();
+    if (options_.on_note) options_.on_note(std::string("the delta is not used: ") + error.what());
+  }
+
+  /// Reads on in the delta until it has given the blob. False if it does not.
+  bool take_from_delta(Plan& the, const ObjectId& id) {
+    formats::DeltaGroup group;
+    try {
+      while (the.delta != nullptr && !the.of_delta.contains(id)) {
+        if (!the.delta->next(group)) {
+          the.delta.reset();
+          break;
+        }
+        base::Buffer prefix;
+        for (const auto& blob : group.prefix) {
+          stream(
+              blob,
+              [&](base::Bytes bytes) {
+                if (prefix.size() + bytes.size() > formats::kMaxDeltaPrefix)
+                  throw Error(Category::corrupt, "delta: prefix too large");
+                base::append(prefix, bytes);
+              },
+              true);
+        }
+        formats::ZstdDecompressor decompressor;
+        auto content =
+            std::make_shared<formats::DecodedGroup>(formats::decode_delta_group(group, prefix, decompressor));
+        formats::name_blobs(format_, *content);
+        formats::ZstdCompressor compressor(1);
+        auto encoded = formats::encode_group(content->blobs, content->content, compressor);
+        cache_.keep({std::move(encoded.bytes), content});
+        for (const auto& blob : content->blobs) the.of_delta.insert(blob.id);
+      }
+    } catch (const Error& error) {
+      if (error.category() == Category::internal || error.category() == Category::local) throw;
+      close_delta(the, error);
+    }
+    return the.of_delta.contains(id);
   }
 
   void flush(Plan& the) {

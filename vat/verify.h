@@ -17,7 +17,8 @@ struct VerifyOptions {
   bool quick = false;     ///< sizes and trailers only
   unsigned sample = 100;  ///< percent of the groups that are decoded and hashed
   bool repair = false;
-  BlobSource* from = nullptr;  ///< repair: what is damaged or missing here and there is good there is stored again
+  BlobSource* from =
+      nullptr;  ///< repair: what is damaged or missing here and there is good there is stored again
   std::function<void(std::uint64_t)> progress;  ///< bytes read so far, on the calling thread
 };
 

@@ -2,6 +2,8 @@
 
 #include <zstd.h>
 
+#include <algorithm>
+#include <bit>
 #include <string>
 
 #include "formats/base/c_ptr.h"
@@ -32,6 +34,15 @@ ZstdCompressor::~ZstdCompressor() = default;
 ZstdCompressor::ZstdCompressor(ZstdCompressor&&) noexcept = default;
 ZstdCompressor& ZstdCompressor::operator=(ZstdCompressor&&) noexcept = default;
 
+ZstdCompressor::ZstdCompressor(int level, std::size_t reach) : ZstdCompressor(level) {
+  const int window = std::clamp(static_cast<int>(std::bit_width(reach)), 20, 25);
+  check(ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_windowLog, window), Category::internal);
+}
+
+void ZstdCompressor::use_prefix(base::Bytes prefix) {
+  check(ZSTD_CCtx_refPrefix(state_->context.get(), prefix.data(), prefix.size()), Category::local);
+}
+
 std::size_t ZstdCompressor::compress(base::Bytes content, base::Buffer& to) {
   const std::size_t before = to.size();
   to.resize(before + ZSTD_compressBound(content.size()));
@@ -52,6 +63,10 @@ ZstdDecompressor::ZstdDecompressor()
 ZstdDecompressor::~ZstdDecompressor() = default;
 ZstdDecompressor::ZstdDecompressor(ZstdDecompressor&&) noexcept = default;
 ZstdDecompressor& ZstdDecompressor::operator=(ZstdDecompressor&&) noexcept = default;
+
+void ZstdDecompressor::use_prefix(base::Bytes prefix) {
+  check(ZSTD_DCtx_refPrefix(state_->context.get(), prefix.data(), prefix.size()), Category::local);
+}
 
 base::Buffer ZstdDecompressor::decompress(base::Bytes frame, std::size_t size) {
   const std::size_t frame_size = ZSTD_findFrameCompressedSize(frame.data(), frame.size());

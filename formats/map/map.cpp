@@ -75,6 +75,11 @@ void MapWriter::add(MapSection section, const std::string& pack, const GroupPlac
   to.run = MapRun{section, pack, group, position, 1};
 }
 
+void MapWriter::add_delta(const MapDelta& delta) {
+  deltas_ += "delta " + delta.from.hex() + " " + std::to_string(delta.size) + " " +
+             std::to_string(delta.missing) + "\n";
+}
+
 void MapWriter::add_absent(MapSection section) {
   auto& to = sections_[static_cast<std::size_t>(section)];
   if (!to.run || !to.run->pack.empty()) {
@@ -101,7 +106,7 @@ void MapWriter::flush(Section& section) {
 }
 
 base::Buffer MapWriter::finish() {
-  std::string text = head_;
+  std::string text = head_ + deltas_;
   for (auto& section : sections_) flush(section);
   for (const auto& pack : packs_) text += "pack " + pack + "\n";
   for (std::size_t i = 0; i < kMapSections; ++i)
@@ -113,7 +118,8 @@ base::Buffer MapWriter::finish() {
 
 std::optional<base::ObjectId> read_map(base::Bytes file, base::ObjectFormat format,
                                        const base::ObjectId& root,
-                                       const std::function<void(const MapRun&)>& visit) {
+                                       const std::function<void(const MapRun&)>& visit,
+                                       const std::function<void(const MapDelta&)>& on_delta) {
   std::vector<std::string> packs;
   std::optional<ObjectId> detail;
   bool begun = false;
@@ -126,6 +132,15 @@ std::optional<base::ObjectId> read_map(base::Bytes file, base::ObjectFormat form
       if (line != "-") detail = ObjectId::parse(format, std::string(line));
       if (line != "-" && !detail) refuse("bad id");
       begun = true;
+      return;
+    }
+    if (line.starts_with("delta ")) {
+      line.remove_prefix(6);
+      const auto from = ObjectId::parse(format, std::string(base::take_field(line, ' ')));
+      const auto size = base::parse_decimal(base::take_field(line, ' '));
+      const auto missing = base::parse_decimal(line);
+      if (section || !packs.empty() || !from || !size || !missing) refuse("bad delta line");
+      if (on_delta) on_delta({*from, *size, *missing});
       return;
     }
     if (line.starts_with("pack ")) {

@@ -35,6 +35,13 @@ struct MapRun {
   }
 };
 
+/// A delta that leads to the root of a map.
+struct MapDelta {
+  base::ObjectId from;
+  std::uint64_t size = 0;     ///< bytes of its file
+  std::uint64_t missing = 0;  ///< bytes of the groups that whoever has `from` would fetch without it
+};
+
 /// Builds a map from places in the reader's order, in any order of sections; a place that continues the run
 /// before makes it longer.
 class MapWriter {
@@ -43,6 +50,8 @@ class MapWriter {
   MapWriter(base::ObjectFormat format, const base::ObjectId& root,
             const std::optional<base::ObjectId>& detail);
   void add(MapSection section, const std::string& pack, const GroupPlace& group, std::uint32_t position);
+  /// There is a delta; see docs/formats/delta.md.
+  void add_delta(const MapDelta& delta);
   /// The next blob lies in no pack.
   void add_absent(MapSection section);
   /// The file: one zstd frame.
@@ -54,15 +63,16 @@ class MapWriter {
     std::optional<MapRun> run;
   };
   void flush(Section& section);
-  std::string head_;
+  std::string head_, deltas_;
   std::vector<std::string> packs_;
   std::array<Section, kMapSections> sections_;
 };
 
-/// Reads a map; returns the detail it was made for. Throws corrupt for a damaged frame, refused for what
-/// breaks the format.
+/// Reads a map; returns the detail it was made for. `on_delta` may be empty. Throws corrupt for a damaged
+/// frame, refused for what breaks the format.
 std::optional<base::ObjectId> read_map(base::Bytes file, base::ObjectFormat format,
                                        const base::ObjectId& root,
-                                       const std::function<void(const MapRun&)>& visit);
+                                       const std::function<void(const MapRun&)>& visit,
+                                       const std::function<void(const MapDelta&)>& on_delta = {});
 
 }  // namespace formats

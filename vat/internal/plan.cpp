@@ -96,16 +96,19 @@ std::string map_file(const ObjectId& root) {
 
 RootMap::RootMap(base::Bytes file, base::ObjectFormat format, const ObjectId& root) {
   std::unordered_map<std::string, std::uint32_t> numbers;
-  detail_ = formats::read_map(file, format, root, [&](const formats::MapRun& run) {
-    std::uint32_t pack = kNoPack;
-    if (!run.pack.empty()) {
-      const auto [known, fresh] = numbers.emplace(run.pack, static_cast<std::uint32_t>(packs_.size()));
-      if (fresh) packs_.push_back(run.pack);
-      pack = known->second;
-    }
-    sections_[static_cast<std::size_t>(run.section)].runs.push_back(
-        {run.group.offset, run.group.size, pack, run.first, run.count});
-  });
+  detail_ = formats::read_map(
+      file, format, root,
+      [&](const formats::MapRun& run) {
+        std::uint32_t pack = kNoPack;
+        if (!run.pack.empty()) {
+          const auto [known, fresh] = numbers.emplace(run.pack, static_cast<std::uint32_t>(packs_.size()));
+          if (fresh) packs_.push_back(run.pack);
+          pack = known->second;
+        }
+        sections_[static_cast<std::size_t>(run.section)].runs.push_back(
+            {run.group.offset, run.group.size, pack, run.first, run.count});
+      },
+      [&](const formats::MapDelta& delta) { deltas_.push_back(delta); });
 }
 
 std::optional<RootMap::Place> RootMap::find(MapSection which, std::uint64_t index) {

@@ -59,6 +59,8 @@ class RootMap {
   /// Groups of `pack` that the section names, in its order, each once; at most `size` bytes of them.
   [[nodiscard]] std::vector<PackGroup> groups_of(formats::MapSection section, const std::string& pack,
                                                  std::uint64_t size) const;
+  /// Deltas that lead to the root.
+  [[nodiscard]] const std::vector<formats::MapDelta>& deltas() const noexcept { return deltas_; }
   /// The layout or recipe it was made for: of another one recipes and data tell nothing.
   [[nodiscard]] const std::optional<base::ObjectId>& detail() const noexcept { return detail_; }
 
@@ -77,6 +79,7 @@ class RootMap {
     return {packs_[run.pack], {run.offset, run.size}};
   }
   std::optional<base::ObjectId> detail_;
+  std::vector<formats::MapDelta> deltas_;
   std::vector<std::string> packs_;
   std::array<Section, formats::kMapSections> sections_;
 };
