@@ -37,6 +37,8 @@ ZstdCompressor& ZstdCompressor::operator=(ZstdCompressor&&) noexcept = default;
 ZstdCompressor::ZstdCompressor(int level, std::size_t reach) : ZstdCompressor(level) {
   const int window = std::clamp(static_cast<int>(std::bit_width(reach)), 20, 25);
   check(ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_windowLog, window), Category::internal);
+  // The tables of a level are made for the content alone: what lies far back in the prefix is found by this.
+  check(ZSTD_CCtx_setParameter(state_->context.get(), ZSTD_c_enableLongDistanceMatching, 1), Category::internal);
 }
 
 void ZstdCompressor::use_prefix(base::Bytes prefix) {
