@@ -114,7 +114,9 @@ bool map_holds(Vat& vat, const ObjectId& root, const std::string& file) {
                          0) == 0;
     });
   } catch (const Error& error) {
-    if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
+    if (error.category() != Category::corrupt && error.category() != Category::refused &&
+        error.category() != Category::no_store)
+      throw;
     return false;
   }
 }
@@ -262,6 +264,7 @@ void check_cache(Vat& vat, bool repair,
     try {
       (void)packs_of_map(vat, root, file);
     } catch (const Error& error) {
+      if (error.category() == Category::no_store) return;  // not for this program
       if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
       damaged(file, error.what());
     }

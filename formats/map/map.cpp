@@ -127,6 +127,8 @@ std::optional<base::ObjectId> read_map(base::Bytes file, base::ObjectFormat form
   Lines lines([&](std::string_view line) {
     if (!begun) {
       const auto wanted = header(format, root) + " ";
+      if (line.starts_with("map ") && !line.starts_with("map 2 "))
+        throw Error(Category::no_store, "map: of a version this program does not know");
       if (!line.starts_with(wanted)) refuse("not the map of that root");
       line.remove_prefix(wanted.size());
       if (line != "-") detail = ObjectId::parse(format, std::string(line));

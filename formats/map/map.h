@@ -69,7 +69,7 @@ class MapWriter {
 };
 
 /// Reads a map; returns the detail it was made for. `on_delta` may be empty. Throws corrupt for a damaged
-/// frame, refused for what breaks the format.
+/// frame, no_store for another version, refused for what breaks the format.
 std::optional<base::ObjectId> read_map(base::Bytes file, base::ObjectFormat format,
                                        const base::ObjectId& root,
                                        const std::function<void(const MapRun&)>& visit,

@@ -88,7 +88,6 @@ TEST_CASE("maps that break the format are refused", "[map]") {
                     data = head + pack + "data\n";
   CHECK(read(frame(data + "0 0 10 0 1\n- 3\n")).size() == 2);
   for (const auto& text : {std::string(),
-                           "map 1 sha256 " + kRoot.hex() + " -\n",
                            "map 2 sha256 " + kRoot.hex() + "\n",
                            "map 2 sha256 " + kRoot.hex() + " 00\n",
                            head + "data\n0 0 10 0 1\n",
@@ -115,4 +114,9 @@ TEST_CASE("maps that break the format are refused", "[map]") {
     INFO(text);
     CHECK(failure(frame(text)) == base::Category::refused);
   }
+}
+
+TEST_CASE("a map of another version is not for this program", "[map]") {
+  CHECK(failure(frame("map 1 sha256 " + kRoot.hex() + " -\n")) == base::Category::no_store);
+  CHECK(failure(frame("map 3 anything at all\n")) == base::Category::no_store);
 }

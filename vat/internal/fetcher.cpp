@@ -775,8 +775,10 @@ void Fetcher::next_of_race(const std::shared_ptr<FileRace>& race) {
           race->is_good(*bytes, index);
           return finish(File{std::move(*bytes), index});
         } catch (const Error& error) {
-          fail(Category::wrong_bytes, error.what());
-          ban_on_loop(peer, race->path + ": " + error.what());
+          if (error.category() != Category::no_store) {  // else it is for other programs, as good as absent
+            fail(Category::wrong_bytes, error.what());
+            ban_on_loop(peer, race->path + ": " + error.what());
+          }
         }
       } else if (end.kind != Kind::absent) {
         note_failure(peer, end);

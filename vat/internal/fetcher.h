@@ -81,8 +81,8 @@ class Fetcher {
   void drop_queue();
 
   /// A file of at most `max_size` bytes that `is_good` accepts, from whichever peer has one first. `is_good`
-  /// is called on a thread of the loop, one call at a time; what it throws (corrupt, refused) is the peer's
-  /// fault. nullopt: all that could be asked say there is none.
+  /// is called on a thread of the loop, one call at a time; what it throws is the peer's fault, but
+  /// for no_store: then the file is for other programs. nullopt: all that could be asked say there is none.
   struct File {
     base::Buffer bytes;
     std::size_t peer = 0;
