@@ -153,7 +153,7 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
     return vats;
   }
   if (user.offline) addresses.clear();
-  vats.peers = std::make_shared<vat::PeerSet>(format, std::move(sources), std::move(addresses), user.peers);
+  vats.peers = std::make_shared<vat::PeerSet>(format, vats.local, std::move(addresses), user.peers);
   vats.source = vats.peers;
   return vats;
 }

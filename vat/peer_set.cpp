@@ -23,6 +23,7 @@
 #include "vat/internal/fetcher.h"
 #include "vat/internal/peer_index.h"
 #include "vat/internal/plan.h"
+#include "vat/internal/vat_impl.h"
 
 namespace vat {
 namespace {
@@ -54,13 +55,16 @@ bool may_be_elsewhere(const Error& error) {
 
 class PeerSet::Impl {
  public:
-  Impl(base::ObjectFormat format, std::vector<std::shared_ptr<BlobSource>> local,
-       std::vector<PeerAddress> peers, PeerOptions options)
+  Impl(base::ObjectFormat format, std::vector<std::shared_ptr<Vat>> local, std::vector<PeerAddress> peers,
+       PeerOptions options)
       : format_(format),
         options_(std::move(options)),
         cache_(format, {options_.cache_dir, options_.cache_size, options_.on_note}),
         index_(format, options_.cache_dir) {
-    if (!local.empty()) local_ = std::make_unique<SourceSet>(std::move(local));
+    if (!local.empty())
+      local_ =
+          std::make_unique<SourceSet>(std::vector<std::shared_ptr<BlobSource>>(local.begin(), local.end()));
+    vats_ = std::move(local);
     if (local_ != nullptr && local_->object_format() != format)
       throw Error(Category::usage, "vats of different object formats cannot be used together");
     Fetcher::Options fetch;
@@ -272,7 +276,7 @@ class PeerSet::Impl {
     {
       const std::lock_guard lock(mutex_);
       read_up_to_ = std::max(read_up_to_, there->at);
-      moved_.notify_all();
+      if (is_far_ahead_) moved_.notify_all();
     }
     try {
       fetcher_->wait(there->ticket);
@@ -381,6 +385,9 @@ class PeerSet::Impl {
 
   /// Walks the root and asks for what is not here.
   void run(Plan& the, const Expected& expected) {
+    std::deque<Reading> readings;  // thousands of look-ups
+    for (const auto& vat : vats_) readings.emplace_back(vat->impl());
+    if (cache_.vat() != nullptr) readings.emplace_back(cache_.vat()->impl());
     internal::Walk walk;
     walk.read = [&](const ObjectId& id) {
       base::Buffer bytes;
@@ -410,6 +417,7 @@ class PeerSet::Impl {
           ++the.unknown;
         return;
       }
+      if (!place && the.mode == Plan::Mode::fetch && met.section == MapSection::data) return fault(met.id);
       if (!place) return;  // its reader looks for it by itself
       the.batch.emplace_back(met, *place);
       the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
@@ -548,8 +556,9 @@ class PeerSet::Impl {
     the.batch_size = 0;
     if (!ahead) return;
     std::unique_lock lock(mutex_);
+    is_far_ahead_ = true;
     moved_.wait(lock, [&] { return stop_plan_ || hungry_ || the.planned < read_up_to_ + kAhead; });
-    hungry_ = false;
+    is_far_ahead_ = hungry_ = false;
     // What readers are well past was not asked for, or is in the cache.
     while (!planned_order_.empty() && planned_order_.front().first + kAhead < read_up_to_) {
       planned_.erase(planned_order_.front().second);
@@ -558,7 +567,8 @@ class PeerSet::Impl {
   }
 
   const PeerOptions options_;
-  std::unique_ptr<SourceSet> local_;  ///< nullptr: none
+  std::vector<std::shared_ptr<Vat>> vats_;  // shared: the writable one is used alone, too
+  std::unique_ptr<SourceSet> local_;        ///< they as one; nullptr: none
   internal::BlobCache cache_;
   std::mutex index_mutex_;  ///< guards index_
   internal::PeerIndex index_;
@@ -566,14 +576,16 @@ class PeerSet::Impl {
 
   std::mutex mutex_;  ///< guards what follows
   std::condition_variable moved_;
-  bool planning_ = false, stop_plan_ = false, hungry_ = false;
+  bool planning_ = false, stop_plan_ = false;
+  bool hungry_ = false;        ///< a reader is ahead of the planner
+  bool is_far_ahead_ = false;  ///< the planner waits for readers
   std::uint64_t read_up_to_ = 0;
   std::unordered_map<ObjectId, Planned> planned_;
   std::deque<std::pair<std::uint64_t, ObjectId>> planned_order_;
   std::thread planner_;
 };
 
-PeerSet::PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<BlobSource>> local,
+PeerSet::PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<Vat>> local,
                  std::vector<PeerAddress> peers, PeerOptions options)
     : impl_(std::make_unique<Impl>(format, std::move(local), std::move(peers), std::move(options))) {}
 PeerSet::~PeerSet() = default;
@@ -628,7 +640,7 @@ std::unique_ptr<PeerSet> PeerSet::open(const PeerAddress& peer, const PeerOption
   fetch.threads = 1;
   Fetcher fetcher(base::ObjectFormat::sha256, {peer}, fetch, [](const auto&) {});
   const auto settings = settings_of(fetcher);
-  return std::make_unique<PeerSet>(settings.object_format, std::vector<std::shared_ptr<BlobSource>>(),
+  return std::make_unique<PeerSet>(settings.object_format, std::vector<std::shared_ptr<Vat>>(),
                                    std::vector{peer}, options);
 }
 

@@ -140,8 +140,7 @@ std::unique_ptr<vat::BlobSource> open(const std::string& kind, Filled& filled, c
   if (kind == "local") return vat::Vat::open(filled.store.path(), {cache, {}});
   vat::PeerOptions options;
   options.cache_dir = cache;
-  return std::make_unique<vat::PeerSet>(base::ObjectFormat::sha256,
-                                        std::vector<std::shared_ptr<vat::BlobSource>>(),
+  return std::make_unique<vat::PeerSet>(base::ObjectFormat::sha256, std::vector<std::shared_ptr<vat::Vat>>(),
                                         std::vector{server->address("/vat")}, options);
 }
 

@@ -35,6 +35,8 @@ class BlobCache final : public BlobSource {
   BlobCache(base::ObjectFormat format, CacheOptions options);
   ~BlobCache() override;
 
+  /// What it is kept in; nullptr: memory only.
+  [[nodiscard]] Vat* vat() const noexcept { return vat_.get(); }
   /// Keeps a proven group; blobs of it may be there already.
   void keep(FetchedGroup group);
   /// Returns when all that was kept is durable.
