@@ -44,7 +44,7 @@ constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;
 constexpr std::uint64_t kAhead = std::uint64_t{96}
                                  << 20;  ///< content bytes the planner may be ahead of readers
 constexpr std::uint64_t kBatch = std::uint64_t{8} << 20;         ///< stored bytes that are asked for at once
-constexpr std::uint64_t kUnconfirmed = std::uint64_t{12} << 20;  ///< … before it is known what they hold
+constexpr std::uint64_t kUnconfirmed = std::uint64_t{16} << 20;  ///< … before it is known what they hold
 
 bool may_be_elsewhere(const Error& error) {
   return error.category() == Category::not_found || error.category() == Category::corrupt ||
@@ -443,7 +443,7 @@ class PeerSet::Impl {
     for (const auto section : {MapSection::manifest, MapSection::layout, MapSection::recipes})
       for (auto& group : the.map->groups_of(section, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
-    if (the.is_exact && met.section == MapSection::manifest && index == 0 && the.mode != Plan::Mode::estimate)
+    if (the.is_exact && the.opened.size() == 1 && the.mode != Plan::Mode::estimate)
       for (auto& group : the.map->groups_of(MapSection::data, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
     (void)fetcher_->want(groups, the.source, false);

@@ -38,7 +38,7 @@ class Host {
   /// Whether it is told how long a file is when its end is asked for.
   [[nodiscard]] bool knows_end() const noexcept { return kind_ != Kind::sftp; }
   /// How many reads at a time are worth it.
-  [[nodiscard]] unsigned parallel_reads() const noexcept { return kind_ == Kind::sftp ? 2 : 6; }
+  [[nodiscard]] unsigned parallel_reads() const noexcept { return kind_ == Kind::sftp ? 2 : 8; }
 
   /// The caller adds the body. Without `replace` the host is asked not to touch a file that is there, as far
   /// as it can be.
