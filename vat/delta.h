@@ -11,7 +11,7 @@
 namespace vat {
 
 struct DeltaOptions {
-  int level = 9;                                ///< zstd level
+  int level = 19;                               ///< zstd level
   bool dry_run = false;                         ///< it is made and measured, and not kept
   std::function<void(std::uint64_t)> progress;  ///< content bytes of the new root met so far
 };

@@ -37,7 +37,7 @@ using internal::Met;
 using internal::PackGroup;
 using internal::RootMap;
 
-constexpr std::uint64_t kDeltaPart = std::uint64_t{8} << 20;  ///< bytes of a delta that are asked for at once
+constexpr std::uint64_t kDeltaPart = std::uint64_t{4} << 20;  ///< bytes of a delta that are asked for at once
 constexpr std::uint64_t kSample = std::uint64_t{4} << 20;     ///< bytes that tell how quick a peer is
 constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;

@@ -52,7 +52,7 @@ cli::Command delta_command() {
           "if that is less than what is new. It can be removed at any time.",
           {{"FROM", cli::Argument::Count::one, "a vref file", cli::Completion::file},
            {"TO", cli::Argument::Count::one, "another", cli::Completion::file}},
-          {{"--level", "N", "zstd level, 1 to 19 (default 9)"}, cli::dry_run_option()},
+          {{"--level", "N", "zstd level, 1 to 19 (default 19)"}, cli::dry_run_option()},
           {{"vat --vat deps.vat delta old/gcc.vref new/gcc.vref", "before the vat is published"}},
           {4, 5, 8, 10, 11},
           run};

@@ -20,7 +20,7 @@ using base::Error;
 using base::ObjectId;
 
 constexpr std::uint64_t kPackSize = std::uint64_t{32} << 20;  ///< bytes after which a pack is published
-constexpr std::size_t kRecent = std::size_t{48} << 20;        ///< decoded groups kept, content bytes
+constexpr std::size_t kRecent = std::size_t{32} << 20;        ///< decoded groups kept, content bytes
 constexpr const char* kUsed = "used";  ///< in local/: one empty file a pack, its time the last use
 
 }  // namespace

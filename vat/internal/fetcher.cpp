@@ -21,8 +21,8 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr std::uint64_t kSmallRead = std::uint64_t{512} << 10;  ///< … of a peer of which nothing is known
-constexpr std::uint64_t kInFlight = std::uint64_t{24} << 20;    ///< bytes asked for at a time
-constexpr std::uint64_t kChecking = std::uint64_t{24} << 20;    ///< bytes waiting to be decoded
+constexpr std::uint64_t kInFlight = std::uint64_t{16} << 20;    ///< bytes asked for at a time
+constexpr std::uint64_t kChecking = std::uint64_t{16} << 20;    ///< bytes waiting to be decoded
 constexpr std::uint64_t kMaxList = std::uint64_t{64} << 20;     ///< bytes of a list of names
 constexpr unsigned kAttempts = 3;                               ///< of one peer for one group
 constexpr unsigned kDead = 5;  ///< failures in a row after which it is taken for dead
