@@ -31,7 +31,8 @@ auto in_directory(const std::string& directory, const Make& make) {
       base::make_directories(directory);
       return make(directory);
     } catch (const Error& error) {
-      if (error.category() != Category::local && error.category() != Category::corrupt) throw;
+      // Without the directory it is as good, only shorter-lived.
+      if (error.category() == Category::internal || error.category() == Category::busy) throw;
     }
   }
   return make(std::string());
