@@ -8,6 +8,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
+#include "vat/delta.h"
 #include "wedge/scanner.h"
 
 namespace shrub_cli {
@@ -45,6 +46,12 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   if (!std::filesystem::is_directory(path) && std::filesystem::exists(path))
     throw Error(Category::usage, path + ": not a directory", "shrub add");
   const auto top = base::open_directory(AT_FDCWD, path);
+  std::optional<vat::Root> old;  // as it is before this add, which may be of the same vref
+  if (const auto from = call.find("--delta-from")) {
+    const auto [shrub, entry] = find_named(*from, call);
+    const auto root = shrub::entry_root(shrub.read(entry));
+    old = vat::Root{root.manifest, root.layout, root.blob, root.recipe};
+  }
 
   const auto cache = open_stat_cache(addition.vat().object_format());
   wedge::ScanOptions scan;
@@ -85,6 +92,10 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vref.entries = ids.entries;
   finish_addition(addition, std::move(vref), summary, output, only_news);
   remembered.wait();
+  if (old && old->id() != ids.manifest && !addition.options.dry_run) {
+    const auto delta = vat::make_delta(addition.vat(), *old, {ids.manifest, ids.layout, {}, {}}, {});
+    output.detail(delta.file + ": " + base::human_size(delta.stored_size));
+  }
   if (!addition.options.dry_run) cache->set_stored(vat_state);
   return ids.partial ? 3 : 0;
 }
@@ -95,6 +106,9 @@ std::vector<cli::Option> add_dir_options() {
           {"--one-file-system", "", "do not go into mounted file systems"},
           {"--all-xattrs", "", "record all extended attributes, not only user.*, ACLs and capabilities"},
           {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
+          {"--delta-from", "VREF",
+           "make a delta from that root (of this vref: from what it was), as `vat delta` does",
+           cli::Completion::file},
           {"--keep-going", "", "pass over what cannot be read, exit 3"},
           {"--level", "N", "zstd level, 1 to 19 (default 3)"},
           {"--always-hash", "PATTERN", "read what matches, though it looks unchanged; may be repeated",
