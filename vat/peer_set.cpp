@@ -371,8 +371,9 @@ class PeerSet::Impl {
         groups;                 ///< estimate: size by pack and offset
     std::uint64_t unknown = 0;  ///< estimate
     std::unique_ptr<formats::DeltaReader> delta;
-    std::unordered_set<ObjectId> of_delta;  ///< what it has given
-    bool asked = false;                     ///< for the map
+    std::unordered_set<ObjectId> of_delta;        ///< what it has given
+    std::vector<Fetcher::TicketPtr> unconfirmed;  ///< asked for before it was known what they hold
+    bool asked = false;                           ///< for the map
     std::unique_ptr<RootMap> map;
     bool is_exact = false;  ///< it is of the same layout, or recipe
     std::size_t source = 0;
@@ -423,9 +424,22 @@ class PeerSet::Impl {
       the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
       if (the.batch_size >= kBatch) flush(the);
     };
+    const Releasing releasing{*fetcher_, the.unconfirmed};
     internal::walk_root(format_, expected, walk);
     flush(the);
   }
+
+  /// At its end what nobody turned out to need is forgotten.
+  struct Releasing {
+    Fetcher& fetcher;
+    const std::vector<Fetcher::TicketPtr>& tickets;
+    ~Releasing() {
+      try {
+        if (!tickets.empty()) fetcher.release(tickets);
+      } catch (const std::exception&) {  // then they are kept until the end
+      }
+    }
+  };
 
   bool stopped() {
     const std::lock_guard lock(mutex_);
@@ -443,10 +457,12 @@ class PeerSet::Impl {
     for (const auto section : {MapSection::manifest, MapSection::layout, MapSection::recipes})
       for (auto& group : the.map->groups_of(section, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
-    if (the.is_exact && the.opened.size() == 1 && the.mode != Plan::Mode::estimate)
+    const auto newest = the.root.manifest ? MapSection::manifest : MapSection::recipes;
+    if (the.is_exact && place->group.pack == the.map->first_pack(newest) && the.mode != Plan::Mode::estimate)
       for (auto& group : the.map->groups_of(MapSection::data, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
-    (void)fetcher_->want(groups, the.source, false);
+    const auto tickets = fetcher_->want(groups, the.source, false);
+    the.unconfirmed.insert(the.unconfirmed.end(), tickets.begin(), tickets.end());
     return place;
   }
 

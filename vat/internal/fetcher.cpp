@@ -93,7 +93,7 @@ struct Fetcher::Ticket {
   std::vector<std::pair<std::uint32_t, ObjectId>> expected;
   std::shared_ptr<const formats::DecodedGroup> content;  ///< come, until it is kept
   base::Buffer bytes;                                    ///< likewise
-  bool is_kept = false;
+  bool is_kept = false, is_unwanted = false;
   std::size_t from = 0;  ///< the peer that sent it
   std::optional<Error> failure;
 
@@ -182,8 +182,9 @@ void Fetcher::expect(const TicketPtr& ticket, std::uint32_t position, const Obje
   base::Buffer bytes;
   {
     const std::lock_guard lock(mutex_);
+    if (ticket->is_kept) return;  // whether it holds that, its readers see
     ticket->expected.emplace_back(position, id);
-    if (ticket->content == nullptr || ticket->is_kept) return;
+    if (ticket->content == nullptr) return;
     if (!ticket->mismatch(*ticket->content).empty()) {
       const auto why = ticket->mismatch(*ticket->content);
       auto digest = digest_of(ticket->bytes);
@@ -199,14 +200,18 @@ void Fetcher::expect(const TicketPtr& ticket, std::uint32_t position, const Obje
     bytes = std::exchange(ticket->bytes, {});
   }
   keep_({std::move(bytes), content});
-  transfers_.post([this, ticket] { ticket->state = Ticket::State::kept; });
   settle(ticket, std::nullopt);
+  transfers_.post([this, ticket] {
+    ticket->state = Ticket::State::kept;
+    forget(*ticket);
+  });
 }
 
 void Fetcher::settle(const TicketPtr& ticket, std::optional<Error> failure) {
   {
     const std::lock_guard lock(mutex_);
     ticket->content.reset();
+    ticket->expected = {};
     ticket->is_kept = !failure;
     ticket->failure = std::move(failure);
   }
@@ -217,6 +222,27 @@ void Fetcher::wait(const TicketPtr& ticket) {
   std::unique_lock lock(mutex_);
   settled_.wait(lock, [&] { return ticket->is_kept || ticket->failure; });
   if (ticket->failure) throw Error(*ticket->failure);
+}
+
+void Fetcher::release(const std::vector<TicketPtr>& tickets) {
+  transfers_.call([&] {
+    for (const auto& ticket : tickets) {
+      const std::lock_guard lock(mutex_);
+      if (ticket->is_kept || !ticket->expected.empty()) continue;
+      ticket->is_unwanted = true;
+      ticket->content.reset();
+      ticket->bytes.clear();
+      forget(*ticket);
+      if (ticket->state == Ticket::State::queued)
+        ticket->state = Ticket::State::kept;  // the queue passes over it
+    }
+  });
+}
+
+/// Whoever asks for it again gets another ticket.
+void Fetcher::forget(const Ticket& ticket) {
+  const auto known = tickets_.find(ticket.key);
+  if (known != tickets_.end() && known->second.get() == &ticket) tickets_.erase(known);
 }
 
 std::shared_ptr<const formats::DecodedGroup> Fetcher::peek(const TicketPtr& ticket) {
@@ -230,7 +256,8 @@ void Fetcher::drop_queue() {
   transfers_.call([this] {
     for (const auto& ticket : queue_) {
       if (ticket->state != Ticket::State::queued) continue;
-      tickets_.erase(ticket->key);
+      ticket->state = Ticket::State::kept;
+      forget(*ticket);
       settle(ticket, Error(Category::network, "no longer wanted"));  // who still waits asks again
     }
     queue_.clear();
@@ -540,7 +567,7 @@ void Fetcher::give_up(const TicketPtr& ticket) {
     answers += (answers.empty() ? "" : "; ") + peer->host.name() + ": " + answer;
   }
   const auto category = category_of(ticket->wrong, ticket->denied, ticket->failed, ticket->forbidden);
-  tickets_.erase(ticket->key);
+  forget(*ticket);
   settle(ticket, Error(category, "pack " + ticket->group.pack.substr(0, 12) + ", group at " +
                                      std::to_string(ticket->group.place.offset) + ": " +
                                      (answers.empty() ? "no peer to ask" : answers)));
@@ -570,7 +597,7 @@ void Fetcher::verify(TicketPtr ticket, std::size_t peer, base::Buffer bytes) {
       if (damage.empty()) damage = ticket->mismatch(*content);
       keep = damage.empty() && !ticket->expected.empty();
       ticket->from = peer;
-      if (damage.empty() && !keep) {
+      if (damage.empty() && !keep && !ticket->is_unwanted) {
         ticket->content = content;
         ticket->bytes = std::move(bytes);
       }
@@ -599,7 +626,10 @@ void Fetcher::verified(const TicketPtr& ticket, std::size_t peer, std::uint64_t 
     wrong_bytes(*peers_[peer], ticket, damage, digest);
   } else {
     const std::lock_guard lock(mutex_);
-    if (ticket->is_kept) ticket->state = Ticket::State::kept;
+    if (ticket->is_kept) {
+      ticket->state = Ticket::State::kept;
+      forget(*ticket);
+    }
   }
   pump();
 }

@@ -75,6 +75,8 @@ class Fetcher {
   /// Returns when the group was kept. Throws what came of it: wrong_bytes, network, not_found,
   /// authentication, refused.
   void wait(const TicketPtr& ticket);
+  /// Forgets those of which nobody expects anything.
+  void release(const std::vector<TicketPtr>& tickets);
   /// What a group holds whose blobs nobody expects yet. nullptr if it is kept already. Throws as wait().
   [[nodiscard]] std::shared_ptr<const formats::DecodedGroup> peek(const TicketPtr& ticket);
   /// Forgets what is asked for and not under way.
@@ -150,6 +152,7 @@ class Fetcher {
   void verified(const TicketPtr& ticket, std::size_t peer, std::uint64_t size, const std::string& damage,
                 const std::string& digest);
   void wrong_bytes(Peer& peer, const TicketPtr& ticket, const std::string& why, const std::string& digest);
+  void forget(const Ticket& ticket);
   void requeue(const TicketPtr& ticket, bool front);
   void give_up(const TicketPtr& ticket);
   void note_failure(Peer& peer, const TransferEnd& end);
@@ -175,7 +178,7 @@ class Fetcher {
   std::vector<std::unique_ptr<Peer>> peers_;
   std::vector<std::string> packs_;
   std::map<std::string, PackNumber> pack_numbers_;
-  std::map<Key, TicketPtr> tickets_;  ///< of all that were asked for, in the order of their places
+  std::map<Key, TicketPtr> tickets_;  ///< of what is asked for and not kept yet, in the order of places
   std::deque<TicketPtr> queue_;
   std::map<std::uint64_t, std::unique_ptr<Read>> reads_;
   std::uint64_t last_read_ = 0;

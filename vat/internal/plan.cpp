@@ -121,6 +121,11 @@ std::optional<RootMap::Place> RootMap::find(MapSection which, std::uint64_t inde
   return Place{group_of(run), run.first + static_cast<std::uint32_t>(index - section.begin)};
 }
 
+std::string RootMap::first_pack(MapSection section) const {
+  const auto& runs = sections_[static_cast<std::size_t>(section)].runs;
+  return runs.empty() || runs.front().pack == kNoPack ? std::string() : packs_[runs.front().pack];
+}
+
 std::vector<PackGroup> RootMap::groups_of(MapSection which, const std::string& pack,
                                           std::uint64_t size) const {
   const auto known = std::find(packs_.begin(), packs_.end(), pack);

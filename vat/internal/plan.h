@@ -56,6 +56,8 @@ class RootMap {
   /// The place of the `index`-th blob of the section; indexes must not go down. nullopt: it lies in no pack,
   /// or there is none.
   [[nodiscard]] std::optional<Place> find(formats::MapSection section, std::uint64_t index);
+  /// The pack of its first blob; empty if there is none, or it lies in no pack.
+  [[nodiscard]] std::string first_pack(formats::MapSection section) const;
   /// Groups of `pack` that the section names, in its order, each once; at most `size` bytes of them.
   [[nodiscard]] std::vector<PackGroup> groups_of(formats::MapSection section, const std::string& pack,
                                                  std::uint64_t size) const;
