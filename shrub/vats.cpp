@@ -64,6 +64,10 @@ vat::PeerAddress address_of(const formats::VatEntry& entry, const UserSettings& 
 
 std::string full_name(const std::string& root, const std::string& url) {
   if (vat::is_remote(url)) {
+    constexpr const char* kSchemes[] = {"http://", "https://", "s3://", "ssh://", "sftp://"};
+    if (std::none_of(std::begin(kSchemes), std::end(kSchemes),
+                     [&](const char* scheme) { return url.starts_with(scheme); }))
+      throw Error(Category::usage, url + ": not a kind of vat this program knows (http, https, s3, ssh)");
     auto name = url;
     while (name.ends_with('/')) name.pop_back();
     return name;
@@ -101,6 +105,7 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
   std::vector<std::shared_ptr<vat::BlobSource>> sources;
   std::vector<vat::PeerAddress> addresses;
   std::vector<Error> failures;
+  std::vector<std::size_t> absent;  ///< among failures
   const auto format = shrub.list().object_format;
   const auto open = [&](const std::string& path, bool write) {
     auto opened = std::shared_ptr<vat::Vat>(vat::Vat::open(path, {user.peers.cache_dir, user.peers.on_note}));
@@ -134,7 +139,10 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
                       "shrub trust " + path + " (or --vat " + path + ")");
         open(path, entry.write);
       } catch (const Error& error) {
-        // A set of vats works with what is left of it; the first failure is told if nothing is.
+        // A set of vats works with what is left of it; the first failure is told if nothing is. That a clone
+        // has not the publisher's own vat beside it is no news.
+        if (!vat::is_remote(entry.url) && ::access(full_name(shrub.root(), entry.url).c_str(), F_OK) != 0)
+          absent.push_back(failures.size());
         if (entry.write && !vats.write_failure) vats.write_failure.emplace(error);
         const bool no_vat = error.category() == Category::no_store;
         failures.emplace_back(error.category(), error.what(),
@@ -147,7 +155,8 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
     throw Error(Category::usage, shrub.root() + "/VAT.json: names no vat", "name one: --vat DIR");
   }
   if (user.peers.on_note)
-    for (const auto& failure : failures) user.peers.on_note(failure.what());
+    for (std::size_t i = 0; i < failures.size(); ++i)
+      if (std::find(absent.begin(), absent.end(), i) == absent.end()) user.peers.on_note(failures[i].what());
   if (addresses.empty()) {
     vats.source = sources.size() == 1 ? sources.front() : std::make_shared<vat::SourceSet>(sources);
     return vats;

@@ -278,6 +278,8 @@ std::string delta_file(const ObjectId& from, const ObjectId& to) {
 DeltaSummary make_delta(Vat& vat, const Root& from, const Root& to, const DeltaOptions& options) {
   if (from.manifest.has_value() != to.manifest.has_value())
     throw Error(Category::usage, "a delta leads from a tree to a tree, or from a file or image to one");
+  if (from.id() == to.id())
+    throw Error(Category::usage, "both are the same root: there is nothing to be said");
   const auto file = delta_file(from.id(), to.id());
   const auto slash = file.rfind('/');
   DeltaSummary summary;

@@ -34,6 +34,7 @@ class Side {
   virtual ~Side() = default;
   Side(const Side&) = delete;
   Side& operator=(const Side&) = delete;
+  [[nodiscard]] virtual std::string name() const = 0;
   /// nullopt: there is no vat.
   virtual std::optional<formats::VatSettings> settings() = 0;
   virtual std::set<std::string> packs() = 0;
@@ -54,6 +55,7 @@ class NearSide final : public Side {
   NearSide(std::string path, const PeerOptions& options) : path_(std::move(path)), options_(options) {
     if (auto there = base::find_open_at(AT_FDCWD, path_, O_RDONLY | O_DIRECTORY)) dir_ = std::move(*there);
   }
+  [[nodiscard]] std::string name() const override { return path_; }
   std::optional<formats::VatSettings> settings() override {
     if (!dir_ || !base::find_open_at(dir_.get(), "vat.json", O_RDONLY)) return std::nullopt;
     return base::named(path_ + "/vat.json", [&] {
@@ -112,6 +114,7 @@ class FarSide final : public Side {
         fetcher_(base::ObjectFormat::sha256, {address}, fetch_options(options), [](const auto&) {}),
         scratch_(scratch) {}
 
+  [[nodiscard]] std::string name() const override { return fetcher_.peer_name(0); }
   std::optional<formats::VatSettings> settings() override {
     const auto file = fetcher_.read_part(0, "vat.json", {}, kMaxSettings);
     if (!file) return std::nullopt;
@@ -181,7 +184,7 @@ class Mirror {
 
   MirrorSummary run() {
     const auto settings = from_.settings();
-    if (!settings) throw Error(Category::no_store, "no vat here to copy from (no vat.json)");
+    if (!settings) throw Error(Category::no_store, from_.name() + ": no vat here (no vat.json)");
     const auto there = to_.settings();
     if (there && there->object_format != settings->object_format)
       throw Error(Category::usage, "vats of different object formats cannot be copied between");

@@ -166,8 +166,15 @@ class PeerSet::Impl {
     stop_planning();
     Plan the(expected.root);
     the.mode = Plan::Mode::estimate;
-    run(the, expected);
     Travel travel;
+    try {
+      run(the, expected);
+    } catch (const Error&) {
+      if (the.delta_size == 0) throw;
+      travel.size = the.delta_size;
+      travel.requests = (the.delta_size + kDeltaPart - 1) / kDeltaPart;
+      the.groups.clear();
+    }
     travel.unknown = the.unknown;
     const std::string* pack = nullptr;
     std::uint64_t begin = 0, end = 0;
@@ -334,7 +341,8 @@ class PeerSet::Impl {
                            [&](internal::FetchedGroup group) { cache_.keep(std::move(group)); }))
       return;
     if (failure) throw Error(*failure);
-    throw Error(fetcher_->failure("blob " + id.hex()));
+    const std::lock_guard lock(index_mutex_);
+    throw Error(fetcher_->failure("blob " + id.hex(), index_.absences(*fetcher_)));
   }
 
   /// Gets the recipe to which the map of a file leads. False if there is none.
@@ -368,8 +376,8 @@ class PeerSet::Impl {
     };
     Mode mode = Mode::ahead;
     std::map<std::pair<std::string, std::uint64_t>, std::uint64_t>
-        groups;                 ///< estimate: size by pack and offset
-    std::uint64_t unknown = 0;  ///< estimate
+        groups;                                 ///< estimate: size by pack and offset
+    std::uint64_t unknown = 0, delta_size = 0;  ///< estimate
     std::unique_ptr<formats::DeltaReader> delta;
     std::unordered_set<ObjectId> of_delta;        ///< what it has given
     std::vector<Fetcher::TicketPtr> unconfirmed;  ///< asked for before it was known what they hold
@@ -485,11 +493,15 @@ class PeerSet::Impl {
 
   /// Uses a delta from a root that is here, if it is smaller than what the root brought with it.
   void open_delta(Plan& the) {
-    if (the.map == nullptr || !the.is_exact || the.mode == Plan::Mode::estimate) return;
+    if (the.map == nullptr || !the.is_exact) return;
     std::optional<formats::MapDelta> best;
     for (const auto& delta : the.map->deltas())
       if (delta.size < (best ? best->size : delta.missing) && is_here(delta.from)) best = delta;
     if (!best) return;
+    if (the.mode == Plan::Mode::estimate) {
+      the.delta_size = best->size;
+      throw Error(Category::internal, "all is known");
+    }
     const auto file = delta_file(best->from, the.root.id());
     auto more = [this, file, peer = the.source, at = std::uint64_t{0},
                  size = best->size](base::Buffer& to) mutable {

@@ -86,7 +86,7 @@ cli::Command cat_command() {
            {"PATH", cli::Argument::Count::optional, "a path in the tree"}},
           options,
           {{"shrub cat deps.shrub/gcc.vref bin/gcc | file -", "look at one file"}},
-          {4, 5, 8, 10, 11},
+          {4, 5, 6, 7, 8, 10, 11, 12},
           run};
 }
 

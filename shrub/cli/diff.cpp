@@ -111,7 +111,7 @@ cli::Command diff_command() {
           cli::fetch_options(),
           {{"shrub diff deps.shrub/gcc.vref@HEAD~1 deps.shrub/gcc.vref", "what the last commit changed"},
            {"shrub diff deps.shrub@v1 deps.shrub@v2", "between two tags, all entries"}},
-          {1, 4, 5, 8, 10, 11},
+          {1, 4, 5, 6, 7, 8, 10, 11, 12},
           run};
 }
 

@@ -64,7 +64,7 @@ cli::Command ls_command() {
           {{"VREF", cli::Argument::Count::one, "a vref, or a directory of a shrub", cli::Completion::file}},
           options,
           {{"shrub ls deps.shrub/gcc.vref", "the paths of one tree"}, {"shrub ls deps.shrub", "the vrefs"}},
-          {4, 5, 8, 10, 11},
+          {4, 5, 6, 7, 8, 10, 11, 12},
           run};
 }
 

@@ -9,7 +9,7 @@ int main(int argc, char** argv) {
                        "provenance of one tree, file or image each. "
                        "Their bytes lie in vats, which VAT.json at the top of the shrub names. A wedge is "
                        "where the things themselves are put.",
-                       {{"--vat", "DIR", "use this vat instead of those VAT.json names; may be repeated",
+                       {{"--vat", "DIR|URL", "use this vat instead of those VAT.json names; may be repeated",
                          cli::Completion::directory, true}},
                        {init_command(), trust_command(), add_command(), add_url_command(), url_for_command(),
                         add_dir_command(), add_image_command(), watch_command(), sync_command(),

@@ -30,7 +30,7 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
   if (result.summary.files > 0)
     text += ": " + std::to_string(result.summary.files) + " files, " +
             std::to_string(result.summary.reused_files) + " reused, " +
-            base::human_size(result.summary.fetched_size) + " fetched";
+            base::human_size(result.summary.fetched_size) + " written";
   output.message(text);
   const auto tell = [&](std::uint64_t count, const std::string& what) {
     if (count > 0) output.message(entry + ": " + std::to_string(count) + what);
@@ -43,18 +43,18 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
 
 /// What a dry run says of what would be fetched.
 void print_travel(cli::Output& output, const vat::PeerSet::Travel& travel) {
-  if (travel.from.empty()) return;
+  if (travel.size == 0 && travel.unknown == 0) return;
   if (output.json()) {
     formats::json::Object record{{"size", travel.size}, {"requests", travel.requests}};
     if (travel.unknown > 0) record.emplace_back("unknown", travel.unknown);
     cli::add_path(record, "from", travel.from);
     return output.record("travel", std::move(record));
   }
-  output.message("would fetch " + base::human_size(travel.size) + " in about " +
-                 std::to_string(travel.requests) + " requests, from " + travel.from +
-                 (travel.unknown > 0
-                      ? " first; where " + std::to_string(travel.unknown) + " blobs lie is not known"
-                      : ""));
+  output.message(
+      "would fetch " + base::human_size(travel.size) + " in about " + std::to_string(travel.requests) +
+      (travel.requests == 1 ? " request, from " : " requests, from ") + travel.from +
+      (travel.unknown > 0 ? " first; where " + std::to_string(travel.unknown) + " blobs lie is not known"
+                          : ""));
 }
 
 int run(const cli::Call& call, cli::Output& output) {
@@ -109,6 +109,7 @@ int run(const cli::Call& call, cli::Output& output) {
     if (covered && !present.contains(entry)) tell(entry, place.remove(entry, options));
   }
   std::optional<base::Error> failure;
+  std::string told;  ///< of the last failure, without what failed
   std::size_t unchanged = 0;
   for (const auto& [entry, vref] : vrefs) {
     try {
@@ -121,14 +122,24 @@ int run(const cli::Call& call, cli::Output& output) {
       if (category == base::Category::local || category == base::Category::busy ||
           category == base::Category::internal)
         throw;
-      if (failure) output.warning(error.what());
+      // Why no peer has it is told once.
+      const std::string text = error.what();
+      const auto why = text.find(": http") != std::string::npos ? text.substr(text.find(": http")) : text;
+      if (failure && why == told)
+        output.warning(entry + ": for the same reason");
+      else if (failure)
+        output.warning(text);
       if (!failure) failure = error;
+      told = why;
     }
     before += vref.size;
   }
   report_peers(vats, output);
   print_travel(output, travel);
   if (failure) throw base::Error(*failure);
+  if (const auto received = vats.peers != nullptr ? vats.peers->received() : 0;
+      received > 0 && !output.json())
+    output.message(base::human_size(received) + " came from other hosts");
   if (!output.json() && unchanged == vrefs.size())
     output.message(std::to_string(unchanged) +
                    (unchanged == 1 ? " entry, unchanged" : " entries, unchanged"));
@@ -175,7 +186,7 @@ cli::Command sync_command() {
       {{"shrub sync deps.shrub deps", "everything"},
        {"shrub sync deps.shrub/toolchains deps", "a part"},
        {"shrub sync deps.shrub@v1.2 deps", "as a tag of the repository has it"}},
-      {1, 4, 5, 8, 10, 11},
+      {1, 4, 5, 6, 7, 8, 10, 11, 12},
       run};
 }
 

@@ -47,7 +47,7 @@ cli::Command verify_command() {
            {"WEDGE", cli::Argument::Count::one, "where the entries are", cli::Completion::directory}},
           options,
           {{"shrub verify deps.shrub deps", "everything, every byte"}},
-          {1, 4, 5, 8, 10, 11},
+          {1, 4, 5, 6, 7, 8, 10, 11, 12},
           run};
 }
 

@@ -47,7 +47,7 @@ cli::Command cat_command() {
            {"--recipe", "", "ID is a recipe: print what it describes"}},
           {{"vat --vat deps.vat cat 2cf8d83d…", "the whole content"},
            {"vat --vat deps.vat cat --range 0-511 2cf8d83d…", "its first 512 bytes"}},
-          {4, 5, 8, 10, 11},
+          {4, 5, 6, 7, 8, 10, 11, 12},
           run};
 }
 

@@ -73,7 +73,7 @@ cli::Command get_command() {
           {{"-o,--output", "FILE", "where to; replaced if there", cli::Completion::file, false, true},
            cli::dry_run_option()},
           {{"vat --vat deps.vat get 2cf8d83d… -o gcc.tar.xz", "fetch one file"}},
-          {4, 5, 8, 10, 11},
+          {4, 5, 6, 7, 8, 10, 11, 12},
           run};
 }
 

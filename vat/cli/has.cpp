@@ -32,7 +32,7 @@ cli::Command has_command() {
           {{"ID", cli::Argument::Count::some, "ids of blobs"}},
           {},
           {{"vat --vat deps.vat has 2cf8d83d… && echo there", "ask before fetching"}},
-          {1, 8, 10, 11},
+          {1, 6, 7, 8, 10, 11, 12},
           run};
 }
 

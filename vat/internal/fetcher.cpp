@@ -279,21 +279,26 @@ bool Fetcher::is_usable(std::size_t peer) {
   return transfers_.call([&] { return peers_[peer]->is_usable(); });
 }
 
-Error Fetcher::failure(const std::string& what) {
+Error Fetcher::failure(const std::string& what, const std::vector<std::string>& absences) {
   return transfers_.call([&] {
     bool wrong = false, denied = false, failed = false, forbidden = false;
-    std::string answers;
+    std::string answers, to_trust;
     for (const auto& peer : peers_) {
+      if (peer->closed == TransferEnd::Kind::refused && to_trust.empty()) to_trust = peer->host.name();
       wrong = wrong || peer->record.banned;
       denied = denied || peer->closed == TransferEnd::Kind::authentication;
       forbidden = forbidden || peer->closed == TransferEnd::Kind::refused;
       const bool silent = !peer->record.banned && !peer->closed && peer->failures_in_row > 0;
       failed = failed || silent;
       answers += (answers.empty() ? "" : "; ") + peer->host.name() + ": " +
-                 (!peer->is_usable() || silent ? peer->record.trouble : "not there");
+                 (!peer->is_usable() || silent ? peer->record.trouble : absences[peer->index]);
     }
     return Error(category_of(wrong, denied, failed, forbidden),
-                 what + ": " + (answers.empty() ? "not here, and no peer to ask" : answers));
+                 what + ": " + (answers.empty() ? "not here, and no peer to ask" : answers),
+                 answers.empty() ? "fetch it before: shrub fetch SHRUB"
+                 : to_trust.empty()
+                     ? std::string()
+                     : "if it is yours: shrub trust " + to_trust + " (or --vat " + to_trust + ")");
   });
 }
 

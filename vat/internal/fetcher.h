@@ -117,8 +117,9 @@ class Fetcher {
   /// Whether it is asked at all.
   [[nodiscard]] bool is_usable(std::size_t peer);
   /// Why something that nobody was found to have may be somewhere all the same: peers that were not asked, or
-  /// do not answer. Names each peer. not_found if all of them were asked.
-  [[nodiscard]] base::Error failure(const std::string& what);
+  /// do not answer. Names each peer; `absences`: what to say of those that answered. not_found if all of them
+  /// did.
+  [[nodiscard]] base::Error failure(const std::string& what, const std::vector<std::string>& absences);
   /// The peer told something that is not so.
   void ban(std::size_t peer, const std::string& why);
   [[nodiscard]] std::vector<PeerRecord> records();

@@ -20,6 +20,7 @@ using formats::Statement;
 
 constexpr const char* kSchema =
     "CREATE TABLE peers(name BLOB PRIMARY KEY, latency INTEGER, rate INTEGER) WITHOUT ROWID;";
+constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxPackList = std::uint64_t{64} << 20;
 constexpr std::uint64_t kTail = std::uint64_t{64} << 10;  ///< bytes of a pack's end that hold most trailers
 constexpr std::uint64_t kMaxTrailer = std::uint64_t{256} << 20;
@@ -104,6 +105,23 @@ std::vector<std::string> list_packs(Fetcher& fetcher, std::size_t peer) {
     }
   }
   return packs;
+}
+
+const std::vector<std::string>& PeerIndex::absences(Fetcher& fetcher) {
+  for (std::size_t peer = absences_.size(); peer < fetcher.peer_count(); ++peer) {
+    std::string absence = "not there";
+    try {
+      if (fetcher.is_usable(peer) && !fetcher.read_part(peer, "vat.json", {}, kMaxSettings))
+        absence = "no vat there (no vat.json)";
+      else if (fetcher.is_usable(peer) && !fetcher.list(peer, Vat::Impl::kPackDir) &&
+               !fetcher.read_part(peer, "cache/packs", {}, kMaxPackList))
+        absence = "not there, as far as can be seen: no list of packs (was cache/ published?)";
+    } catch (const Error& error) {
+      if (error.category() == Category::internal) throw;
+    }
+    absences_.push_back(absence);
+  }
+  return absences_;
 }
 
 void PeerIndex::learn(Fetcher& fetcher, std::size_t peer, const std::string& pack) {

@@ -38,6 +38,8 @@ class PeerIndex {
   bool update(Fetcher& fetcher);
   /// Why what a peer has is not all known.
   [[nodiscard]] const std::optional<base::Error>& trouble() const noexcept { return trouble_; }
+  /// For each peer, why something may not be there: no vat, no list of packs, or just not there.
+  [[nodiscard]] const std::vector<std::string>& absences(Fetcher& fetcher);
   /// What was told of a pack turned out wrong.
   void forget(const std::string& pack);
 
@@ -56,6 +58,7 @@ class PeerIndex {
   std::unique_ptr<formats::Database> records_;
   std::set<std::size_t> asked_;
   std::optional<base::Error> trouble_;
+  std::vector<std::string> absences_;
 };
 
 }  // namespace vat::internal
