@@ -49,13 +49,13 @@ vat::PeerAddress address_of(const formats::VatEntry& entry, const UserSettings& 
   address.region = entry.region;
   const auto name = full_name({}, entry.url);
   const bool trusted = named_by_user || is_trusted(user, name);
-  address.may_be_local = trusted;
-  if (entry.url.starts_with("ssh://") && !trusted)
+  if (!trusted && (entry.url.starts_with("ssh://") || entry.url.starts_with("sftp://")))
     throw Error(Category::refused, "vat " + name + ": named by VAT.json, wants a login, and not trusted",
                 "shrub trust " + name);
   // Credentials are for a host: that of the bucket's endpoint, if it has one of its own.
   const bool may_log_in =
       trusted && (named_by_user || entry.endpoint.empty() || is_trusted(user, full_name({}, entry.endpoint)));
+  address.may_be_local = may_log_in;
   if (may_log_in && user.add_credentials) user.add_credentials(address);
   return address;
 }

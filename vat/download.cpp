@@ -67,16 +67,18 @@ Downloaded download(const std::string& url, int fd, std::uint64_t rate,
     while (future.wait_for(std::chrono::milliseconds(200)) != std::future_status::ready)
       if (progress) progress(transfers.traffic().received, 0);
     const auto end = future.get();
-    // Another file now: from the start.
-    const bool other = !result.etag.empty() && end.etag != result.etag && end.kind != Kind::failed;
-    result.etag = end.etag;
-    result.modified = end.modified;
+    // What came before is of use only if this is the same file, and the host says so.
+    const bool begun_here = size == end.received;
+    if (begun_here) {
+      result.etag = end.etag;
+      result.modified = end.modified;
+    }
+    const bool other = !begun_here && end.received > 0 && (result.etag.empty() || end.etag != result.etag);
     result.url = end.place;
     if (end.kind == Kind::done && !other) break;
-    if (other || (end.kind == Kind::range && size > 0)) {
+    if (other || result.etag.empty() || end.kind == Kind::range) {
       if (::ftruncate(fd, 0) != 0 || ::lseek(fd, 0, SEEK_SET) < 0) base::throw_errno("truncate", errno);
       size = 0;
-      result.etag.clear();
     }
     if (attempt == kAttempts || (end.kind != Kind::failed && end.kind != Kind::range && !other))
       throw Error(category_of(end.kind), url + ": " + (other ? "changes while it is fetched" : end.message));

@@ -178,6 +178,16 @@ class FarSide final : public Side {
   std::string scratch_;
 };
 
+/// Whether a file of that name can be one of a vat: what a host lists says nothing else.
+bool is_file_name(const std::string& name) {
+  constexpr std::string_view kSuffixes[] = {".blob",     ".blob.gz", ".blob.bz2", ".blob.xz",
+                                            ".blob.zst", ".zst",     ".delta"};
+  const auto dot = name.find('.');
+  return dot != std::string::npos && name.find_first_not_of("0123456789abcdef-") == dot &&
+         std::find(std::begin(kSuffixes), std::end(kSuffixes), std::string_view(name).substr(dot)) !=
+             std::end(kSuffixes);
+}
+
 class Mirror {
  public:
   Mirror(Side& from, Side& to, const MirrorOptions& options) : from_(from), to_(to), options_(options) {}
@@ -210,7 +220,7 @@ class Mirror {
       const auto present = there ? to_.list(path) : std::vector<std::string>();
       const std::set<std::string> known(present.begin(), present.end());
       for (const auto& name : from_.list(path))
-        if (!known.contains(name) && !name.starts_with('.') && copy(path + "/" + name, {})) ++summary_.others;
+        if (!known.contains(name) && is_file_name(name) && copy(path + "/" + name, {})) ++summary_.others;
     }
   }
 

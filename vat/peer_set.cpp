@@ -38,7 +38,9 @@ using internal::PackGroup;
 using internal::RootMap;
 
 constexpr std::uint64_t kDeltaPart = std::uint64_t{4} << 20;  ///< bytes of a delta that are asked for at once
-constexpr std::uint64_t kSample = std::uint64_t{4} << 20;     ///< bytes that tell how quick a peer is
+constexpr std::uint64_t kUselessDelta = std::uint64_t{64}
+                                        << 20;             ///< content bytes without one that is needed
+constexpr std::uint64_t kSample = std::uint64_t{4} << 20;  ///< bytes that tell how quick a peer is
 constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;
 constexpr std::uint64_t kAhead = std::uint64_t{96}
@@ -330,6 +332,8 @@ class PeerSet::Impl {
           if (is_here(id)) return;
         } catch (const Error& error) {
           worse(base::prefixed("blob " + id.hex(), error));
+          const std::lock_guard lock(index_mutex_);
+          if (error.category() == Category::wrong_bytes) index_.forget(place.group.pack);
         }
       }
       const std::lock_guard lock(index_mutex_);
@@ -529,7 +533,10 @@ class PeerSet::Impl {
   bool take_from_delta(Plan& the, const ObjectId& id) {
     formats::DeltaGroup group;
     try {
+      std::uint64_t useless = 0;
       while (the.delta != nullptr && !the.of_delta.contains(id)) {
+        if (stopped()) throw Error(Category::network, "stopped");
+        if (useless > kUselessDelta) throw Error(Category::refused, "it does not hold what it should");
         if (!the.delta->next(group)) {
           the.delta.reset();
           break;
@@ -553,6 +560,7 @@ class PeerSet::Impl {
         auto encoded = formats::encode_group(content->blobs, content->content, compressor);
         cache_.keep({std::move(encoded.bytes), content});
         for (const auto& blob : content->blobs) the.of_delta.insert(blob.id);
+        useless += content->content.size();
       }
     } catch (const Error& error) {
       if (error.category() == Category::internal || error.category() == Category::local) throw;

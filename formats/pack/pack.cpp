@@ -48,7 +48,7 @@ class TrailerParser {
       text.remove_prefix(6);
       const auto offset = base::parse_decimal(base::take_field(text, ' '));
       const auto size = base::parse_decimal(text);
-      if (!offset || !size || *offset != next_ || *size > UINT32_MAX || *size > end_ - next_)
+      if (!offset || !size || *offset != next_ || *size > kMaxStoredGroup || *size > end_ - next_)
         corrupt("trailer: bad group line");
       place_ = {*offset, static_cast<std::uint32_t>(*size)};
       next_ = *offset + *size;

@@ -21,10 +21,13 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr std::uint64_t kSmallRead = std::uint64_t{512} << 10;  ///< … of a peer of which nothing is known
-constexpr std::uint64_t kInFlight = std::uint64_t{16} << 20;    ///< bytes asked for at a time
-constexpr std::uint64_t kChecking = std::uint64_t{16} << 20;    ///< bytes waiting to be decoded
-constexpr std::uint64_t kMaxList = std::uint64_t{64} << 20;     ///< bytes of a list of names
-constexpr unsigned kAttempts = 3;                               ///< of one peer for one group
+constexpr std::uint64_t kUnconfirmed = std::uint64_t{64}
+                                       << 20;                 ///< content bytes of groups nobody expects yet
+constexpr std::uint64_t kInFlight = std::uint64_t{16} << 20;  ///< bytes asked for at a time
+constexpr std::uint64_t kChecking = std::uint64_t{16} << 20;  ///< bytes waiting to be decoded
+constexpr std::size_t kMaxNames = 10'000'000;
+constexpr std::uint64_t kMaxList = std::uint64_t{64} << 20;  ///< bytes of a list of names
+constexpr unsigned kAttempts = 3;                            ///< of one peer for one group
 constexpr unsigned kDead = 5;  ///< failures in a row after which it is taken for dead
 constexpr std::chrono::seconds kDeadFor{30};
 constexpr unsigned kBreaker = 3;         ///< failures in a row after which a peer is left alone for a while
@@ -86,6 +89,8 @@ struct Fetcher::Ticket {
   unsigned readers = 0;                        ///< reads under way that bring it
   std::map<std::size_t, unsigned> attempts;    ///< by peer
   std::map<std::size_t, std::string> digests;  ///< of wrong bytes, by peer
+  std::set<std::size_t> suspects;              ///< that sent sound groups, but others
+  unsigned askers = 0;                         ///< how often it was asked for
   std::map<std::size_t, std::string> answers;  ///< why not, by peer
   bool wrong = false, failed = false, denied = false, forbidden = false;
 
@@ -169,6 +174,7 @@ std::vector<Fetcher::TicketPtr> Fetcher::want(const std::vector<PackGroup>& grou
         ticket->source = source;
         queue_.push_back(ticket);
       }
+      ++ticket->askers;
       if (urgent && ticket->state == Ticket::State::queued) queue_.push_front(ticket);
       result.push_back(ticket);
     }
@@ -178,29 +184,40 @@ std::vector<Fetcher::TicketPtr> Fetcher::want(const std::vector<PackGroup>& grou
 }
 
 void Fetcher::expect(const TicketPtr& ticket, std::uint32_t position, const ObjectId& id) {
-  std::shared_ptr<const formats::DecodedGroup> content;
-  base::Buffer bytes;
+  FetchedGroup group;
+  Checked wrong;
   {
     const std::lock_guard lock(mutex_);
     if (ticket->is_kept) return;  // whether it holds that, its readers see
     ticket->expected.emplace_back(position, id);
-    if (ticket->content == nullptr) return;
-    if (!ticket->mismatch(*ticket->content).empty()) {
-      const auto why = ticket->mismatch(*ticket->content);
-      auto digest = digest_of(ticket->bytes);
-      ticket->content.reset();
-      ticket->bytes.clear();
-      transfers_.post([this, ticket, why, digest, from = ticket->from] {
-        wrong_bytes(*peers_[from], ticket, why, digest);
-        pump();
-      });
-      return;
-    }
-    content = ticket->content;
-    bytes = std::exchange(ticket->bytes, {});
+    if (ticket->content == nullptr) return;  // not come yet, or being kept just now
+    group = take_unconfirmed(*ticket);
+    wrong.damage = ticket->mismatch(*group.content);
   }
-  keep_({std::move(bytes), content});
-  settle(ticket, std::nullopt);
+  if (wrong.damage.empty()) return keep(ticket, std::move(group));
+  wrong.digest = digest_of(group.bytes);
+  transfers_.post([this, ticket, wrong, from = ticket->from] {
+    wrong_bytes(*peers_[from], ticket, wrong);
+    pump();
+  });
+}
+
+/// With mutex_ held.
+FetchedGroup Fetcher::take_unconfirmed(Ticket& ticket) {
+  if (ticket.content != nullptr) unconfirmed_ -= ticket.content->content.size();
+  return {std::exchange(ticket.bytes, {}), std::exchange(ticket.content, nullptr)};
+}
+
+void Fetcher::keep(const TicketPtr& ticket, FetchedGroup group) {
+  std::optional<Error> failure;
+  try {
+    keep_(std::move(group));
+  } catch (const Error& error) {
+    failure.emplace(error);
+  } catch (const std::exception& error) {
+    failure.emplace(Category::local, error.what());
+  }
+  settle(ticket, failure);
   transfers_.post([this, ticket] {
     ticket->state = Ticket::State::kept;
     forget(*ticket);
@@ -210,7 +227,7 @@ void Fetcher::expect(const TicketPtr& ticket, std::uint32_t position, const Obje
 void Fetcher::settle(const TicketPtr& ticket, std::optional<Error> failure) {
   {
     const std::lock_guard lock(mutex_);
-    ticket->content.reset();
+    (void)take_unconfirmed(*ticket);
     ticket->expected = {};
     ticket->is_kept = !failure;
     ticket->failure = std::move(failure);
@@ -227,11 +244,11 @@ void Fetcher::wait(const TicketPtr& ticket) {
 void Fetcher::release(const std::vector<TicketPtr>& tickets) {
   transfers_.call([&] {
     for (const auto& ticket : tickets) {
+      if (--ticket->askers > 0) continue;
       const std::lock_guard lock(mutex_);
       if (ticket->is_kept || !ticket->expected.empty()) continue;
       ticket->is_unwanted = true;
-      ticket->content.reset();
-      ticket->bytes.clear();
+      (void)take_unconfirmed(*ticket);
       forget(*ticket);
       if (ticket->state == Ticket::State::queued)
         ticket->state = Ticket::State::kept;  // the queue passes over it
@@ -371,7 +388,7 @@ std::vector<Fetcher::TicketPtr> Fetcher::gather(const TicketPtr& head, std::uint
   std::vector<TicketPtr> tickets{head};
   const auto begin = head->group.place.offset;
   auto end = begin + head->group.place.size;
-  for (auto next = std::next(tickets_.find(head->key)); next != tickets_.end(); ++next) {
+  for (auto next = tickets_.upper_bound(head->key); next != tickets_.end(); ++next) {
     const auto& [key, ticket] = *next;
     const auto& place = ticket->group.place;
     if (key.first != head->key.first || place.offset < end || place.offset - end > kGap ||
@@ -522,6 +539,11 @@ void Fetcher::end_read(Read& read, const TransferEnd& end) {
 }
 
 void Fetcher::requeue(const TicketPtr& ticket, bool front) {
+  const auto known = tickets_.find(ticket->key);
+  if (known == tickets_.end() || known->second != ticket) {  // nobody wants it any more
+    ticket->state = Ticket::State::kept;
+    return;
+  }
   ticket->state = Ticket::State::queued;
   if (front)
     queue_.push_front(ticket);
@@ -572,6 +594,7 @@ void Fetcher::give_up(const TicketPtr& ticket) {
     answers += (answers.empty() ? "" : "; ") + peer->host.name() + ": " + answer;
   }
   const auto category = category_of(ticket->wrong, ticket->denied, ticket->failed, ticket->forbidden);
+  ticket->state = Ticket::State::kept;
   forget(*ticket);
   settle(ticket, Error(category, "pack " + ticket->group.pack.substr(0, 12) + ", group at " +
                                      std::to_string(ticket->group.place.offset) + ": " +
@@ -586,81 +609,94 @@ void Fetcher::verify(TicketPtr ticket, std::size_t peer, base::Buffer bytes) {
   verifying_ += bytes.size();
   (void)pool_->submit([this, ticket = std::move(ticket), peer, bytes = std::move(bytes)]() mutable {
     const auto size = bytes.size();
-    std::string damage, digest;
-    bool local = false;
+    Checked checked;
+    std::optional<Error> failure;  // ours
     std::shared_ptr<formats::DecodedGroup> content;
     try {
       formats::ZstdDecompressor decompressor;
       content = std::make_shared<formats::DecodedGroup>(formats::decode_group(bytes, decompressor));
       formats::name_blobs(format_, *content);
     } catch (const Error& error) {
-      damage = error.what();
+      if (error.category() == Category::corrupt || error.category() == Category::refused)
+        checked = {error.what(), {}, false};
+      else
+        failure.emplace(error);
+    } catch (const std::exception& error) {
+      failure.emplace(Category::local, error.what());
     }
-    bool keep = false;
-    {
+    bool is_expected = false;
+    if (!failure) {
       const std::lock_guard lock(mutex_);
-      if (damage.empty()) damage = ticket->mismatch(*content);
-      keep = damage.empty() && !ticket->expected.empty();
       ticket->from = peer;
-      if (damage.empty() && !keep && !ticket->is_unwanted) {
-        ticket->content = content;
-        ticket->bytes = std::move(bytes);
+      if (checked.damage.empty()) checked.damage = ticket->mismatch(*content);
+      is_expected = checked.damage.empty() && !ticket->expected.empty();
+      if (checked.damage.empty() && !is_expected && !ticket->is_unwanted) {
+        if (unconfirmed_ + content->content.size() > kUnconfirmed) {
+          failure.emplace(Category::network, "too much came before it was known what it is");
+        } else {
+          unconfirmed_ += content->content.size();
+          ticket->content = content;
+          ticket->bytes = std::move(bytes);
+        }
       }
     }
+    if (!checked.damage.empty()) checked.digest = digest_of(bytes);
+    if (is_expected) keep(ticket, {std::move(bytes), content});
+    if (failure) settle(ticket, failure);
     settled_.notify_all();  // for those that peek
-    if (!damage.empty()) digest = digest_of(bytes);
-    if (keep) {
-      try {
-        keep_({std::move(bytes), content});
-        settle(ticket, std::nullopt);
-      } catch (const Error& error) {
-        local = true;
-        settle(ticket, error);
-      }
-    }
-    if (local) damage.clear();
-    transfers_.post(
-        [this, ticket, peer, size, damage, digest] { verified(ticket, peer, size, damage, digest); });
+    transfers_.post([this, ticket, peer, size, checked] { verified(ticket, peer, size, checked); });
   });
 }
 
 void Fetcher::verified(const TicketPtr& ticket, std::size_t peer, std::uint64_t size,
-                       const std::string& damage, const std::string& digest) {
+                       const Checked& checked) {
   verifying_ -= size;
-  if (!damage.empty()) {
-    wrong_bytes(*peers_[peer], ticket, damage, digest);
+  if (!checked.damage.empty()) {
+    wrong_bytes(*peers_[peer], ticket, checked);
   } else {
-    const std::lock_guard lock(mutex_);
-    if (ticket->is_kept) {
+    bool is_settled = false, is_kept = false;
+    {
+      const std::lock_guard lock(mutex_);
+      is_kept = ticket->is_kept;
+      is_settled = is_kept || ticket->failure;
+    }
+    if (is_settled) {
       ticket->state = Ticket::State::kept;
       forget(*ticket);
     }
+    if (is_kept)
+      for (const auto suspect : ticket->suspects)
+        ban_on_loop(*peers_[suspect], "sent another group than the one asked for");
   }
   pump();
 }
 
-void Fetcher::wrong_bytes(Peer& peer, const TicketPtr& ticket, const std::string& why,
-                          const std::string& digest) {
+void Fetcher::wrong_bytes(Peer& peer, const TicketPtr& ticket, const Checked& checked) {
   ticket->wrong = true;
-  ticket->answers[peer.index] = "wrong bytes (" + why + ")";
+  ticket->answers[peer.index] = "wrong bytes (" + checked.damage + ")";
   ticket->attempts[peer.index] = kAttempts;
   // The same bytes from two peers: what led here is what is wrong.
-  std::optional<std::size_t> twin;
-  for (const auto& [other, bytes] : ticket->digests)
-    if (bytes == digest && other != peer.index) twin = other;
-  ticket->digests[peer.index] = digest;
-  if (twin && ticket->source && *ticket->source != peer.index) {
-    auto& accused = *peers_[*twin];
-    if (accused.record.banned && *ticket->source != accused.index) {
+  const auto same = [&](const auto& other) { return other.second == checked.digest; };
+  const bool has_twin = std::any_of(ticket->digests.begin(), ticket->digests.end(), same);
+  ticket->digests[peer.index] = checked.digest;
+  const bool is_source = ticket->source && *ticket->source == peer.index;
+  if (has_twin && !is_source) {
+    for (const auto& [index, digest] : ticket->digests) {
+      auto& accused = *peers_[index];
+      if (digest != checked.digest || index == ticket->source || !accused.record.banned) continue;
       accused.record.banned = false;
       accused.record.trouble.clear();
     }
-    ban_on_loop(*peers_[*ticket->source], "its map leads to places that hold something else");
-    ticket->state = Ticket::State::queued;
+    if (ticket->source)
+      ban_on_loop(*peers_[*ticket->source], "its map leads to places that hold something else");
     give_up(ticket);  // whoever wants its blobs looks for other places
     return;
   }
-  ban_on_loop(peer, why);
+  // A sound group, but another: whether the peer is to blame or what led here, another peer's answer tells.
+  if (checked.is_group && !is_source && peers_.size() > 1)
+    ticket->suspects.insert(peer.index);
+  else
+    ban_on_loop(peer, checked.damage);
   requeue(ticket, true);
 }
 
@@ -814,6 +850,8 @@ void Fetcher::next_of_race(const std::shared_ptr<FileRace>& race) {
             fail(Category::wrong_bytes, error.what());
             ban_on_loop(peer, race->path + ": " + error.what());
           }
+        } catch (const std::exception& error) {
+          fail(Category::local, error.what());
         }
       } else if (end.kind != Kind::absent) {
         note_failure(peer, end);
@@ -866,8 +904,9 @@ std::optional<std::vector<std::string>> Fetcher::list(std::size_t index, const s
                           [&] { return host.list(directory, names.empty() ? "" : names.back()); });
     if (!part) return names.empty() ? std::nullopt : std::optional(names);
     const auto listed = host.parse_list(directory, base::as_chars(part->bytes));
-    names.insert(names.end(), listed.names.begin(), listed.names.end());
-    if (!listed.more || listed.names.empty()) return names;
+    const bool goes_on = !listed.names.empty() && (names.empty() || listed.names.front() > names.back());
+    if (goes_on) names.insert(names.end(), listed.names.begin(), listed.names.end());
+    if (!listed.more || !goes_on || names.size() > kMaxNames) return names;
   }
 }
 

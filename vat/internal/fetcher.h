@@ -150,10 +150,16 @@ class Fetcher {
   void end_read(Read& read, const TransferEnd& end);
   void close_read(std::uint64_t number);
   void verify(TicketPtr ticket, std::size_t peer, base::Buffer bytes);
-  void verified(const TicketPtr& ticket, std::size_t peer, std::uint64_t size, const std::string& damage,
-                const std::string& digest);
-  void wrong_bytes(Peer& peer, const TicketPtr& ticket, const std::string& why, const std::string& digest);
+  struct Checked {
+    std::string damage;    ///< why it is not what is wanted; empty: it is
+    std::string digest;    ///< of what came, then
+    bool is_group = true;  ///< what came is a sound group, if not the one that is wanted
+  };
+  void verified(const TicketPtr& ticket, std::size_t peer, std::uint64_t size, const Checked& checked);
+  void wrong_bytes(Peer& peer, const TicketPtr& ticket, const Checked& checked);
   void forget(const Ticket& ticket);
+  [[nodiscard]] FetchedGroup take_unconfirmed(Ticket& ticket);
+  void keep(const TicketPtr& ticket, FetchedGroup group);
   void requeue(const TicketPtr& ticket, bool front);
   void give_up(const TicketPtr& ticket);
   void note_failure(Peer& peer, const TransferEnd& end);
@@ -172,6 +178,7 @@ class Fetcher {
   const Keep keep_;
 
   std::mutex mutex_;  ///< guards results and expectations of tickets; never held while anything is called
+  std::uint64_t unconfirmed_ = 0;  ///< content bytes that nobody expects yet; guarded by mutex_
   std::condition_variable settled_;
   std::mutex keep_mutex_;  ///< one group is kept at a time
 

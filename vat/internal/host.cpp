@@ -2,6 +2,7 @@
 
 #include <curl/curl.h>
 
+#include <algorithm>
 #include <cctype>
 
 #include "formats/base/c_ptr.h"
@@ -88,6 +89,8 @@ Host::Host(const PeerAddress& address) : address_(address) {
     base_ = with_slash(base_ + parts.part(CURLUPART_PATH));
   } else if (scheme == "ssh" || scheme == "sftp") {
     kind_ = Kind::sftp;
+    if (address_.known_hosts.empty())
+      throw Error(Category::refused, url + ": there is no list of known hosts");
     parts.set(CURLUPART_SCHEME, "sftp");
     base_ = with_slash(parts.part(CURLUPART_URL));
     path_ = with_slash(parts.part(CURLUPART_PATH, CURLU_URLDECODE));
@@ -140,7 +143,7 @@ Transfer Host::list(const std::string& directory, const std::string& after) cons
     for (const char c : percent_encoded(text)) result += c == '/' ? "%2F" : std::string(1, c);
     return result;
   };
-  transfer.url = bucket + "?list-type=2&prefix=" + encoded(prefix + directory + "/") +
+  transfer.url = bucket + "?delimiter=%2F&list-type=2&prefix=" + encoded(prefix + directory + "/") +
                  (after.empty() ? "" : "&start-after=" + encoded(prefix + directory + "/" + after));
   return transfer;
 }
@@ -150,7 +153,8 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
   if (kind_ == Kind::sftp) {
     while (!answer.empty()) {
       const auto line = std::string(base::take_field(answer, '\n'));
-      if (!line.empty() && line != "." && line != "..") listed.names.push_back(line);
+      if (!line.empty() && line != "." && line != ".." && line.find('/') == std::string::npos)
+        listed.names.push_back(line);
     }
     return listed;
   }
@@ -167,6 +171,16 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
     const auto name = key.substr(begin + below.size());
     if (!name.empty() && name.find('/') == std::string::npos) listed.names.push_back(name);
   }
+  // Directories.
+  for (auto at = answer.find("<CommonPrefixes><Prefix>"); at != std::string_view::npos;
+       at = answer.find("<CommonPrefixes><Prefix>", at)) {
+    at += 24;
+    auto name = std::string(answer.substr(at, answer.find('<', at) - at));
+    if (name.ends_with('/')) name.pop_back();
+    name = name.substr(name.rfind('/') + 1);
+    if (!name.empty()) listed.names.push_back(name);
+  }
+  std::sort(listed.names.begin(), listed.names.end());
   return listed;
 }
 

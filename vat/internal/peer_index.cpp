@@ -130,12 +130,13 @@ void PeerIndex::learn(Fetcher& fetcher, std::size_t peer, const std::string& pac
   if (!tail || tail->bytes.empty()) return;  // listed but absent: as good as not listed
   auto bytes = tail->bytes;
   const auto size = tail->file_size;
+  if (bytes.size() > size) return;
   const auto read = [&](std::uint64_t offset, base::MutableBytes buffer) {
     if (offset > size || buffer.size() > size - offset) return false;
     if (offset < size - bytes.size()) {
       if (size - offset > kMaxTrailer) return false;
       const auto more = fetcher.read_part(peer, file, {offset, size - offset, false}, size - offset);
-      if (!more) return false;
+      if (!more || more->bytes.size() != size - offset) return false;
       bytes = more->bytes;
     }
     const auto at = offset - (size - bytes.size());

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "formats/base/error.h"
 #include "formats/text/layout.h"
 #include "formats/text/manifest.h"
 #include "formats/text/recipe.h"
@@ -18,6 +19,8 @@ using formats::RecipeItem;
 using formats::Row;
 
 namespace {
+
+constexpr std::size_t kMaxRuns = std::size_t{1} << 21;  ///< of a map in memory
 
 /// What is there already.
 class Before {
@@ -96,6 +99,7 @@ std::string map_file(const ObjectId& root) {
 
 RootMap::RootMap(base::Bytes file, base::ObjectFormat format, const ObjectId& root) {
   std::unordered_map<std::string, std::uint32_t> numbers;
+  std::size_t runs = 0;
   detail_ = formats::read_map(
       file, format, root,
       [&](const formats::MapRun& run) {
@@ -105,6 +109,8 @@ RootMap::RootMap(base::Bytes file, base::ObjectFormat format, const ObjectId& ro
           if (fresh) packs_.push_back(run.pack);
           pack = known->second;
         }
+        if (++runs > kMaxRuns)
+          throw base::Error(base::Category::refused, "map: more runs than fit into memory");
         sections_[static_cast<std::size_t>(run.section)].runs.push_back(
             {run.group.offset, run.group.size, pack, run.first, run.count});
       },

@@ -61,6 +61,17 @@ bool is_local(const sockaddr& address) {
   return IN6_IS_ADDR_LOOPBACK(&six) || IN6_IS_ADDR_LINKLOCAL(&six) || IN6_IS_ADDR_UNSPECIFIED(&six);
 }
 
+bool is_local(const std::string& address) {
+  sockaddr_in four{};
+  sockaddr_in6 six{};
+  four.sin_family = AF_INET;
+  six.sin6_family = AF_INET6;
+  if (::inet_pton(AF_INET, address.c_str(), &four.sin_addr) == 1)
+    return is_local(reinterpret_cast<const sockaddr&>(four));
+  return ::inet_pton(AF_INET6, address.c_str(), &six.sin6_addr) == 1 &&
+         is_local(reinterpret_cast<const sockaddr&>(six));
+}
+
 std::string lower(std::string_view text) {
   std::string result(text);
   std::transform(result.begin(), result.end(), result.begin(),
@@ -219,6 +230,13 @@ bool Transfers::Active::begin_body() {
   left = what.range.size;
   if (!is_http()) return true;
   curl_easy_getinfo(easy.get(), CURLINFO_RESPONSE_CODE, &status);
+  // A connection that another transfer had opened was not asked about in on_socket().
+  if (const char* at = nullptr; !what.may_be_local &&
+                                curl_easy_getinfo(easy.get(), CURLINFO_PRIMARY_IP, &at) == CURLE_OK &&
+                                at != nullptr && is_local(std::string(at))) {
+    local_address = true;
+    return false;
+  }
   if (status == 200) {
     if (length) end.file_size = *length;
     if (what.range.is_whole()) return true;

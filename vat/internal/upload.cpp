@@ -55,13 +55,15 @@ Upload::Upload(const PeerAddress& address, const TransferLimits& limits)
 }
 
 /// Done, absent or exists; other ends are thrown.
-Upload::Answer Upload::run(const std::string& what, const std::function<Transfer()>& make) {
+Upload::Answer Upload::run(const std::string& what, const std::function<Transfer()>& make,
+                           std::size_t max_answer) {
   for (unsigned attempt = 1;; ++attempt) {
     auto answer = std::make_shared<Answer>();             // shared: with the callbacks
     auto ended = std::make_shared<std::promise<void>>();  // likewise
     transfers_.call([&] {
       auto transfer = make();
-      transfer.on_bytes = [answer](base::Bytes bytes) {
+      transfer.on_bytes = [answer, max_answer](base::Bytes bytes) {
+        if (max_answer == 0) return false;  // only the size of the file is wanted
         if (answer->body.size() + bytes.size() <= kMaxAnswer) answer->body += base::as_chars(bytes);
         return true;
       };
@@ -77,6 +79,13 @@ Upload::Answer Upload::run(const std::string& what, const std::function<Transfer
     if (kind != Kind::failed || attempt == kAttempts)
       throw Error(category_of(kind), host_.name() + ": " + what + ": " + answer->end.message);
   }
+}
+
+Upload::Answer Upload::require_done(const std::string& what, const std::function<Transfer()>& make) {
+  auto answer = run(what, make);
+  if (answer.end.kind != Kind::done)
+    throw Error(Category::network, host_.name() + ": " + what + ": " + answer.end.message);
+  return answer;
 }
 
 void Upload::put(const std::string& file, int fd, std::uint64_t size, bool replace) {
@@ -108,8 +117,15 @@ void Upload::put(const std::string& file, std::uint64_t size, const ReadAt& read
     transfer.body_size = size;
     return transfer;
   });
-  if (answer.end.kind == Kind::absent)
-    throw Error(Category::network, host_.name() + ": " + file + ": there is nowhere to put it");
+  if (answer.end.kind == Kind::absent || (replace && answer.end.kind == Kind::exists))
+    throw Error(Category::network, host_.name() + ": " + file + ": " + answer.end.message);
+  if (host_.kind() != Host::Kind::sftp) return;
+  // A name that could not be given is no error of SFTP's commands here: what counts is what is there now.
+  const auto there = run(
+      file, [&] { return host_.get(file, {}); }, 0);
+  if (there.end.file_size != size)
+    throw Error(Category::network,
+                host_.name() + ": " + file + ": could not be put there, or another file is there");
 }
 
 /// One object in parts: it appears when all of them are there.
@@ -125,7 +141,7 @@ void Upload::put_parts(const std::string& file, std::uint64_t size, const ReadAt
     for (std::uint64_t offset = 0; offset < size; offset += kPart) {
       const auto count = std::min(kPart, size - offset);
       ++number;
-      const auto part = run(file, [&] {
+      const auto part = require_done(file, [&] {
         auto transfer = host_.put_part(file, "partNumber=" + std::to_string(number) + "&" + id);
         transfer.read_body = reader_from(read, offset, count);
         transfer.body_size = count;
@@ -134,7 +150,8 @@ void Upload::put_parts(const std::string& file, std::uint64_t size, const ReadAt
       list += "<Part><PartNumber>" + std::to_string(number) + "</PartNumber><ETag>" + part.end.etag +
               "</ETag></Part>";
     }
-    const auto done = run(file, [&] { return host_.post(file, id, list + "</CompleteMultipartUpload>"); });
+    const auto done =
+        require_done(file, [&] { return host_.post(file, id, list + "</CompleteMultipartUpload>"); });
     // An error may come with status 200, because the answer begins before the parts are joined.
     if (done.body.find("<Error>") != std::string::npos)
       throw Error(Category::network, host_.name() + ": " + file + ": " + element(done.body, "Code"));

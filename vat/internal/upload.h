@@ -32,7 +32,9 @@ class Upload {
     std::string body;
   };
   using ReadAt = std::function<std::size_t(std::uint64_t offset, base::MutableBytes)>;
-  Answer run(const std::string& what, const std::function<Transfer()>& make);
+  Answer run(const std::string& what, const std::function<Transfer()>& make,
+             std::size_t max_answer = SIZE_MAX);
+  Answer require_done(const std::string& what, const std::function<Transfer()>& make);
   void put(const std::string& file, std::uint64_t size, const ReadAt& read, bool replace);
   void put_parts(const std::string& file, std::uint64_t size, const ReadAt& read);
 
