@@ -215,8 +215,8 @@ class PeerSet::Impl {
 
  private:
   struct Planned {
-    Fetcher::TicketPtr ticket;
-    std::uint64_t at = 0;  ///< content bytes planned before it
+    Fetcher::TicketPtr ticket;  ///< nullptr: nobody knows where it lies
+    std::uint64_t at = 0;       ///< content bytes planned before it
   };
 
   // --- reading
@@ -281,7 +281,7 @@ class PeerSet::Impl {
   /// True if it was planned and has come; `failure`: why it has not.
   bool wait_for_planned(const ObjectId& id, std::optional<Error>& failure) {
     const auto there = planned(id);
-    if (!there) return false;
+    if (!there || there->ticket == nullptr) return false;
     {
       const std::lock_guard lock(mutex_);
       read_up_to_ = std::max(read_up_to_, there->at);
@@ -431,7 +431,15 @@ class PeerSet::Impl {
         return;
       }
       if (!place && the.mode == Plan::Mode::fetch && met.section == MapSection::data) return fault(met.id);
-      if (!place) return;  // its reader looks for it by itself
+      if (!place) {  // its reader looks for it by itself, and need not wait for the plan
+        const std::lock_guard lock(mutex_);
+        if (the.mode == Plan::Mode::ahead) {
+          planned_.insert_or_assign(met.id, Planned{nullptr, the.planned});
+          planned_order_.emplace_back(the.planned, met.id);
+        }
+        moved_.notify_all();
+        return;
+      }
       the.batch.emplace_back(met, *place);
       the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
       if (the.batch_size >= kBatch) flush(the);

@@ -112,6 +112,8 @@ Transfer Host::make(const std::string& file) const {
   transfer.password = address_.password;
   if (kind_ == Kind::s3) {
     transfer.may_redirect = false;  // what is signed is for this host only
+    // Who may not list a bucket is not told what is not in it.
+    transfer.forbidden_is_absent = address_.user.empty();
     if (!address_.user.empty()) {
       transfer.signature = "aws:amz:" + address_.region + ":s3";
       transfer.headers.emplace_back("x-amz-content-sha256: UNSIGNED-PAYLOAD");

@@ -502,6 +502,8 @@ void Transfers::finish(Active& active, int result) {
     say(Kind::failed, "redirects more than " + std::to_string(kRedirects) + " times");
   } else if (code == CURLE_UNSUPPORTED_PROTOCOL) {
     say(Kind::refused, "redirects to another protocol");
+  } else if (status == 403 && active.what.forbidden_is_absent) {
+    say(Kind::absent, "no such file, or none for everybody");
   } else if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_LOGIN_DENIED || status == 401 ||
              status == 403) {
     say(Kind::authentication, code == CURLE_PEER_FAILED_VERIFICATION

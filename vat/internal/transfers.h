@@ -62,7 +62,8 @@ struct Transfer {
   bool sends_body = false;
   std::string user, password;  ///< never printed
   std::string signature;  ///< "aws:amz:<region>:s3": signs with user and password (AWS signature, version 4)
-  bool may_be_local = false;  ///< loopback and link-local addresses were consented to
+  bool may_be_local = false;         ///< loopback and link-local addresses were consented to
+  bool forbidden_is_absent = false;  ///< status 403 may mean that there is no such file
   bool may_redirect = true;
   std::string ssh_private_key, ssh_known_hosts;
   std::vector<std::string> ssh_after;  ///< SFTP commands after a put
