@@ -1,0 +1,81 @@
+// What is asked of a host, and what its lists may say.
+#include "vat/internal/host.h"
+
+#include <catch2/catch.hpp>
+
+#include "tests/formats/damage.h"
+
+using base::Category;
+using vat::PeerAddress;
+using vat::internal::Host;
+
+namespace {
+
+PeerAddress address(const std::string& url) {
+  PeerAddress peer;
+  peer.url = url;
+  peer.known_hosts = "/known";
+  return peer;
+}
+Category failure(const PeerAddress& peer) {
+  return tests::category_of([&] { (void)Host(peer); });
+}
+
+}  // namespace
+
+TEST_CASE("URLs of vats lead to the files of vats", "[host]") {
+  CHECK(Host(address("http://h/a/v/")).get("cache/packs", {}).url == "http://h/a/v/cache/packs");
+  CHECK(Host(address("https://h:81")).get("vat.json", {}).url == "https://h:81/vat.json");
+  CHECK(Host(address("ssh://u@h:22/srv/v")).get("vat.json", {}).url == "sftp://u@h:22/srv/v/vat.json");
+  auto bucket = address("s3://b/some where");
+  CHECK(failure(bucket) == Category::usage);
+  bucket.url = "s3://b/some%20where";
+  bucket.region = "eu-1";
+  CHECK(Host(bucket).get("vat.json", {}).url == "https://s3.eu-1.amazonaws.com/b/some%20where/vat.json");
+  bucket.endpoint = "http://127.0.0.1:9/";
+  CHECK(Host(bucket).get("vat.json", {}).url == "http://127.0.0.1:9/b/some%20where/vat.json");
+  CHECK(Host(bucket).get("vat.json", {}).signature.empty());
+  bucket.user = "key";
+  CHECK(Host(bucket).get("vat.json", {}).signature == "aws:amz:eu-1:s3");
+  CHECK_FALSE(Host(bucket).get("vat.json", {}).may_redirect);
+}
+
+TEST_CASE("URLs that name no vat, or more than one, are refused", "[host]") {
+  for (const auto* url : {"ftp://h/v", "http://", "http://u@h/v", "http://u:p@h/v", "http://h/v?x",
+                          "http://h/v#x", "ssh://u:p@h/v"}) {
+    INFO(url);
+    CHECK(failure(address(url)) == Category::usage);
+  }
+  for (const auto* url : {"ssh://-oProxyCommand=x/v", "ssh://-x@h/v", "ssh://u@-h/v", "http://-h/v"}) {
+    INFO(url);
+    CHECK(failure(address(url)) == Category::refused);
+  }
+  auto stranger = address("ssh://h/v");
+  stranger.known_hosts.clear();
+  CHECK(failure(stranger) == Category::refused);
+  auto bucket = address("s3://b/v");
+  bucket.region = "x.evil.example/";
+  CHECK(failure(bucket) == Category::usage);
+  bucket.region = {};
+  bucket.endpoint = "file:///etc";
+  CHECK(failure(bucket) == Category::usage);
+}
+
+TEST_CASE("lists of names hold names only", "[host]") {
+  const Host far(address("ssh://h/v"));
+  const auto listed = far.parse_list("primary", ".\n..\nab\nx/../../y\n/etc/passwd\ncd\n");
+  CHECK(listed.names == std::vector<std::string>{"ab", "cd"});
+  const Host bucket(address("s3://b/v"));
+  const auto page = bucket.parse_list(
+      "primary/pack",
+      "<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>v/primary/pack/b.zst</Key></Contents>"
+      "<Contents><Key>v/primary/pack/a.zst</Key></Contents><Contents><Key>v/primary/pack/x/y</Key></Contents>"
+      "<Contents><Key>elsewhere</Key></Contents><CommonPrefixes><Prefix>v/primary/pack/d/</Prefix></"
+      "CommonPrefixes>"
+      "</ListBucketResult>");
+  CHECK(page.more);
+  CHECK(page.names == std::vector<std::string>{"a.zst", "b.zst", "d"});
+  CHECK(tests::category_of([&] { (void)bucket.parse_list("primary", "<html>"); }) == Category::corrupt);
+  CHECK(bucket.list("primary", "").url ==
+        "https://s3.us-east-1.amazonaws.com/b?delimiter=%2F&list-type=2&prefix=v%2Fprimary%2F");
+}
