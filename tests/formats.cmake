@@ -37,6 +37,7 @@ function(shrub_fuzz name)
 endfunction()
 
 shrub_fuzz(decoder LIBRARIES shrub::compression)
+shrub_fuzz(delta LIBRARIES shrub::delta)
 shrub_fuzz(text LIBRARIES shrub::text)
 shrub_fuzz(pack LIBRARIES shrub::pack)
 shrub_fuzz(vref LIBRARIES shrub::vref)
