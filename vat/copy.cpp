@@ -109,7 +109,7 @@ class FarVat {
 
   [[nodiscard]] std::optional<PackedPlace> find(const ObjectId& id) {
     auto places = index_.find(id);
-    if (places.empty() && index_.update(fetcher_)) places = index_.find(id);
+    while (places.empty() && index_.update(fetcher_)) places = index_.find(id);
     // The index knows packs of other peers too.
     for (const auto& place : places)
       if (packs().contains(place.group.pack))

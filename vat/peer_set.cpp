@@ -314,7 +314,7 @@ class PeerSet::Impl {
   std::vector<internal::PeerPlace> locate(const ObjectId& id) {
     const std::lock_guard lock(index_mutex_);
     auto places = index_.find(id);
-    if (places.empty() && index_.update(*fetcher_)) places = index_.find(id);
+    while (places.empty() && index_.update(*fetcher_)) places = index_.find(id);
     return places;
   }
 
@@ -323,8 +323,10 @@ class PeerSet::Impl {
     const auto worse = [&](const Error& error) {
       if (!failure || failure->category() == Category::not_found) failure.emplace(error);
     };
-    for (int round = 0; round < 2; ++round) {
+    std::set<std::pair<std::string, std::uint64_t>> tried;
+    for (bool any = true; any;) {
       for (const auto& place : locate(id)) {
+        if (!tried.emplace(place.group.pack, place.group.place.offset).second) continue;
         const auto ticket = fetcher_->want({place.group}, std::nullopt, true).front();
         fetcher_->expect(ticket, place.position, id);
         try {
@@ -337,9 +339,11 @@ class PeerSet::Impl {
         }
       }
       const std::lock_guard lock(index_mutex_);
-      const bool any = index_.update(*fetcher_);
+      any = index_.update(*fetcher_);
+    }
+    {
+      const std::lock_guard lock(index_mutex_);
       if (index_.trouble()) worse(base::prefixed("blob " + id.hex(), *index_.trouble()));
-      if (!any) break;
     }
     if (index_.fetch_loose(*fetcher_, id,
                            [&](internal::FetchedGroup group) { cache_.keep(std::move(group)); }))

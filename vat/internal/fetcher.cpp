@@ -281,9 +281,17 @@ void Fetcher::drop_queue() {
   });
 }
 
+std::vector<std::size_t> Fetcher::by_promise() {
+  return transfers_.call([&] {
+    std::vector<std::size_t> all;
+    for (const auto* peer : promising()) all.push_back(peer->index);
+    return all;
+  });
+}
+
 std::string Fetcher::best_peer() {
   return transfers_.call([&] {
-    const auto all = by_promise();
+    const auto all = promising();
     return all.empty() ? std::string() : all.front()->host.name();
   });
 }
@@ -770,13 +778,15 @@ void Fetcher::hedge() {
 // --- small files
 // -----------------------------------------------------------------------------------------------------
 
-std::vector<Fetcher::Peer*> Fetcher::by_promise() const {
+std::vector<Fetcher::Peer*> Fetcher::promising() const {
   std::vector<Peer*> all;
   for (const auto& peer : peers_)
     if (peer->is_usable()) all.push_back(peer.get());
   std::stable_sort(all.begin(), all.end(), [&](const Peer* a, const Peer* b) {
-    return std::pair(!a->is_open(), finish_time(*a, kSmallRead)) <
-           std::pair(!b->is_open(), finish_time(*b, kSmallRead));
+    const auto promise = [&](const Peer& peer) {
+      return std::pair(peer.failures_in_row > 0 || !peer.is_open(), finish_time(peer, kSmallRead));
+    };
+    return promise(*a) < promise(*b);
   });
   return all;
 }
@@ -790,7 +800,7 @@ std::optional<Fetcher::File> Fetcher::find_file(
   race->is_good = is_good;
   auto result = race->result.get_future();
   transfers_.call([&] {
-    race->left = by_promise();
+    race->left = promising();
     std::reverse(race->left.begin(), race->left.end());
     next_of_race(race);
   });

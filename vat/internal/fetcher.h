@@ -105,6 +105,8 @@ class Fetcher {
   /// Throws as read_part.
   [[nodiscard]] std::optional<std::vector<std::string>> list(std::size_t peer, const std::string& directory);
 
+  /// Those that are asked at all, the quickest first.
+  [[nodiscard]] std::vector<std::size_t> by_promise();
   /// The name of the one that is asked first; empty if there is none.
   [[nodiscard]] std::string best_peer();
   static constexpr std::uint64_t kGap = std::uint64_t{32}
@@ -168,7 +170,7 @@ class Fetcher {
   void hedge();
   void keep_watching();
   void next_of_race(const std::shared_ptr<FileRace>& race);
-  [[nodiscard]] std::vector<Peer*> by_promise() const;
+  [[nodiscard]] std::vector<Peer*> promising() const;
   [[nodiscard]] PackNumber number_of(const std::string& pack);
   void settle(const TicketPtr& ticket, std::optional<base::Error> failure);
   void note(const std::string& text);

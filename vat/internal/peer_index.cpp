@@ -73,23 +73,21 @@ void PeerIndex::forget(const std::string& pack) {
 }
 
 bool PeerIndex::update(Fetcher& fetcher) {
-  bool any = false;
-  for (std::size_t peer = 0; peer < fetcher.peer_count(); ++peer) {
-    if (!asked_.insert(peer).second || !fetcher.is_usable(peer)) continue;
-    any = true;
+  for (const auto peer : fetcher.by_promise()) {
+    if (!asked_.insert(peer).second) continue;
     try {
-      const auto list = list_packs(fetcher, peer);
       std::set<std::string> known;
       for (const auto& pack : index_->packs())
         if (pack.size > 0) known.insert(pack.name.substr(0, 64));
-      for (const auto& pack : list)
+      for (const auto& pack : list_packs(fetcher, peer))
         if (!known.contains(pack)) learn(fetcher, peer, pack);
     } catch (const Error& error) {
       if (error.category() == Category::internal) throw;
       trouble_.emplace(error);
     }
+    return true;
   }
-  return any;
+  return false;
 }
 
 std::vector<std::string> list_packs(Fetcher& fetcher, std::size_t peer) {

@@ -32,9 +32,8 @@ class PeerIndex {
   PeerIndex(base::ObjectFormat format, const std::string& cache_dir);
 
   [[nodiscard]] std::vector<PeerPlace> find(const base::ObjectId& id);
-  /// Asks each peer that was not asked yet in this run for its list of packs, and for what those hold that
-  /// are not known. False if there was nobody left to ask. Peers that cannot be asked are noted by the
-  /// fetcher.
+  /// Asks one more peer, the most promising that was not asked yet in this run, for its list of packs, and
+  /// for what those hold that are not known. False if there was nobody left to ask.
   bool update(Fetcher& fetcher);
   /// Why what a peer has is not all known.
   [[nodiscard]] const std::optional<base::Error>& trouble() const noexcept { return trouble_; }
