@@ -89,8 +89,12 @@ void add_ssh(vat::PeerAddress& address) {
 
 }  // namespace
 
+Option limit_rate_option() {
+  return {"--limit-rate", "RATE", "fetch and send at most so many bytes a second: 500k, 20M"};
+}
+
 std::vector<Option> fetch_options() {
-  return {{"--limit-rate", "RATE", "fetch at most so many bytes a second: 500k, 20M"},
+  return {limit_rate_option(),
           {"--offline", "", "ask nobody: use what is on this disk, the cache too"},
           {"--from", "URL", "a vat to use besides the others", Completion::directory, true}};
 }

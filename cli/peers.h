@@ -11,6 +11,7 @@
 
 namespace cli {
 
+[[nodiscard]] Option limit_rate_option();
 /// --limit-rate, --offline and --from, for commands that may fetch.
 [[nodiscard]] std::vector<Option> fetch_options();
 

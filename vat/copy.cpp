@@ -86,7 +86,7 @@ void require_format(const BlobSource& from, base::ObjectFormat format) {
 class FarVat {
  public:
   FarVat(const PeerAddress& address, base::ObjectFormat format, const PeerOptions& options)
-      : upload_(address),
+      : upload_(address, limits_of(options)),
         fetcher_(format, {address}, fetch_options(options), [](const auto&) {}),
         index_(format, options.cache_dir),
         format_(format) {}
@@ -133,9 +133,15 @@ class FarVat {
   }
 
  private:
+  static internal::TransferLimits limits_of(const PeerOptions& options) {
+    internal::TransferLimits limits;
+    limits.rate = options.rate;
+    return limits;
+  }
   static internal::Fetcher::Options fetch_options(const PeerOptions& options) {
     internal::Fetcher::Options fetch;
     fetch.threads = 1;
+    fetch.limits = limits_of(options);
     fetch.on_note = options.on_note;
     return fetch;
   }

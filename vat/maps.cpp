@@ -31,7 +31,6 @@ using base::ObjectId;
 constexpr const char* kPackList = "packs";
 constexpr const char* kPackListPath = "cache/packs";
 constexpr std::size_t kMaxPackList = std::size_t{64} << 20;
-constexpr std::size_t kMaxMapFile = std::size_t{64} << 20;
 
 /// cache/ or a directory below it; nullopt if it cannot be written.
 std::optional<base::UniqueFd> open_cache(Vat::Impl& vat, const std::string& below = {}) {
@@ -97,7 +96,7 @@ bool is_sound_table(const Vat::Impl& vat, const std::string& file, const std::st
 
 /// Names in hex. Throws corrupt or refused for a damaged map.
 std::set<std::string> packs_of_map(Vat& vat, const ObjectId& root, const std::string& file) {
-  const auto bytes = base::read_file(vat.impl().dir.get(), file, kMaxMapFile);
+  const auto bytes = base::read_file(vat.impl().dir.get(), file, internal::kMaxMapFile);
   std::set<std::string> packs;
   (void)formats::read_map(base::as_bytes(bytes), vat.object_format(), root, [&](const formats::MapRun& run) {
     if (!run.pack.empty()) packs.insert(run.pack);

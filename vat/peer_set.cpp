@@ -42,7 +42,6 @@ constexpr std::uint64_t kUselessDelta = std::uint64_t{64}
                                         << 20;             ///< content bytes without one that is needed
 constexpr std::uint64_t kSample = std::uint64_t{4} << 20;  ///< bytes that tell how quick a peer is
 constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
-constexpr std::uint64_t kMaxMapFile = std::uint64_t{64} << 20;
 constexpr std::uint64_t kAhead = std::uint64_t{96}
                                  << 20;  ///< content bytes the planner may be ahead of readers
 constexpr std::uint64_t kBatch = std::uint64_t{8} << 20;         ///< stored bytes that are asked for at once
@@ -140,7 +139,7 @@ class PeerSet::Impl {
       try {
         Plan the(expected.root);
         run(the, expected);
-      } catch (const Error&) {
+      } catch (const std::exception&) {
         // Whoever needs what could not be planned for hears of it where it is read.
       }
       const std::lock_guard over(mutex_);
@@ -494,7 +493,7 @@ class PeerSet::Impl {
     try {
       const auto& id = the.root.id();
       const auto file = fetcher_->find_file(
-          internal::map_file(id), kMaxMapFile,
+          internal::map_file(id), internal::kMaxMapFile,
           [&](base::Bytes bytes, std::size_t) { the.map = std::make_unique<RootMap>(bytes, format_, id); });
       if (file) the.source = file->peer;
       the.is_exact = the.map != nullptr && the.map->detail() == the.root.detail() &&

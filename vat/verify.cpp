@@ -17,6 +17,7 @@
 #include "formats/text/recipe.h"
 #include "vat/adder.h"
 #include "vat/content.h"
+#include "vat/internal/plan.h"
 #include "vat/internal/vat_impl.h"
 #include "vat/maps.h"
 
@@ -50,9 +51,10 @@ bool is_bad_bytes(const Error& error) {
   return error.category() == Category::corrupt || error.category() == Category::refused;
 }
 
-/// Stores blobs again that another vat has. False if it does not give one of them.
-bool take_from(BlobSource* from, Vat& vat, const std::vector<ObjectId>& ids) {
-  if (from == nullptr) return ids.empty();
+/// Stores again those of the blobs that another vat has; returns them.
+std::unordered_set<ObjectId> take_from(BlobSource* from, Vat& vat, const std::vector<ObjectId>& ids) {
+  std::unordered_set<ObjectId> taken;
+  if (from == nullptr || ids.empty()) return taken;
   Adder adder(vat, {1, formats::kDefaultLevel});
   for (const auto& id : ids) {
     try {
@@ -60,16 +62,16 @@ bool take_from(BlobSource* from, Vat& vat, const std::vector<ObjectId>& ids) {
       const auto stored = from->find(id);
       const auto kind = stored ? stored->kind : BlobKind::data;
       (void)adder.put(id, kind, kind == BlobKind::data ? Grouping::chunk : Grouping::text, bytes);
+      taken.insert(id);
     } catch (const Error& error) {
       if (error.category() == Category::local || error.category() == Category::busy ||
           error.category() == Category::internal)
         throw;
       vat.impl().note(error.what());
-      return false;
     }
   }
   (void)adder.finish();
-  return true;
+  return taken;
 }
 
 class PackCheck {
@@ -123,12 +125,12 @@ class PackCheck {
   /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id
   /// would be lost.
   bool repair(const std::vector<PackDamage>& damages) {
-    std::vector<ObjectId> lost;
+    std::unordered_set<ObjectId> lost;
     for (const auto& damage : damages) {
       if (!damage.id && damage.place_lost) return false;
-      if (damage.id && !has_other_copy(*damage.id)) lost.push_back(*damage.id);
+      if (damage.id && !has_other_copy(*damage.id)) lost.insert(*damage.id);
     }
-    if (!take_from(options_.from, vat_, lost)) return false;
+    if (take_from(options_.from, vat_, {lost.begin(), lost.end()}).size() < lost.size()) return false;
     impl_.with_index([&](internal::Index& index) { index.forget_pack(name_); });
     Adder adder(vat_, {options_.threads, formats::kDefaultLevel});
     for (const auto& group : groups_) rescue(group, adder);
@@ -233,6 +235,29 @@ class References {
       : vat_(vat), from_(options.repair ? options.from : nullptr), told_(std::move(told)), report_(report) {}
 
   void check_all() {
+    // What is taken may need what is not here either. A content is asked for last: a recipe of it will do.
+    for (check_once(); !missing_.empty(); check_once()) {
+      const bool only_contents = std::all_of(missing_.begin(), missing_.end(),
+                                             [](const auto& entry) { return entry.second.is_content; });
+      std::vector<ObjectId> ids;
+      for (const auto& [id, missing] : missing_)
+        if (only_contents || !missing.is_content) ids.push_back(id);
+      const auto taken = take_from(from_, vat_, ids);
+      for (const auto& id : ids) {
+        report_({"", id, missing_.at(id).why, taken.contains(id)});
+        told_.insert(id);
+      }
+    }
+  }
+
+ private:
+  struct Missing {
+    std::string why;
+    bool is_content;
+  };
+
+  void check_once() {
+    missing_.clear();
     const Reading reading(vat_.impl());
     std::vector<std::pair<ObjectId, BlobKind>> roots;
     vat_.list(
@@ -248,12 +273,12 @@ class References {
       } catch (const Error& error) {
         const bool told = error.category() == Category::corrupt;  // its own pack was reported
         if (!told && error.category() != Category::refused && error.category() != Category::not_found) throw;
-        if (!told) report_({"", id, std::string(formats::to_string(kind)) + ": " + error.what(), false});
+        if (!told && told_.insert(id).second)
+          report_({"", id, std::string(formats::to_string(kind)) + ": " + error.what(), false});
       }
     }
   }
 
- private:
   void check(const ObjectId& root, BlobKind kind) {
     const auto get = [this](const ObjectId& id) { return vat_.read(id); };
     if (kind == BlobKind::recipe) {
@@ -262,25 +287,41 @@ class References {
         if (item.type != formats::RecipeItem::Type::hole) need(item.id, root, kind, false);
     } else if (kind == BlobKind::manifest) {
       formats::ManifestReader reader(vat_.read(root), vat_.object_format(), get);
+      const auto before = missing_.size();
       for (formats::Row row; reader.next(row);)
         if (row.type == formats::Row::Type::file) need(row.blob, root, kind, true);
+      if (missing_.size() == before || from_ == nullptr) return;
+      // Nothing but its map says here which layout belongs to a manifest.
+      if (const auto layout = layout_of(root)) need(*layout, root, kind, false);
     } else {
       formats::LayoutReader reader(vat_.read(root), vat_.object_format(), get);
       for (ObjectId blob, recipe; reader.next(blob, recipe);) need(recipe, root, kind, false);
     }
   }
 
-  void need(const ObjectId& id, const ObjectId& root, BlobKind kind, bool recipe_will_do) {
-    if (told_.contains(id) || vat_.find(id) || (recipe_will_do && !vat_.find_recipes(id).empty())) return;
-    told_.insert(id);
-    const bool repaired = from_ != nullptr && take_from(from_, vat_, {id});
-    report_(
-        {"", id, "missing, needed by " + std::string(formats::to_string(kind)) + " " + root.hex(), repaired});
+  void need(const ObjectId& id, const ObjectId& root, BlobKind kind, bool is_content) {
+    if (told_.contains(id) || missing_.contains(id) || vat_.find(id) ||
+        (is_content && !vat_.find_recipes(id).empty()))
+      return;
+    missing_.try_emplace(
+        id, Missing{"missing, needed by " + std::string(formats::to_string(kind)) + " " + root.hex(),
+                    is_content});
+  }
+
+  std::optional<ObjectId> layout_of(const ObjectId& manifest) {
+    try {
+      const auto bytes =
+          base::read_file(vat_.impl().dir.get(), internal::map_file(manifest), internal::kMaxMapFile);
+      return internal::RootMap(base::as_bytes(bytes), vat_.object_format(), manifest).detail();
+    } catch (const Error&) {
+      return std::nullopt;  // maps are hints
+    }
   }
 
   Vat& vat_;
   BlobSource* const from_;
-  std::unordered_set<ObjectId> told_;  ///< reported already
+  std::unordered_set<ObjectId> told_;    ///< reported already
+  std::map<ObjectId, Missing> missing_;  ///< found by check_once()
   const std::function<void(const Damage&)>& report_;
 };
 
@@ -305,8 +346,7 @@ void check_loose_files(Vat& vat, const VerifyOptions& options, VerifySummary& su
     impl.with_index([&](internal::Index& index) {
       index.put_loose(file.id, {std::string(formats::suffix_of(file.codec)), 0, 0, 0, false});
     });
-    if (options.repair &&
-        (can_be_read(vat, file.id) || (options.from != nullptr && take_from(options.from, vat, {file.id})))) {
+    if (options.repair && (can_be_read(vat, file.id) || !take_from(options.from, vat, {file.id}).empty())) {
       impl.put_aside(file.path(), file.id.hex() + ".blob" + std::string(formats::suffix_of(file.codec)));
       damage.repaired = true;
     }

@@ -122,7 +122,7 @@ cli::Command add_url_command() {
            {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
           {{"--sha256", "HEX", "what upstream says it is"},
            {"--unpack", "", "it is a tar: the entry is the tree in it"},
-           {"--limit-rate", "RATE", "fetch at most so many bytes a second: 500k, 20M"},
+           cli::limit_rate_option(),
            {"--level", "N", "zstd level, 1 to 19 (default 3)"},
            cli::dry_run_option()},
           {{"shrub add-url --unpack https://example.org/gcc-13.tar.xz deps.shrub/gcc.vref",

@@ -118,7 +118,7 @@ cli::Command push_command() {
         cli::Completion::directory}},
       {{"--to", "URL", "the vat to write: a directory, s3 or ssh", cli::Completion::directory, true, true},
        revision_option(),
-       {"--limit-rate", "RATE", "fetch at most so many bytes a second: 500k, 20M"},
+       cli::limit_rate_option(),
        {"--level", "N", "zstd level, 1 to 19"},
        cli::dry_run_option()},
       {{"shrub push deps.shrub --to ssh://mirror/srv/deps.vat", "publish what a shrub needs"}},

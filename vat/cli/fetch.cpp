@@ -57,7 +57,7 @@ int run_push(const cli::Call& call, cli::Output& output) {
 
 std::vector<cli::Option> options_with(cli::Option place) {
   return {std::move(place),
-          {"--limit-rate", "RATE", "fetch at most so many bytes a second: 500k, 20M"},
+          cli::limit_rate_option(),
           {"--level", "N", "zstd level, 1 to 19"},
           cli::dry_run_option()};
 }

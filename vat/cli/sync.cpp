@@ -34,22 +34,21 @@ int run(const cli::Call& call, cli::Output& output) {
 }  // namespace
 
 cli::Command sync_command() {
-  return {
-      "sync",
-      "Make a vat hold all that another does",
-      "Copies the files of SRC that DST does not have: packs, each proven against its name, hand-filled "
-      "blobs, maps, and the "
-      "list of packs last. Nothing is removed. A DST that does not exist is made. Static hosts cannot be "
-      "written, and of "
-      "those only packs can be found. Copying the files with rsync, rclone, scp or cp does as well.",
-      {{"SRC", cli::Argument::Count::one, "a vat: a directory, http, https, s3 or ssh",
-        cli::Completion::directory},
-       {"DST", cli::Argument::Count::one, "a vat: a directory, s3 or ssh", cli::Completion::directory}},
-      {{"--limit-rate", "RATE", "fetch at most so many bytes a second: 500k, 20M"}, cli::dry_run_option()},
-      {{"vat sync deps.vat s3://bucket/deps.vat", "publish a whole vat"},
-       {"vat sync https://example.org/deps.vat /mnt/usb/deps.vat", "take one along"}},
-      {4, 5, 6, 7, 8, 10, 11, 12},
-      run};
+  return {"sync",
+          "Make a vat hold all that another does",
+          "Copies the files of SRC that DST does not have: packs, each proven against its name, hand-filled "
+          "blobs, maps, and the "
+          "list of packs last. Nothing is removed. A DST that does not exist is made. Static hosts cannot be "
+          "written, and of "
+          "those only packs can be found. Copying the files with rsync, rclone, scp or cp does as well.",
+          {{"SRC", cli::Argument::Count::one, "a vat: a directory, http, https, s3 or ssh",
+            cli::Completion::directory},
+           {"DST", cli::Argument::Count::one, "a vat: a directory, s3 or ssh", cli::Completion::directory}},
+          {cli::limit_rate_option(), cli::dry_run_option()},
+          {{"vat sync deps.vat s3://bucket/deps.vat", "publish a whole vat"},
+           {"vat sync https://example.org/deps.vat /mnt/usb/deps.vat", "take one along"}},
+          {4, 5, 6, 7, 8, 10, 11, 12},
+          run};
 }
 
 }  // namespace vat_cli

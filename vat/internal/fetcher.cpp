@@ -1,8 +1,9 @@
 // Everything about peers, reads and the queue happens on the loop's thread; askers post to it and wait. A
 // group is decoded and hashed on a worker, which also keeps it, and then tells the loop.
 //
-// A ticket (one group of one pack) goes queued → reading → checking → settled, back to queued when a read
-// fails, and from settled (kept) it may be queued again when an expectation shows that its bytes are wrong.
+// A ticket (one group of one pack) goes queued → reading → checking → kept, back to queued when a read fails
+// or its bytes are wrong. One that failed, was dropped or released is "kept" to the queue, which passes over
+// it.
 #include "vat/internal/fetcher.h"
 
 #include <algorithm>
@@ -65,8 +66,7 @@ struct Fetcher::Peer {
   Host host;
   std::size_t index;
   PeerRecord record;
-  std::optional<TransferEnd::Kind>
-      closed;  ///< it is asked no more: authentication, refused; wrong bytes: done
+  std::optional<TransferEnd::Kind> closed;  ///< it is asked no more: authentication or refused
   unsigned failures_in_row = 0;
   Clock::time_point open_at{};  ///< not asked before
   std::set<PackNumber> lacks;
@@ -124,7 +124,6 @@ struct Fetcher::Read {
   Clock::time_point started = Clock::now();
   std::uint64_t received = 0;
   bool hedged = false;  ///< another read has been started for what is left
-  bool ended = false;
 };
 
 struct Fetcher::FileRace {
@@ -135,7 +134,6 @@ struct Fetcher::FileRace {
   std::map<Transfers::Id, std::size_t> asked;  ///< under way
   std::map<std::size_t, unsigned> attempts;
   Transfers::Id timer = 0;
-  bool failed = false;
   std::optional<Error> failure;
   std::promise<std::optional<File>> result;
   bool over = false;
@@ -165,7 +163,7 @@ std::vector<Fetcher::TicketPtr> Fetcher::want(const std::vector<PackGroup>& grou
   return transfers_.call([&] {
     std::vector<TicketPtr> result;
     for (const auto& group : groups) {
-      const Key key{number_of(group.pack), group.place.offset};
+      const Key key{number_of(group.pack), group.place.offset, group.place.size};
       auto& ticket = tickets_[key];
       if (ticket == nullptr) {
         ticket = std::make_shared<Ticket>();
@@ -377,7 +375,8 @@ Fetcher::Choice Fetcher::choose(const Ticket& ticket, std::uint64_t size, const 
   Choice choice;
   double best = 0;
   for (const auto& peer : peers_) {
-    if (peer.get() == besides || !peer->is_usable() || peer->lacks.contains(ticket.key.first)) continue;
+    if (peer.get() == besides || !peer->is_usable() || peer->lacks.contains(std::get<0>(ticket.key)))
+      continue;
     const auto tried = ticket.attempts.find(peer->index);
     if (tried != ticket.attempts.end() && tried->second >= kAttempts) continue;
     choice.later = true;
@@ -399,7 +398,7 @@ std::vector<Fetcher::TicketPtr> Fetcher::gather(const TicketPtr& head, std::uint
   for (auto next = tickets_.upper_bound(head->key); next != tickets_.end(); ++next) {
     const auto& [key, ticket] = *next;
     const auto& place = ticket->group.place;
-    if (key.first != head->key.first || place.offset < end || place.offset - end > kGap ||
+    if (std::get<0>(key) != std::get<0>(head->key) || place.offset < end || place.offset - end > kGap ||
         place.offset + place.size - begin > size)
       break;
     if (ticket->state != Ticket::State::queued) continue;
@@ -449,7 +448,7 @@ void Fetcher::start_read(Peer& peer, std::vector<TicketPtr> tickets) {
     ++ticket->attempts[peer.index];
   }
   read->tickets = std::move(tickets);
-  auto transfer = peer.host.get("primary/pack/" + packs_[read->tickets.front()->key.first] + ".zst",
+  auto transfer = peer.host.get("primary/pack/" + packs_[std::get<0>(read->tickets.front()->key)] + ".zst",
                                 {read->position, read->end - read->position, false});
   Read& the = *read;
   transfer.on_bytes = [this, &the](base::Bytes bytes) { return take_bytes(the, bytes); };
@@ -521,7 +520,7 @@ void Fetcher::close_read(std::uint64_t number) {
   // Last first, so that they stand in their order at the front of the queue.
   for (auto at = read->tickets.size(); at-- > read->next;) {
     const auto& ticket = read->tickets[at];
-    if (--ticket->readers == 0 && ticket->state == Ticket::State::reading) requeue(ticket, true);
+    if (--ticket->readers == 0 && ticket->state == Ticket::State::reading) requeue(ticket);
   }
 }
 
@@ -538,7 +537,7 @@ void Fetcher::end_read(Read& read, const TransferEnd& end) {
       if (end.kind == Kind::failed || end.kind == Kind::range) ticket.failed = true;
     }
     if (end.kind == Kind::absent || end.kind == Kind::range)
-      peer.lacks.insert(read.tickets.front()->key.first);  // range: it is still being copied there
+      peer.lacks.insert(std::get<0>(read.tickets.front()->key));  // range: it is still being copied there
     else
       note_failure(peer, end);
   }
@@ -546,17 +545,14 @@ void Fetcher::end_read(Read& read, const TransferEnd& end) {
   close_read(read.number);
 }
 
-void Fetcher::requeue(const TicketPtr& ticket, bool front) {
+void Fetcher::requeue(const TicketPtr& ticket) {
   const auto known = tickets_.find(ticket->key);
   if (known == tickets_.end() || known->second != ticket) {  // nobody wants it any more
     ticket->state = Ticket::State::kept;
     return;
   }
   ticket->state = Ticket::State::queued;
-  if (front)
-    queue_.push_front(ticket);
-  else
-    queue_.push_back(ticket);
+  queue_.push_front(ticket);
 }
 
 void Fetcher::note_success(Peer& peer, const TransferEnd& end) {
@@ -705,7 +701,7 @@ void Fetcher::wrong_bytes(Peer& peer, const TicketPtr& ticket, const Checked& ch
     ticket->suspects.insert(peer.index);
   else
     ban_on_loop(peer, checked.damage);
-  requeue(ticket, true);
+  requeue(ticket);
 }
 
 void Fetcher::ban_on_loop(Peer& peer, const std::string& why) {

@@ -13,6 +13,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -129,7 +130,7 @@ class Fetcher {
 
  private:
   using PackNumber = std::uint32_t;
-  using Key = std::pair<PackNumber, std::uint64_t>;
+  using Key = std::tuple<PackNumber, std::uint64_t, std::uint32_t>;  ///< pack, offset, size
   struct Peer;
   struct Read;
   struct FileRace;
@@ -162,7 +163,7 @@ class Fetcher {
   void forget(const Ticket& ticket);
   [[nodiscard]] FetchedGroup take_unconfirmed(Ticket& ticket);
   void keep(const TicketPtr& ticket, FetchedGroup group);
-  void requeue(const TicketPtr& ticket, bool front);
+  void requeue(const TicketPtr& ticket);
   void give_up(const TicketPtr& ticket);
   void note_failure(Peer& peer, const TransferEnd& end);
   void note_success(Peer& peer, const TransferEnd& end);

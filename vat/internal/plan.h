@@ -42,6 +42,7 @@ void walk_root(base::ObjectFormat format, const Expected& expected, const Walk& 
 
 /// Where the map of a root lies in a vat.
 [[nodiscard]] std::string map_file(const base::ObjectId& root);
+constexpr std::size_t kMaxMapFile = std::size_t{64} << 20;  ///< bytes
 
 /// A map in memory: 24 bytes a run.
 class RootMap {

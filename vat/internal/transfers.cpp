@@ -306,6 +306,10 @@ bool Transfers::Active::hand_on(base::Bytes bytes) {
 
 std::size_t Transfers::Active::on_read(char* to, std::size_t, std::size_t count, void* self) {
   auto& active = *static_cast<Active*>(self);
+  if (!active.state->take(count)) {
+    active.paused = true;
+    return CURL_READFUNC_PAUSE;
+  }
   std::size_t size = 0;
   if (active.what.read_body) {
     try {
