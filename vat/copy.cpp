@@ -9,12 +9,10 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/text/recipe.h"
-#include "formats/vat_json/vat_settings.h"
 #include "vat/content.h"
-#include "vat/internal/fetcher.h"
+#include "vat/internal/far_vat.h"
 #include "vat/internal/peer_index.h"
 #include "vat/internal/plan.h"
-#include "vat/internal/upload.h"
 #include "vat/internal/vat_impl.h"
 #include "vat/maps.h"
 
@@ -26,8 +24,6 @@ using base::Error;
 using base::ObjectId;
 using formats::BlobKind;
 using internal::Met;
-
-constexpr std::size_t kMaxSettings = std::size_t{64} << 10;
 
 /// Puts what the roots need and `is_there` does not know into an adder.
 class Copier {
@@ -82,83 +78,37 @@ void require_format(const BlobSource& from, base::ObjectFormat format) {
     throw Error(Category::usage, "vats of different object formats cannot be copied between");
 }
 
-/// A vat that is being written on another host.
-class FarVat {
+/// What lies where in a vat on another host.
+class FarPlaces {
  public:
-  FarVat(const PeerAddress& address, base::ObjectFormat format, const PeerOptions& options)
-      : upload_(address, limits_of(options)),
-        fetcher_(format, {address}, fetch_options(options), [](const auto&) {}),
-        index_(format, options.cache_dir),
-        format_(format) {}
-
-  /// Makes it if there is none; says whether.
-  bool require(const chunker::Parameters& parameters, bool dry_run) {
-    if (const auto file = fetcher_.read_part(0, "vat.json", {}, kMaxSettings)) {
-      const auto settings = base::named(
-          name() + "/vat.json", [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
-      if (settings.object_format != format_)
-        throw Error(Category::usage, name() + ": its object format is " +
-                                         std::string(base::to_string(settings.object_format)));
-      return false;
-    }
-    if (!dry_run) upload_.put("vat.json", base::as_bytes(Vat::Impl::new_settings(format_, parameters)), true);
-    return true;
-  }
-
-  [[nodiscard]] const std::string& name() const { return upload_.host().name(); }
+  FarPlaces(internal::FarVat& far, base::ObjectFormat format, const std::string& cache_dir)
+      : far_(far), index_(format, cache_dir) {}
 
   [[nodiscard]] std::optional<PackedPlace> find(const ObjectId& id) {
-    auto places = index_.find(id);
-    while (places.empty() && index_.update(fetcher_)) places = index_.find(id);
-    // The index knows packs of other peers too.
+    const auto places = index_.locate(far_.peers(), id);
+    if (!packs_) packs_ = far_.packs();  // the index knows packs of other peers too
     for (const auto& place : places)
-      if (packs().contains(place.group.pack))
+      if (packs_->contains(place.group.pack))
         return PackedPlace{place.group.pack, place.group.place, place.position};
     return std::nullopt;
   }
 
-  void put_file(const std::string& file, int fd, bool replace) {
-    upload_.put(file, fd, base::file_size(fd), replace);
-  }
-  void put(const std::string& file, base::Bytes bytes) { upload_.put(file, bytes, true); }
-
-  /// The list of packs, as the directory has them if the host tells, with `added` in any case.
-  void put_pack_list(const std::vector<std::string>& added) {
-    const auto listed = internal::list_packs(fetcher_, 0);
-    std::set<std::string> names(listed.begin(), listed.end());
-    names.insert(added.begin(), added.end());
-    std::string text;
-    for (const auto& pack : names) text += pack + "\n";
-    put("cache/packs", base::as_bytes(text));
-  }
-
  private:
-  static internal::TransferLimits limits_of(const PeerOptions& options) {
-    internal::TransferLimits limits;
-    limits.rate = options.rate;
-    return limits;
-  }
-  static internal::Fetcher::Options fetch_options(const PeerOptions& options) {
-    internal::Fetcher::Options fetch;
-    fetch.threads = 1;
-    fetch.limits = limits_of(options);
-    fetch.on_note = options.on_note;
-    return fetch;
-  }
-  const std::set<std::string>& packs() {
-    if (!packs_) {
-      const auto names = internal::list_packs(fetcher_, 0);
-      packs_.emplace(names.begin(), names.end());
-    }
-    return *packs_;
-  }
-
-  internal::Upload upload_;
-  internal::Fetcher fetcher_;
+  internal::FarVat& far_;
   internal::PeerIndex index_;
-  base::ObjectFormat format_;
   std::optional<std::set<std::string>> packs_;
 };
+
+/// Makes the vat if there is none.
+void require_vat(internal::FarVat& far, base::ObjectFormat format, const chunker::Parameters& parameters,
+                 bool dry_run) {
+  far.require_writable();
+  const auto settings = far.settings();
+  if (settings && settings->object_format != format)
+    throw Error(Category::usage, far.name() + ": its object format is " +
+                                     std::string(base::to_string(settings->object_format)));
+  if (!settings && !dry_run) far.make(format, parameters);
+}
 
 }  // namespace
 
@@ -207,27 +157,28 @@ CopySummary copy_roots(BlobSource& from, const std::vector<Root>& roots, Vat& to
 CopySummary push_roots(BlobSource& from, const std::vector<Root>& roots,
                        const chunker::Parameters& parameters, const PeerAddress& to, const PeerOptions& peer,
                        const std::string& scratch, const CopyOptions& options) {
-  FarVat far(to, from.object_format(), peer);
-  (void)far.require(parameters, options.add.dry_run);
+  internal::FarVat far(to, peer);
+  require_vat(far, from.object_format(), parameters, options.add.dry_run);
+  FarPlaces places(far, from.object_format(), peer.cache_dir);
   Vat::create(scratch, from.object_format(), parameters);
   const auto staged = Vat::open(scratch);
   CopySummary summary;
   {
     Adder adder(*staged, options.add);
     Copier copier(
-        from, adder, [&](const ObjectId& id) { return far.find(id).has_value(); }, options.progress);
+        from, adder, [&](const ObjectId& id) { return places.find(id).has_value(); }, options.progress);
     for (const auto& root : roots) copier.copy(root);
     add(summary, adder.finish());
   }
   if (options.add.dry_run) return summary;
   for (const auto& pack : summary.packs) {
     const auto file = std::string(Vat::Impl::kPackDir) + "/" + pack + ".zst";
-    far.put_file(file, base::open_at(staged->impl().dir.get(), file, O_RDONLY).get(), false);
+    far.put(file, base::open_at(staged->impl().dir.get(), file, O_RDONLY).get());
   }
   for (const auto& root : roots) {
     const auto map = make_map(from, root, [&](const ObjectId& id) -> std::optional<PackedPlace> {
       if (auto place = find_place(*staged, id)) return place;
-      return far.find(id);
+      return places.find(id);
     });
     far.put(internal::map_file(root.id()), map);
   }

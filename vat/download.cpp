@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <future>
-#include <memory>
 #include <thread>
 
 #include "formats/base/error.h"
@@ -17,25 +16,9 @@ namespace {
 using base::Category;
 using base::Error;
 using internal::Transfer;
-using internal::TransferEnd;
-using Kind = TransferEnd::Kind;
+using Kind = internal::TransferEnd::Kind;
 
 constexpr unsigned kAttempts = 5;
-
-Category category_of(Kind kind) {
-  switch (kind) {
-    case Kind::absent:
-      return Category::not_found;
-    case Kind::authentication:
-      return Category::authentication;
-    case Kind::refused:
-      return Category::refused;
-    case Kind::local:
-      return Category::local;
-    default:
-      return Category::network;
-  }
-}
 
 }  // namespace
 
@@ -49,21 +32,16 @@ Downloaded download(const std::string& url, int fd, std::uint64_t rate,
   Downloaded result;
   std::uint64_t size = 0;
   for (unsigned attempt = 1;; ++attempt) {
-    auto ended = std::make_shared<std::promise<TransferEnd>>();  // shared: with the callback
-    transfers.call([&] {
-      Transfer transfer;
-      transfer.url = url;
-      transfer.may_be_local = true;  // the user named it
-      transfer.range.offset = size;
-      transfer.on_bytes = [&](base::Bytes bytes) {
-        base::write_all(fd, bytes);
-        size += bytes.size();
-        return true;
-      };
-      transfer.on_end = [ended](const TransferEnd& end) { ended->set_value(end); };
-      (void)transfers.start(std::move(transfer));
-    });
-    auto future = ended->get_future();
+    Transfer transfer;
+    transfer.url = url;
+    transfer.may_be_local = true;  // the user named it
+    transfer.range.offset = size;
+    transfer.on_bytes = [&](base::Bytes bytes) {
+      base::write_all(fd, bytes);
+      size += bytes.size();
+      return true;
+    };
+    auto future = transfers.begin(std::move(transfer));
     while (future.wait_for(std::chrono::milliseconds(200)) != std::future_status::ready)
       if (progress) progress(transfers.traffic().received, 0);
     const auto end = future.get();
@@ -81,7 +59,8 @@ Downloaded download(const std::string& url, int fd, std::uint64_t rate,
       size = 0;
     }
     if (attempt == kAttempts || (end.kind != Kind::failed && end.kind != Kind::range && !other))
-      throw Error(category_of(end.kind), url + ": " + (other ? "changes while it is fetched" : end.message));
+      throw Error(internal::category_of(end.kind),
+                  url + ": " + (other ? "changes while it is fetched" : end.message));
     std::this_thread::sleep_for(std::min<std::chrono::milliseconds>(
         end.wait ? *end.wait : std::chrono::milliseconds(200) * attempt, std::chrono::seconds(10)));
   }

@@ -14,8 +14,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/vat_json/vat_settings.h"
-#include "vat/internal/peer_index.h"
-#include "vat/internal/upload.h"
+#include "vat/internal/far_vat.h"
 #include "vat/internal/vat_impl.h"
 #include "vat/maps.h"
 
@@ -27,6 +26,12 @@ using base::Error;
 
 constexpr std::uint64_t kPart = std::uint64_t{16} << 20;  ///< bytes that are asked for at a time
 constexpr std::size_t kMaxSettings = std::size_t{64} << 10;
+
+chunker::Parameters chunker_of(const formats::VatSettings& settings) {
+  const auto parameters = chunker::find_parameters(settings.chunker);
+  if (!parameters) throw Error(Category::no_store, "unknown chunker profile '" + settings.chunker + "'");
+  return *parameters;
+}
 
 /// Files of a vat, by their names below it.
 class Side {
@@ -77,9 +82,7 @@ class NearSide final : public Side {
     return base::find_regular_at(dir_.get(), file);
   }
   void make(const formats::VatSettings& settings) override {
-    const auto parameters = chunker::find_parameters(settings.chunker);
-    if (!parameters) throw Error(Category::no_store, "unknown chunker profile '" + settings.chunker + "'");
-    Vat::create(path_, settings.object_format, *parameters);
+    Vat::create(path_, settings.object_format, chunker_of(settings));
     dir_ = base::open_directory(AT_FDCWD, path_);
   }
   void put(const std::string& file, int fd) override {
@@ -110,23 +113,13 @@ class NearSide final : public Side {
 class FarSide final : public Side {
  public:
   FarSide(const PeerAddress& address, const PeerOptions& options, const std::string& scratch)
-      : address_(address),
-        fetcher_(base::ObjectFormat::sha256, {address}, fetch_options(options), [](const auto&) {}),
-        scratch_(scratch) {}
+      : far_(address, options), scratch_(scratch) {}
 
-  [[nodiscard]] std::string name() const override { return fetcher_.peer_name(0); }
-  std::optional<formats::VatSettings> settings() override {
-    const auto file = fetcher_.read_part(0, "vat.json", {}, kMaxSettings);
-    if (!file) return std::nullopt;
-    return base::named(fetcher_.peer_name(0) + "/vat.json",
-                       [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
-  }
-  std::set<std::string> packs() override {
-    const auto names = internal::list_packs(fetcher_, 0);
-    return {names.begin(), names.end()};
-  }
+  [[nodiscard]] std::string name() const override { return far_.name(); }
+  std::optional<formats::VatSettings> settings() override { return far_.settings(); }
+  std::set<std::string> packs() override { return far_.packs(); }
   std::vector<std::string> list(const std::string& directory) override {
-    return fetcher_.list(0, directory).value_or(std::vector<std::string>());
+    return far_.peers().list(0, directory).value_or(std::vector<std::string>());
   }
   std::optional<base::UniqueFd> open(const std::string& file) override {
     base::make_directories(scratch_);
@@ -135,7 +128,7 @@ class FarSide final : public Side {
     auto copy = base::open_at(directory.get(), name, O_RDWR | O_CREAT | O_EXCL, 0600);
     (void)::unlinkat(directory.get(), name.c_str(), 0);
     for (std::uint64_t at = 0, size = 1; at < size;) {
-      const auto part = fetcher_.read_part(0, file, {at, kPart, false}, kPart);
+      const auto part = far_.peers().read_part(0, file, {at, kPart, false}, kPart);
       if (!part) {
         if (at == 0) return std::nullopt;
         break;
@@ -147,34 +140,13 @@ class FarSide final : public Side {
     return copy;
   }
   void make(const formats::VatSettings& settings) override {
-    const auto parameters = chunker::find_parameters(settings.chunker);
-    if (!parameters) throw Error(Category::no_store, "unknown chunker profile '" + settings.chunker + "'");
-    upload().put("vat.json", base::as_bytes(Vat::Impl::new_settings(settings.object_format, *parameters)),
-                 true);
+    far_.make(settings.object_format, chunker_of(settings));
   }
-  void put(const std::string& file, int fd) override { upload().put(file, fd, base::file_size(fd), false); }
-  void finish() override {
-    const auto names = packs();
-    std::string text;
-    for (const auto& name : names) text += name + "\n";
-    upload().put("cache/packs", base::as_bytes(text), true);
-  }
+  void put(const std::string& file, int fd) override { far_.put(file, fd); }
+  void finish() override { far_.put_pack_list(); }
 
  private:
-  static internal::Fetcher::Options fetch_options(const PeerOptions& options) {
-    internal::Fetcher::Options fetch;
-    fetch.threads = 1;
-    fetch.limits.rate = options.rate;
-    fetch.on_note = options.on_note;
-    return fetch;
-  }
-  internal::Upload& upload() {
-    if (!upload_) upload_.emplace(address_);
-    return *upload_;
-  }
-  PeerAddress address_;
-  internal::Fetcher fetcher_;
-  std::optional<internal::Upload> upload_;
+  internal::FarVat far_;
   std::string scratch_;
 };
 

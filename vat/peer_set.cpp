@@ -17,7 +17,6 @@
 #include "formats/base/file.h"
 #include "formats/delta/delta.h"
 #include "formats/text/recipe.h"
-#include "formats/vat_json/vat_settings.h"
 #include "vat/delta.h"
 #include "vat/internal/blob_cache.h"
 #include "vat/internal/fetcher.h"
@@ -41,7 +40,6 @@ constexpr std::uint64_t kDeltaPart = std::uint64_t{4} << 20;  ///< bytes of a de
 constexpr std::uint64_t kUselessDelta = std::uint64_t{64}
                                         << 20;             ///< content bytes without one that is needed
 constexpr std::uint64_t kSample = std::uint64_t{4} << 20;  ///< bytes that tell how quick a peer is
-constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kAhead = std::uint64_t{96}
                                  << 20;  ///< content bytes the planner may be ahead of readers
 constexpr std::uint64_t kBatch = std::uint64_t{8} << 20;         ///< stored bytes that are asked for at once
@@ -56,32 +54,28 @@ bool may_be_elsewhere(const Error& error) {
 
 class PeerSet::Impl {
  public:
-  Impl(base::ObjectFormat format, std::vector<std::shared_ptr<Vat>> local, std::vector<PeerAddress> peers,
-       PeerOptions options)
+  Impl(base::ObjectFormat format, std::vector<std::shared_ptr<Vat>> local,
+       const std::vector<PeerAddress>& peers, PeerOptions options)
       : format_(format),
         options_(std::move(options)),
         cache_(format, {options_.cache_dir, options_.cache_size, options_.on_note}),
-        index_(format, options_.cache_dir) {
+        index_(format, options_.cache_dir),
+        peers_(peers, options_.rate, options_.on_note),
+        fetcher_(format, peers_, options_.threads,
+                 [this](internal::FetchedGroup group) { cache_.keep(std::move(group)); }) {
     if (!local.empty())
       local_ =
           std::make_unique<SourceSet>(std::vector<std::shared_ptr<BlobSource>>(local.begin(), local.end()));
     vats_ = std::move(local);
     if (local_ != nullptr && local_->object_format() != format)
       throw Error(Category::usage, "vats of different object formats cannot be used together");
-    Fetcher::Options fetch;
-    fetch.limits.rate = options_.rate;
-    fetch.threads = options_.threads;
-    fetch.on_note = options_.on_note;
-    fetcher_ =
-        std::make_unique<Fetcher>(format, std::move(peers), std::move(fetch),
-                                  [this](internal::FetchedGroup group) { cache_.keep(std::move(group)); });
-    index_.load_records(*fetcher_);
+    index_.load_records(peers_);
   }
 
   ~Impl() {
     stop_planning();
     try {
-      index_.save_records(*fetcher_);
+      index_.save_records(peers_);
     } catch (const Error&) {  // they are guesses anyway
     }
   }
@@ -121,7 +115,7 @@ class PeerSet::Impl {
     }
     if (planner_.joinable()) {
       planner_.join();
-      fetcher_->drop_queue();
+      fetcher_.drop_queue();
     }
     const std::lock_guard lock(mutex_);
     stop_plan_ = false;
@@ -155,7 +149,7 @@ class PeerSet::Impl {
     run(the, expected);
     for (const auto& [id, ticket] : the.tickets) {
       try {
-        fetcher_->wait(ticket);
+        fetcher_.wait(ticket);
       } catch (const Error& error) {
         fault(id, base::prefixed("blob " + id.hex(), error));
       }
@@ -168,10 +162,8 @@ class PeerSet::Impl {
     Plan the(expected.root);
     the.mode = Plan::Mode::estimate;
     Travel travel;
-    try {
-      run(the, expected);
-    } catch (const Error&) {
-      if (the.delta_size == 0) throw;
+    run(the, expected);
+    if (the.delta_size > 0) {
       travel.size = the.delta_size;
       travel.requests = (the.delta_size + kDeltaPart - 1) / kDeltaPart;
       the.groups.clear();
@@ -190,7 +182,7 @@ class PeerSet::Impl {
       pack = &place.first;
       end = place.second + size;
     }
-    if (travel.requests + travel.unknown > 0) travel.from = fetcher_->best_peer();
+    if (travel.requests + travel.unknown > 0) travel.from = peers_.best();
     return travel;
   }
 
@@ -203,10 +195,10 @@ class PeerSet::Impl {
 
   std::vector<PeerReport> report() {
     std::vector<PeerReport> reports;
-    const auto records = fetcher_->records();
+    const auto records = peers_.records();
     for (std::size_t i = 0; i < records.size(); ++i)
-      reports.push_back({fetcher_->peer_name(i), records[i].requests, records[i].received,
-                         records[i].failures, records[i].latency, records[i].rate, records[i].trouble});
+      reports.push_back({peers_.name(i), records[i].requests, records[i].received, records[i].failures,
+                         records[i].latency, records[i].rate, records[i].trouble});
     return reports;
   }
 
@@ -287,7 +279,7 @@ class PeerSet::Impl {
       if (is_far_ahead_) moved_.notify_all();
     }
     try {
-      fetcher_->wait(there->ticket);
+      fetcher_.wait(there->ticket);
       return true;
     } catch (const Error& error) {
       failure.emplace(base::prefixed("blob " + id.hex(), error));
@@ -312,9 +304,7 @@ class PeerSet::Impl {
 
   std::vector<internal::PeerPlace> locate(const ObjectId& id) {
     const std::lock_guard lock(index_mutex_);
-    auto places = index_.find(id);
-    while (places.empty() && index_.update(*fetcher_)) places = index_.find(id);
-    return places;
+    return index_.locate(peers_, id);
   }
 
   /// Gets a blob into the cache, wherever it lies. `failure`: of an earlier attempt.
@@ -326,10 +316,10 @@ class PeerSet::Impl {
     for (bool any = true; any;) {
       for (const auto& place : locate(id)) {
         if (!tried.emplace(place.group.pack, place.group.place.offset).second) continue;
-        const auto ticket = fetcher_->want({place.group}, std::nullopt, true).front();
-        fetcher_->expect(ticket, place.position, id);
+        const auto ticket = fetcher_.want({place.group}, std::nullopt, true).front();
+        fetcher_.expect(ticket, place.position, id);
         try {
-          fetcher_->wait(ticket);
+          fetcher_.wait(ticket);
           if (is_here(id)) return;
         } catch (const Error& error) {
           worse(base::prefixed("blob " + id.hex(), error));
@@ -338,18 +328,17 @@ class PeerSet::Impl {
         }
       }
       const std::lock_guard lock(index_mutex_);
-      any = index_.update(*fetcher_);
+      any = index_.update(peers_);
     }
     {
       const std::lock_guard lock(index_mutex_);
       if (index_.trouble()) worse(base::prefixed("blob " + id.hex(), *index_.trouble()));
     }
-    if (index_.fetch_loose(*fetcher_, id,
-                           [&](internal::FetchedGroup group) { cache_.keep(std::move(group)); }))
+    if (index_.fetch_loose(peers_, id, [&](internal::FetchedGroup group) { cache_.keep(std::move(group)); }))
       return;
     if (failure) throw Error(*failure);
     const std::lock_guard lock(index_mutex_);
-    throw Error(fetcher_->failure("blob " + id.hex(), index_.absences(*fetcher_)));
+    throw Error(peers_.failure("blob " + id.hex(), index_.absences(peers_)));
   }
 
   /// Gets the recipe to which the map of a file leads. False if there is none.
@@ -360,13 +349,13 @@ class PeerSet::Impl {
     load_map(the);
     const auto place = the.map != nullptr ? the.map->find(MapSection::recipes, 0) : std::nullopt;
     if (!place) return false;
-    const auto ticket = fetcher_->want({place->group}, the.source, true).front();
-    const auto group = fetcher_->peek(ticket);
+    const auto ticket = fetcher_.want({place->group}, the.source, true).front();
+    const auto group = fetcher_.peek(ticket);
     if (group == nullptr || place->position >= group->blobs.size()) return false;
     const auto header = formats::find_recipe_header(group->blob(place->position), format_);
     if (!header || header->blob != content) return false;
-    fetcher_->expect(ticket, place->position, group->blobs[place->position].id);
-    fetcher_->wait(ticket);
+    fetcher_.expect(ticket, place->position, group->blobs[place->position].id);
+    fetcher_.wait(ticket);
     return true;
   }
 
@@ -399,6 +388,8 @@ class PeerSet::Impl {
     std::vector<std::pair<ObjectId, Fetcher::TicketPtr>> tickets;
   };
 
+  struct Stopped {};  ///< thrown to end a walk early
+
   /// Walks the root and asks for what is not here.
   void run(Plan& the, const Expected& expected) {
     std::deque<Reading> readings;  // thousands of look-ups
@@ -412,7 +403,7 @@ class PeerSet::Impl {
       return bytes;
     };
     walk.visit = [&](const Met& met) {
-      if (stopped()) throw Error(Category::internal, "stopped");
+      if (stopped()) throw Stopped();
       const auto index = the.met[static_cast<std::size_t>(met.section)]++;
       the.planned += met.size;
       if (!met.is_read || is_here(met.id)) return;
@@ -447,9 +438,12 @@ class PeerSet::Impl {
       the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
       if (the.batch_size >= kBatch) flush(the);
     };
-    const Releasing releasing{*fetcher_, the.unconfirmed};
-    internal::walk_root(format_, expected, walk);
-    flush(the);
+    const Releasing releasing{fetcher_, the.unconfirmed};
+    try {
+      internal::walk_root(format_, expected, walk);
+      flush(the);
+    } catch (const Stopped&) {
+    }
   }
 
   /// At its end what nobody turned out to need is forgotten.
@@ -484,7 +478,7 @@ class PeerSet::Impl {
     if (the.is_exact && place->group.pack == the.map->first_pack(newest) && the.mode != Plan::Mode::estimate)
       for (auto& group : the.map->groups_of(MapSection::data, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
-    const auto tickets = fetcher_->want(groups, the.source, false);
+    const auto tickets = fetcher_.want(groups, the.source, false);
     the.unconfirmed.insert(the.unconfirmed.end(), tickets.begin(), tickets.end());
     return place;
   }
@@ -492,7 +486,7 @@ class PeerSet::Impl {
   void load_map(Plan& the) {
     try {
       const auto& id = the.root.id();
-      const auto file = fetcher_->find_file(
+      const auto file = peers_.find_file(
           internal::map_file(id), internal::kMaxMapFile,
           [&](base::Bytes bytes, std::size_t) { the.map = std::make_unique<RootMap>(bytes, format_, id); });
       if (file) the.source = file->peer;
@@ -515,14 +509,14 @@ class PeerSet::Impl {
     if (!best) return;
     if (the.mode == Plan::Mode::estimate) {
       the.delta_size = best->size;
-      throw Error(Category::internal, "all is known");
+      throw Stopped();  // all is known
     }
     const auto file = delta_file(best->from, the.root.id());
     auto more = [this, file, peer = the.source, at = std::uint64_t{0},
                  size = best->size](base::Buffer& to) mutable {
       if (at >= size) return false;
       const auto part =
-          fetcher_->read_part(peer, file, {at, std::min(kDeltaPart, size - at), false}, kDeltaPart);
+          peers_.read_part(peer, file, {at, std::min(kDeltaPart, size - at), false}, kDeltaPart);
       if (!part || part->bytes.empty()) return false;
       base::append(to, part->bytes);
       at += part->bytes.size();
@@ -546,7 +540,7 @@ class PeerSet::Impl {
     try {
       std::uint64_t useless = 0;
       while (the.delta != nullptr && !the.of_delta.contains(id)) {
-        if (stopped()) throw Error(Category::network, "stopped");
+        if (stopped()) throw Stopped();
         if (useless > kUselessDelta) throw Error(Category::refused, "it does not hold what it should");
         if (!the.delta->next(group)) {
           the.delta.reset();
@@ -585,7 +579,7 @@ class PeerSet::Impl {
     const bool ahead = the.mode == Plan::Mode::ahead;
     std::vector<PackGroup> groups;
     for (const auto& [met, place] : the.batch) groups.push_back(place.group);
-    const auto tickets = fetcher_->want(groups, the.source, false);
+    const auto tickets = fetcher_.want(groups, the.source, false);
     {
       std::unique_lock lock(mutex_);
       for (std::size_t i = 0; ahead && i < the.batch.size(); ++i) {
@@ -596,7 +590,7 @@ class PeerSet::Impl {
       moved_.notify_all();
     }
     for (std::size_t i = 0; i < the.batch.size(); ++i) {
-      fetcher_->expect(tickets[i], the.batch[i].second.position, the.batch[i].first.id);
+      fetcher_.expect(tickets[i], the.batch[i].second.position, the.batch[i].first.id);
       if (!ahead) the.tickets.emplace_back(the.batch[i].first.id, tickets[i]);
     }
     the.batch.clear();
@@ -619,7 +613,8 @@ class PeerSet::Impl {
   internal::BlobCache cache_;
   std::mutex index_mutex_;  ///< guards index_
   internal::PeerIndex index_;
-  std::unique_ptr<Fetcher> fetcher_;
+  internal::Peers peers_;
+  Fetcher fetcher_;
 
   std::mutex mutex_;  ///< guards what follows
   std::condition_variable moved_;
@@ -640,11 +635,10 @@ PeerSet::~PeerSet() = default;
 namespace {
 
 /// Throws no_store if there is none.
-formats::VatSettings settings_of(Fetcher& fetcher) {
-  const auto file = fetcher.read_part(0, "vat.json", {}, kMaxSettings);
-  if (!file) throw Error(Category::no_store, fetcher.peer_name(0) + ": no vat here (no vat.json)");
-  return base::named(fetcher.peer_name(0) + "/vat.json",
-                     [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
+formats::VatSettings settings_of(internal::Peers& peers) {
+  auto settings = peers.settings(0);
+  if (!settings) throw Error(Category::no_store, peers.name(0) + ": no vat here (no vat.json)");
+  return *settings;
 }
 
 }  // namespace
@@ -660,33 +654,27 @@ std::vector<PeerReport> known_peers(const std::string& cache_dir) {
 }
 
 PeerTest test_peer(const PeerAddress& peer, const PeerOptions& options) {
-  Fetcher::Options fetch;
-  fetch.threads = 1;
-  fetch.on_note = options.on_note;
-  Fetcher fetcher(base::ObjectFormat::sha256, {peer}, fetch, [](const auto&) {});
+  internal::Peers peers({peer}, 0, options.on_note);
   PeerTest test;
-  test.object_format = settings_of(fetcher).object_format;
-  const auto packs = internal::list_packs(fetcher, 0);
+  test.object_format = settings_of(peers).object_format;
+  const auto packs = peers.list_packs(0);
   test.packs = packs.size();
-  test.latency = fetcher.records()[0].latency;
+  test.latency = peers.records()[0].latency;
   if (packs.empty()) return test;
   const auto begun = std::chrono::steady_clock::now();
-  const auto part = fetcher.read_part(0, std::string("primary/pack/") + packs.front() + ".zst",
-                                      {0, kSample, false}, kSample);
+  const auto part =
+      peers.read_part(0, std::string("primary/pack/") + packs.front() + ".zst", {0, kSample, false}, kSample);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
   if (!part)
-    throw Error(Category::not_found,
-                fetcher.peer_name(0) + ": pack " + packs.front() + " is listed, but not there");
+    throw Error(Category::not_found, peers.name(0) + ": pack " + packs.front() + " is listed, but not there");
   test.ranges = !part->ranges_ignored;
   if (took.count() > 0) test.rate = static_cast<double>(part->bytes.size()) / took.count();
   return test;
 }
 
 std::unique_ptr<PeerSet> PeerSet::open(const PeerAddress& peer, const PeerOptions& options) {
-  Fetcher::Options fetch;
-  fetch.threads = 1;
-  Fetcher fetcher(base::ObjectFormat::sha256, {peer}, fetch, [](const auto&) {});
-  const auto settings = settings_of(fetcher);
+  internal::Peers peers({peer}, 0, {});
+  const auto settings = settings_of(peers);
   return std::make_unique<PeerSet>(settings.object_format, std::vector<std::shared_ptr<Vat>>(),
                                    std::vector{peer}, options);
 }

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "formats/base/worker_pool.h"
-#include "vat/internal/fetcher.h"
 #include "vat/internal/group_cache.h"
 #include "vat/internal/pack_file.h"
+#include "vat/internal/pack_group.h"
 #include "vat/vat.h"
 
 namespace vat::internal {

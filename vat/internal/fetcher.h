@@ -1,5 +1,5 @@
-// Gets groups and small files from a set of peers: which peer is asked for what, what happens when one is
-// slow, dead, incomplete or lying. docs/design.md, "Fetching"
+// Gets groups from a set of peers: which peer is asked for what, what happens when one is slow, dead,
+// incomplete or lying. docs/design.md, "Fetching"
 #pragma once
 
 #include <condition_variable>
@@ -10,7 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <random>
 #include <set>
 #include <string>
 #include <tuple>
@@ -21,44 +20,18 @@
 #include "formats/base/object_id.h"
 #include "formats/base/worker_pool.h"
 #include "formats/pack/pack.h"
-#include "vat/internal/host.h"
-#include "vat/internal/transfers.h"
+#include "vat/internal/pack_group.h"
+#include "vat/internal/peers.h"
 
 namespace vat::internal {
 
-/// A proven group: what came, and what it holds.
-struct FetchedGroup {
-  base::Buffer bytes;                                    ///< header and frame
-  std::shared_ptr<const formats::DecodedGroup> content;  // shared: with readers. Blobs are named.
-};
-
-/// A group of a pack, wherever that is to be had.
-struct PackGroup {
-  std::string pack;  ///< SHA-256 in hex
-  formats::GroupPlace place{};
-};
-
-/// What is known of a peer from earlier, and what this run adds.
-struct PeerRecord {
-  double latency = 0;  ///< seconds to the first byte; 0: unknown
-  double rate = 0;     ///< bytes a second; 0: unknown
-  std::uint64_t requests = 0, received = 0;
-  std::uint64_t failures = 0;
-  std::string trouble;  ///< why it is asked no more, or what failed last; empty: nothing
-  bool banned = false;  ///< for wrong bytes
-};
-
 class Fetcher {
  public:
-  struct Options {
-    TransferLimits limits;
-    unsigned threads = 0;  ///< that decode and hash; 0: one per core
-    std::function<void(const std::string&)> on_note;
-  };
   /// Called on any thread with a group that was wanted and proven.
   using Keep = std::function<void(FetchedGroup)>;
 
-  Fetcher(base::ObjectFormat format, std::vector<PeerAddress> peers, Options options, Keep keep);
+  /// `threads`: that decode and hash; 0: one per core. The peers outlive it.
+  Fetcher(base::ObjectFormat format, Peers& peers, unsigned threads, Keep keep);
   ~Fetcher();
   Fetcher(const Fetcher&) = delete;
   Fetcher& operator=(const Fetcher&) = delete;
@@ -83,60 +56,17 @@ class Fetcher {
   /// Forgets what is asked for and not under way.
   void drop_queue();
 
-  /// A file of at most `max_size` bytes that `is_good` accepts, from whichever peer has one first. `is_good`
-  /// is called on a thread of the loop, one call at a time; what it throws is the peer's fault, but
-  /// for no_store: then the file is for other programs. nullopt: all that could be asked say there is none.
-  struct File {
-    base::Buffer bytes;
-    std::size_t peer = 0;
-  };
-  [[nodiscard]] std::optional<File> find_file(
-      const std::string& path, std::uint64_t max_size,
-      const std::function<void(base::Bytes, std::size_t peer)>& is_good);
-  /// The range of a file of one peer. nullopt if it is absent there; throws network, authentication, refused.
-  struct Part {
-    base::Buffer bytes;
-    std::uint64_t file_size = 0;
-    bool ranges_ignored = false;  ///< the whole file was sent
-  };
-  [[nodiscard]] std::optional<Part> read_part(std::size_t peer, const std::string& path,
-                                              const FileRange& range, std::uint64_t max_size);
-
-  /// Names in a directory of a peer's vat. nullopt if the host cannot tell, or there is no such directory.
-  /// Throws as read_part.
-  [[nodiscard]] std::optional<std::vector<std::string>> list(std::size_t peer, const std::string& directory);
-
-  /// Those that are asked at all, the quickest first.
-  [[nodiscard]] std::vector<std::size_t> by_promise();
-  /// The name of the one that is asked first; empty if there is none.
-  [[nodiscard]] std::string best_peer();
   static constexpr std::uint64_t kGap = std::uint64_t{32}
                                         << 10;  ///< bytes nobody wants that cost less than a request
   static constexpr std::uint64_t kRead = std::uint64_t{4}
                                          << 20;  ///< bytes of one request, at most (or one group)
 
-  [[nodiscard]] std::size_t peer_count() const noexcept { return peers_.size(); }
-  [[nodiscard]] const std::string& peer_name(std::size_t peer) const;
-  /// Whether it is asked at all.
-  [[nodiscard]] bool is_usable(std::size_t peer);
-  /// Why something that nobody was found to have may be somewhere all the same: peers that were not asked, or
-  /// do not answer. Names each peer; `absences`: what to say of those that answered. not_found if all of them
-  /// did.
-  [[nodiscard]] base::Error failure(const std::string& what, const std::vector<std::string>& absences);
-  /// The peer told something that is not so.
-  void ban(std::size_t peer, const std::string& why);
-  [[nodiscard]] std::vector<PeerRecord> records();
-  void set_record(std::size_t peer, const PeerRecord& record);
-
  private:
   using PackNumber = std::uint32_t;
   using Key = std::tuple<PackNumber, std::uint64_t, std::uint32_t>;  ///< pack, offset, size
-  struct Peer;
+  using Peer = Peers::Peer;
   struct Read;
-  struct FileRace;
-
-  [[nodiscard]] std::optional<Part> run(std::size_t peer, const std::string& what, std::uint64_t max_size,
-                                        const std::function<Transfer()>& make);
+  struct Load;
 
   // --- on the loop
   void pump();
@@ -146,7 +76,6 @@ class Fetcher {
     bool later = false;    ///< one may be asked later
   };
   [[nodiscard]] Choice choose(const Ticket& ticket, std::uint64_t size, const Peer* besides) const;
-  [[nodiscard]] double finish_time(const Peer& peer, std::uint64_t size) const;
   [[nodiscard]] std::uint64_t read_size(const Peer& peer) const;
   void start_read(Peer& peer, std::vector<TicketPtr> tickets);
   bool take_bytes(Read& read, base::Bytes bytes);
@@ -165,19 +94,16 @@ class Fetcher {
   void keep(const TicketPtr& ticket, FetchedGroup group);
   void requeue(const TicketPtr& ticket);
   void give_up(const TicketPtr& ticket);
-  void note_failure(Peer& peer, const TransferEnd& end);
-  void note_success(Peer& peer, const TransferEnd& end);
-  void ban_on_loop(Peer& peer, const std::string& why);
+  void stop_reads(const std::function<bool(const Read&)>& which);
   void hedge();
   void keep_watching();
-  void next_of_race(const std::shared_ptr<FileRace>& race);
-  [[nodiscard]] std::vector<Peer*> promising() const;
+  [[nodiscard]] Load& load(const Peer& peer) const;
   [[nodiscard]] PackNumber number_of(const std::string& pack);
   void settle(const TicketPtr& ticket, std::optional<base::Error> failure);
-  void note(const std::string& text);
 
   const base::ObjectFormat format_;
-  const Options options_;
+  Peers& peers_;
+  Transfers& transfers_;
   const Keep keep_;
 
   std::mutex mutex_;  ///< guards results and expectations of tickets; never held while anything is called
@@ -186,7 +112,7 @@ class Fetcher {
   std::mutex keep_mutex_;  ///< one group is kept at a time
 
   // Only the loop touches what follows.
-  std::vector<std::unique_ptr<Peer>> peers_;
+  std::vector<std::unique_ptr<Load>> loads_;  ///< of each peer
   std::vector<std::string> packs_;
   std::map<std::string, PackNumber> pack_numbers_;
   std::map<Key, TicketPtr> tickets_;  ///< of what is asked for and not kept yet, in the order of places
@@ -194,12 +120,9 @@ class Fetcher {
   std::map<std::uint64_t, std::unique_ptr<Read>> reads_;
   std::uint64_t last_read_ = 0;
   std::uint64_t in_flight_ = 0, verifying_ = 0;  ///< bytes
-  bool watching_ = false;
-  std::minstd_rand random_{std::random_device()()};
-
+  Transfers::Id watch_ = 0;                      ///< timer; 0: nothing to watch
   bool stopping_ = false;
 
-  Transfers transfers_;
   std::unique_ptr<base::WorkerPool> pool_;  ///< its threads post to the loop, and the loop submits to it
 };
 

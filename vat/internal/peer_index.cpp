@@ -20,7 +20,6 @@ using formats::Statement;
 
 constexpr const char* kSchema =
     "CREATE TABLE peers(name BLOB PRIMARY KEY, latency INTEGER, rate INTEGER) WITHOUT ROWID;";
-constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxPackList = std::uint64_t{64} << 20;
 constexpr std::uint64_t kTail = std::uint64_t{64} << 10;  ///< bytes of a pack's end that hold most trailers
 constexpr std::uint64_t kMaxTrailer = std::uint64_t{256} << 20;
@@ -68,19 +67,25 @@ std::vector<PeerPlace> PeerIndex::find(const ObjectId& id) {
   return places;
 }
 
+std::vector<PeerPlace> PeerIndex::locate(Peers& peers, const ObjectId& id) {
+  auto places = find(id);
+  while (places.empty() && update(peers)) places = find(id);
+  return places;
+}
+
 void PeerIndex::forget(const std::string& pack) {
   index_->forget_pack(pack + ".zst");
 }
 
-bool PeerIndex::update(Fetcher& fetcher) {
-  for (const auto peer : fetcher.by_promise()) {
+bool PeerIndex::update(Peers& peers) {
+  for (const auto peer : peers.by_promise()) {
     if (!asked_.insert(peer).second) continue;
     try {
       std::set<std::string> known;
       for (const auto& pack : index_->packs())
         if (pack.size > 0) known.insert(pack.name.substr(0, 64));
-      for (const auto& pack : list_packs(fetcher, peer))
-        if (!known.contains(pack)) learn(fetcher, peer, pack);
+      for (const auto& pack : peers.list_packs(peer))
+        if (!known.contains(pack)) learn(peers, peer, pack);
     } catch (const Error& error) {
       if (error.category() == Category::internal) throw;
       trouble_.emplace(error);
@@ -90,29 +95,14 @@ bool PeerIndex::update(Fetcher& fetcher) {
   return false;
 }
 
-std::vector<std::string> list_packs(Fetcher& fetcher, std::size_t peer) {
-  std::vector<std::string> packs;
-  // The directory says more than the list, which whoever copied a pack there may not have brought up to date.
-  if (const auto names = fetcher.list(peer, Vat::Impl::kPackDir)) {
-    for (const auto& name : *names)
-      if (Vat::Impl::is_pack_name(name)) packs.push_back(name.substr(0, 64));
-  } else if (const auto list = fetcher.read_part(peer, "cache/packs", {}, kMaxPackList)) {
-    for (std::string_view rest = base::as_chars(list->bytes); rest.find('\n') != std::string_view::npos;) {
-      auto name = std::string(base::take_field(rest, '\n'));
-      if (Vat::Impl::is_pack_name(name + ".zst")) packs.push_back(std::move(name));
-    }
-  }
-  return packs;
-}
-
-const std::vector<std::string>& PeerIndex::absences(Fetcher& fetcher) {
-  for (std::size_t peer = absences_.size(); peer < fetcher.peer_count(); ++peer) {
+const std::vector<std::string>& PeerIndex::absences(Peers& peers) {
+  for (std::size_t peer = absences_.size(); peer < peers.size(); ++peer) {
     std::string absence = "not there";
     try {
-      if (fetcher.is_usable(peer) && !fetcher.read_part(peer, "vat.json", {}, kMaxSettings))
+      if (peers.is_usable(peer) && !peers.settings(peer))
         absence = "no vat there (no vat.json)";
-      else if (fetcher.is_usable(peer) && !fetcher.list(peer, Vat::Impl::kPackDir) &&
-               !fetcher.read_part(peer, "cache/packs", {}, kMaxPackList))
+      else if (peers.is_usable(peer) && !peers.list(peer, Vat::Impl::kPackDir) &&
+               !peers.read_part(peer, "cache/packs", {}, kMaxPackList))
         absence = "not there, as far as can be seen: no list of packs (was cache/ published?)";
     } catch (const Error& error) {
       if (error.category() == Category::internal) throw;
@@ -122,9 +112,9 @@ const std::vector<std::string>& PeerIndex::absences(Fetcher& fetcher) {
   return absences_;
 }
 
-void PeerIndex::learn(Fetcher& fetcher, std::size_t peer, const std::string& pack) {
+void PeerIndex::learn(Peers& peers, std::size_t peer, const std::string& pack) {
   const auto file = "primary/pack/" + pack + ".zst";
-  const auto tail = fetcher.read_part(peer, file, {0, kTail, true}, kTail);
+  const auto tail = peers.read_part(peer, file, {0, kTail, true}, kTail);
   if (!tail || tail->bytes.empty()) return;  // listed but absent: as good as not listed
   auto bytes = tail->bytes;
   const auto size = tail->file_size;
@@ -133,7 +123,7 @@ void PeerIndex::learn(Fetcher& fetcher, std::size_t peer, const std::string& pac
     if (offset > size || buffer.size() > size - offset) return false;
     if (offset < size - bytes.size()) {
       if (size - offset > kMaxTrailer) return false;
-      const auto more = fetcher.read_part(peer, file, {offset, size - offset, false}, size - offset);
+      const auto more = peers.read_part(peer, file, {offset, size - offset, false}, size - offset);
       if (!more || more->bytes.size() != size - offset) return false;
       bytes = more->bytes;
     }
@@ -156,8 +146,7 @@ void PeerIndex::learn(Fetcher& fetcher, std::size_t peer, const std::string& pac
   index_->put_packs({indexed}, Index::Damage::forget);
 }
 
-bool PeerIndex::fetch_loose(Fetcher& fetcher, const ObjectId& id,
-                            const std::function<void(FetchedGroup)>& keep) {
+bool PeerIndex::fetch_loose(Peers& peers, const ObjectId& id, const std::function<void(FetchedGroup)>& keep) {
   const auto hex = id.hex();
   const auto base = "primary/" + hex.substr(0, 2) + "/" + hex.substr(2) + ".blob";
   std::optional<Error> failure;
@@ -181,8 +170,8 @@ bool PeerIndex::fetch_loose(Fetcher& fetcher, const ObjectId& id,
       if (base::hash_blob(format_, content) != id) throw Error(Category::corrupt, "does not match its name");
     };
     try {
-      if (!fetcher.find_file(base + std::string(formats::suffix_of(codec)),
-                             formats::kMaxPackedBlob + (1 << 16), check))
+      if (!peers.find_file(base + std::string(formats::suffix_of(codec)), formats::kMaxPackedBlob + (1 << 16),
+                           check))
         continue;
     } catch (const Error& error) {
       failure.emplace(error);
@@ -214,24 +203,24 @@ std::vector<std::pair<std::string, PeerRecord>> PeerIndex::records() {
   return all;
 }
 
-void PeerIndex::load_records(Fetcher& fetcher) {
-  for (std::size_t peer = 0; peer < fetcher.peer_count(); ++peer) {
+void PeerIndex::load_records(Peers& peers) {
+  for (std::size_t peer = 0; peer < peers.size(); ++peer) {
     Statement row(*records_, "SELECT latency,rate FROM peers WHERE name=?");
-    row.bind(1, base::as_bytes(fetcher.peer_name(peer)));
+    row.bind(1, base::as_bytes(peers.name(peer)));
     PeerRecord record;
     if (!row.step()) continue;
     record.latency = static_cast<double>(row.integer(0)) / 1e6;
     record.rate = static_cast<double>(row.integer(1));
-    fetcher.set_record(peer, record);
+    peers.set_record(peer, record);
   }
 }
 
-void PeerIndex::save_records(Fetcher& fetcher) {
-  const auto records = fetcher.records();
+void PeerIndex::save_records(Peers& peers) {
+  const auto records = peers.records();
   for (std::size_t peer = 0; peer < records.size(); ++peer) {
     if (records[peer].latency <= 0 && records[peer].rate <= 0) continue;
     Statement(*records_, "INSERT OR REPLACE INTO peers VALUES(?,?,?)")
-        .bind(1, base::as_bytes(fetcher.peer_name(peer)))
+        .bind(1, base::as_bytes(peers.name(peer)))
         .bind(2, static_cast<std::int64_t>(records[peer].latency * 1e6))
         .bind(3, static_cast<std::int64_t>(records[peer].rate))
         .run();

@@ -9,8 +9,9 @@
 
 #include "formats/base/object_id.h"
 #include "vat/blob_source.h"
-#include "vat/internal/fetcher.h"
 #include "vat/internal/index.h"
+#include "vat/internal/pack_group.h"
+#include "vat/internal/peers.h"
 
 namespace vat::internal {
 
@@ -20,10 +21,6 @@ struct PeerPlace {
   StoredBlob blob;
 };
 
-/// Names, in hex, of the packs a peer has: from its list, or from its directory if the host tells that.
-/// Throws as Fetcher::read_part.
-[[nodiscard]] std::vector<std::string> list_packs(Fetcher& fetcher, std::size_t peer);
-
 /// A pack is the same wherever it lies, so there is one index for all peers. One thread at a time. It can be
 /// lost at any time.
 class PeerIndex {
@@ -32,25 +29,27 @@ class PeerIndex {
   PeerIndex(base::ObjectFormat format, const std::string& cache_dir);
 
   [[nodiscard]] std::vector<PeerPlace> find(const base::ObjectId& id);
+  /// The same, and as long as there is none it asks on.
+  [[nodiscard]] std::vector<PeerPlace> locate(Peers& peers, const base::ObjectId& id);
   /// Asks one more peer, the most promising that was not asked yet in this run, for its list of packs, and
   /// for what those hold that are not known. False if there was nobody left to ask.
-  bool update(Fetcher& fetcher);
+  bool update(Peers& peers);
   /// Why what a peer has is not all known.
   [[nodiscard]] const std::optional<base::Error>& trouble() const noexcept { return trouble_; }
   /// For each peer, why something may not be there: no vat, no list of packs, or just not there.
-  [[nodiscard]] const std::vector<std::string>& absences(Fetcher& fetcher);
+  [[nodiscard]] const std::vector<std::string>& absences(Peers& peers);
   /// What was told of a pack turned out wrong.
   void forget(const std::string& pack);
 
   /// Gets a hand-filled blob from whoever has it. False if nobody has.
-  bool fetch_loose(Fetcher& fetcher, const base::ObjectId& id, const std::function<void(FetchedGroup)>& keep);
+  bool fetch_loose(Peers& peers, const base::ObjectId& id, const std::function<void(FetchedGroup)>& keep);
 
   [[nodiscard]] std::vector<std::pair<std::string, PeerRecord>> records();
-  void load_records(Fetcher& fetcher);
-  void save_records(Fetcher& fetcher);
+  void load_records(Peers& peers);
+  void save_records(Peers& peers);
 
  private:
-  void learn(Fetcher& fetcher, std::size_t peer, const std::string& pack);
+  void learn(Peers& peers, std::size_t peer, const std::string& pack);
 
   const base::ObjectFormat format_;
   std::unique_ptr<Index> index_;

@@ -13,7 +13,7 @@
 #include "formats/text/recipe.h"
 #include "formats/text/text_object.h"
 #include "vat/blob_source.h"
-#include "vat/internal/fetcher.h"
+#include "vat/internal/pack_group.h"
 
 namespace vat::internal {
 

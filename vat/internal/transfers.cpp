@@ -339,6 +339,22 @@ Transfers::Transfers(const TransferLimits& limits) : limits_(limits), state_(std
   thread_ = std::thread([this] { run(); });
 }
 
+base::Category category_of(TransferEnd::Kind kind) {
+  using Kind = TransferEnd::Kind;
+  switch (kind) {
+    case Kind::absent:
+      return base::Category::not_found;
+    case Kind::authentication:
+      return base::Category::authentication;
+    case Kind::refused:
+      return base::Category::refused;
+    case Kind::local:
+      return base::Category::local;
+    default:
+      return base::Category::network;
+  }
+}
+
 Transfers::~Transfers() {
   {
     const std::lock_guard lock(state_->mutex);
@@ -356,6 +372,13 @@ void Transfers::post(std::function<void()> work) {
     state_->posted.push_back(std::move(work));
   }
   curl_multi_wakeup(state_->multi.get());
+}
+
+std::future<TransferEnd> Transfers::begin(Transfer transfer) {
+  auto ended = std::make_shared<std::promise<TransferEnd>>();  // shared: with the callback
+  transfer.on_end = [ended](const TransferEnd& end) { ended->set_value(end); };
+  call([&] { (void)start(std::move(transfer)); });
+  return ended->get_future();
 }
 
 Transfers::Traffic Transfers::traffic() const {

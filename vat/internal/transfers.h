@@ -50,6 +50,9 @@ struct TransferEnd {
   bool ranges_ignored = false;              ///< the whole file came although a range was asked for
 };
 
+/// How a failure of that kind is called; absent: not_found.
+[[nodiscard]] base::Category category_of(TransferEnd::Kind kind);
+
 struct Transfer {
   std::string url;
   FileRange range;
@@ -85,7 +88,7 @@ struct TransferLimits {
 };
 
 /// Everything about transfers happens on one thread, the loop: it calls back, runs timers and what is posted.
-/// Only post(), call() and the destructor may be used from others.
+/// Only post(), call(), begin(), traffic() and the destructor may be used from others.
 class Transfers {
  public:
   explicit Transfers(const TransferLimits& limits);
@@ -104,6 +107,9 @@ class Transfers {
     post([task] { (*task)(); });
     return result.get();
   }
+
+  /// Starts a transfer, whose `on_end` is not used. Do not wait for it on the loop.
+  [[nodiscard]] std::future<TransferEnd> begin(Transfer transfer);
 
   using Id = std::uint64_t;
   Id start(Transfer transfer);

@@ -1,8 +1,6 @@
 #include "vat/internal/upload.h"
 
 #include <algorithm>
-#include <future>
-#include <memory>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -17,13 +15,6 @@ using Kind = TransferEnd::Kind;
 constexpr unsigned kAttempts = 4;
 constexpr std::uint64_t kPart = std::uint64_t{64} << 20;  ///< bytes of one part of a large object
 constexpr std::size_t kMaxAnswer = std::size_t{1} << 20;
-
-Category category_of(Kind kind) {
-  return kind == Kind::authentication ? Category::authentication
-         : kind == Kind::refused      ? Category::refused
-         : kind == Kind::local        ? Category::local
-                                      : Category::network;
-}
 
 /// What stands between <tag> and </tag>; empty if it does not.
 std::string element(const std::string& text, const std::string& tag) {
@@ -58,26 +49,18 @@ Upload::Upload(const PeerAddress& address, const TransferLimits& limits)
 Upload::Answer Upload::run(const std::string& what, const std::function<Transfer()>& make,
                            std::size_t max_answer) {
   for (unsigned attempt = 1;; ++attempt) {
-    auto answer = std::make_shared<Answer>();             // shared: with the callbacks
-    auto ended = std::make_shared<std::promise<void>>();  // likewise
-    transfers_.call([&] {
-      auto transfer = make();
-      transfer.on_bytes = [answer, max_answer](base::Bytes bytes) {
-        if (max_answer == 0) return false;  // only the size of the file is wanted
-        if (answer->body.size() + bytes.size() <= kMaxAnswer) answer->body += base::as_chars(bytes);
-        return true;
-      };
-      transfer.on_end = [answer, ended](const TransferEnd& end) {
-        answer->end = end;
-        ended->set_value();
-      };
-      (void)transfers_.start(std::move(transfer));
-    });
-    ended->get_future().get();
-    const auto kind = answer->end.kind;
-    if (kind == Kind::done || kind == Kind::absent || kind == Kind::exists) return std::move(*answer);
+    Answer answer;
+    auto transfer = make();
+    transfer.on_bytes = [&](base::Bytes bytes) {
+      if (max_answer == 0) return false;  // only the size of the file is wanted
+      if (answer.body.size() + bytes.size() <= kMaxAnswer) answer.body += base::as_chars(bytes);
+      return true;
+    };
+    answer.end = transfers_.begin(std::move(transfer)).get();
+    const auto kind = answer.end.kind;
+    if (kind == Kind::done || kind == Kind::absent || kind == Kind::exists) return answer;
     if (kind != Kind::failed || attempt == kAttempts)
-      throw Error(category_of(kind), host_.name() + ": " + what + ": " + answer->end.message);
+      throw Error(category_of(kind), host_.name() + ": " + what + ": " + answer.end.message);
   }
 }
 

@@ -1,0 +1,391 @@
+// Everything about peers happens on the thread of their loop; askers post to it and wait.
+#include "vat/internal/peers.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "formats/base/file.h"
+#include "formats/base/numbers.h"
+#include "vat/internal/vat_impl.h"
+
+namespace vat::internal {
+
+using base::Category;
+using base::Error;
+using Kind = TransferEnd::Kind;
+
+namespace {
+
+constexpr std::size_t kMaxNames = 10'000'000;
+constexpr std::uint64_t kMaxList = std::uint64_t{64} << 20;  ///< bytes of a list of names
+constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
+constexpr std::uint64_t kSmall = std::uint64_t{512}
+                                 << 10;  ///< bytes by which the promise of peers is compared
+constexpr unsigned kBreaker = 3;         ///< failures in a row after which a peer is left alone for a while
+constexpr unsigned kDead = 5;            ///< … and after which it is taken for dead
+constexpr std::chrono::seconds kDeadFor{30};
+constexpr double kDefaultLatency = 0.1;  ///< seconds
+constexpr double kDefaultRate = 8e6;     ///< bytes a second
+constexpr double kWeight = 0.3;          ///< of the newest measurement
+constexpr std::chrono::milliseconds kRaceStep{300};
+
+TransferLimits limits_of(std::uint64_t rate) {
+  TransferLimits limits;
+  limits.rate = rate;
+  return limits;
+}
+
+}  // namespace
+
+Category Troubles::category() const {
+  return wrong       ? Category::wrong_bytes
+         : denied    ? Category::authentication
+         : failed    ? Category::network
+         : forbidden ? Category::refused
+                     : Category::not_found;
+}
+
+double Peers::mean(double before, double now) {
+  return before <= 0 ? now : before + kWeight * (now - before);
+}
+
+double Peers::Peer::latency() const {
+  return record.latency > 0 ? record.latency : kDefaultLatency;
+}
+
+struct Peers::FileRace {
+  std::string path;
+  std::uint64_t max_size;
+  std::function<void(base::Bytes, std::size_t)> is_good;
+  std::vector<Peer*> left;                     ///< not asked yet, best last
+  std::map<Transfers::Id, std::size_t> asked;  ///< under way
+  std::map<std::size_t, unsigned> attempts;
+  Transfers::Id timer = 0;
+  std::optional<Error> failure;
+  std::promise<std::optional<File>> result;
+  bool over = false;
+};
+
+Peers::Peers(const std::vector<PeerAddress>& addresses, std::uint64_t rate,
+             std::function<void(const std::string&)> on_note)
+    : on_note_(std::move(on_note)), transfers_(limits_of(rate)) {
+  for (const auto& address : addresses) peers_.push_back(std::make_unique<Peer>(address, peers_.size()));
+}
+
+void Peers::note(const std::string& text) const {
+  if (on_note_) on_note_(text);
+}
+
+std::vector<PeerRecord> Peers::records() {
+  return transfers_.call([&] {
+    std::vector<PeerRecord> all;
+    for (const auto& peer : peers_) all.push_back(peer->record);
+    return all;
+  });
+}
+
+void Peers::set_record(std::size_t peer, const PeerRecord& record) {
+  transfers_.call([&] {
+    peers_[peer]->record.latency = record.latency;
+    peers_[peer]->record.rate = record.rate;
+  });
+}
+
+std::vector<std::size_t> Peers::by_promise() {
+  return transfers_.call([&] {
+    std::vector<std::size_t> all;
+    for (const auto* peer : promising()) all.push_back(peer->index);
+    return all;
+  });
+}
+
+std::string Peers::best() {
+  return transfers_.call([&] {
+    const auto all = promising();
+    return all.empty() ? std::string() : all.front()->host.name();
+  });
+}
+
+bool Peers::is_usable(std::size_t peer) {
+  return transfers_.call([&] { return peers_[peer]->is_usable(); });
+}
+
+Error Peers::failure(const std::string& what, const std::vector<std::string>& absences) {
+  return transfers_.call([&] {
+    Troubles met;
+    std::string answers, to_trust;
+    for (const auto& peer : peers_) {
+      if (peer->closed == Kind::refused && to_trust.empty()) to_trust = peer->host.name();
+      met.wrong = met.wrong || peer->record.banned;
+      met.denied = met.denied || peer->closed == Kind::authentication;
+      met.forbidden = met.forbidden || peer->closed == Kind::refused;
+      const bool silent = !peer->record.banned && !peer->closed && peer->failures_in_row > 0;
+      met.failed = met.failed || silent;
+      answers += (answers.empty() ? "" : "; ") + peer->host.name() + ": " +
+                 (!peer->is_usable() || silent ? peer->record.trouble : absences[peer->index]);
+    }
+    return Error(met.category(), what + ": " + (answers.empty() ? "not here, and no peer to ask" : answers),
+                 answers.empty() ? "fetch it before: shrub fetch SHRUB"
+                 : to_trust.empty()
+                     ? std::string()
+                     : "if it is yours: shrub trust " + to_trust + " (or --vat " + to_trust + ")");
+  });
+}
+
+// --- what is known of them
+
+double Peers::finish_time(const Peer& peer, std::uint64_t size) const {
+  double rate = peer.record.rate;
+  if (rate <= 0) {
+    for (const auto& other : peers_) rate = std::max(rate, other->record.rate);
+    if (rate <= 0) rate = kDefaultRate;
+  }
+  return peer.latency() + static_cast<double>(peer.outstanding + size) / rate;
+}
+
+void Peers::note_success(Peer& peer, const TransferEnd& end) {
+  peer.failures_in_row = 0;
+  if (end.first_byte.count() > 0)
+    peer.record.latency = mean(peer.record.latency, std::chrono::duration<double>(end.first_byte).count());
+}
+
+void Peers::note_failure(Peer& peer, const TransferEnd& end) {
+  ++peer.record.failures;
+  peer.record.trouble = end.message;
+  if (end.kind == Kind::authentication || end.kind == Kind::refused) {
+    if (!peer.closed) note(peer.host.name() + ": " + end.message + "; asked no more");
+    peer.closed = end.kind;
+    return;
+  }
+  peer.record.rate /= 2;
+  ++peer.failures_in_row;
+  if (peer.failures_in_row >= kDead) {
+    if (peer.failures_in_row == kDead)
+      note(peer.host.name() + ": " + end.message + "; not asked for a while");
+    peer.dead_until = Clock::now() + kDeadFor;
+    return;
+  }
+  if (end.wait) peer.open_at = Clock::now() + std::min<Clock::duration>(*end.wait, std::chrono::seconds(30));
+  if (end.wait || peer.failures_in_row < kBreaker) return;
+  const auto power = std::min(peer.failures_in_row - kBreaker, 4U);
+  const double pause = 0.5 * (1U << power) * std::uniform_real_distribution<>(0.75, 1.25)(random_);
+  peer.open_at =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(pause));
+}
+
+void Peers::ban(Peer& peer, const std::string& why) {
+  if (peer.record.banned) return;
+  peer.record.banned = true;
+  peer.record.trouble = "wrong bytes (" + why + ")";
+  note(peer.host.name() + ": sent wrong bytes (" + why + "); asked no more");
+  if (on_ban_) on_ban_(peer);
+}
+
+// --- small files
+// -----------------------------------------------------------------------------------------------------
+
+std::vector<Peers::Peer*> Peers::promising() const {
+  std::vector<Peer*> all;
+  for (const auto& peer : peers_)
+    if (peer->is_usable()) all.push_back(peer.get());
+  std::stable_sort(all.begin(), all.end(), [&](const Peer* a, const Peer* b) {
+    const auto promise = [&](const Peer& peer) {
+      return std::pair(peer.failures_in_row > 0 || !peer.is_open(), finish_time(peer, kSmall));
+    };
+    return promise(*a) < promise(*b);
+  });
+  return all;
+}
+
+std::optional<Peers::File> Peers::find_file(const std::string& path, std::uint64_t max_size,
+                                            const std::function<void(base::Bytes, std::size_t)>& is_good) {
+  auto race = std::make_shared<FileRace>();  // shared: with the callbacks of its transfers
+  race->path = path;
+  race->max_size = max_size;
+  race->is_good = is_good;
+  auto result = race->result.get_future();
+  transfers_.call([&] {
+    race->left = promising();
+    std::reverse(race->left.begin(), race->left.end());
+    next_of_race(race);
+  });
+  return result.get();
+}
+
+void Peers::next_of_race(const std::shared_ptr<FileRace>& race) {
+  if (race->over) return;
+  transfers_.cancel_timer(race->timer);
+  race->timer = 0;
+  const auto finish = [this, race](std::optional<File> file) {
+    race->over = true;
+    transfers_.cancel_timer(race->timer);
+    for (const auto& [id, peer] : race->asked) transfers_.cancel(id);
+    race->asked.clear();
+    if (!file && race->failure)
+      race->result.set_exception(std::make_exception_ptr(*race->failure));
+    else
+      race->result.set_value(std::move(file));
+  };
+  while (!race->left.empty() && !race->left.back()->is_usable()) race->left.pop_back();
+  if (race->left.empty()) {
+    if (race->asked.empty()) finish(std::nullopt);
+    return;
+  }
+  auto& peer = *race->left.back();
+  race->left.pop_back();
+  const auto index = peer.index;
+  auto bytes = std::make_shared<base::Buffer>();  // shared: with the callbacks
+  auto id = std::make_shared<Transfers::Id>(0);   // likewise
+  const auto ask = [this, race, &peer, index, bytes, id, finish] {
+    if (race->over) return;
+    bytes->clear();
+    auto transfer = peer.host.get(race->path, {});
+    transfer.max_size = race->max_size;
+    transfer.on_bytes = [bytes](base::Bytes part) {
+      base::append(*bytes, part);
+      return true;
+    };
+    ++peer.record.requests;
+    transfer.on_end = [this, race, &peer, index, bytes, id, finish](const TransferEnd& end) {
+      race->asked.erase(*id);
+      peer.record.received += end.received;
+      const auto fail = [&](Category category, const std::string& why) {
+        // Absent here says nothing while another could not be asked.
+        if (!race->failure || category == Category::wrong_bytes)
+          race->failure.emplace(category, race->path + ": " + peer.host.name() + ": " + why);
+      };
+      if (end.kind == Kind::done) {
+        note_success(peer, end);
+        try {
+          race->is_good(*bytes, index);
+          return finish(File{std::move(*bytes), index});
+        } catch (const Error& error) {
+          if (error.category() != Category::no_store) {  // else it is for other programs, as good as absent
+            fail(Category::wrong_bytes, error.what());
+            ban(peer, race->path + ": " + error.what());
+          }
+        } catch (const std::exception& error) {
+          fail(Category::local, error.what());
+        }
+      } else if (end.kind != Kind::absent) {
+        note_failure(peer, end);
+        fail(end.kind == Kind::authentication ? Category::authentication
+             : end.kind == Kind::refused      ? Category::refused
+                                              : Category::network,
+             end.message);
+        // Those that may do better on another day are asked again, after the others.
+        if (peer.is_usable() && ++race->attempts[index] < kAttempts)
+          race->left.insert(race->left.begin(), &peer);
+      }
+      next_of_race(race);
+    };
+    *id = transfers_.start(std::move(transfer));
+    race->asked.emplace(*id, index);
+  };
+  if (const auto wait = peer.open_at - Clock::now(); wait > Clock::duration::zero() && race->left.empty()) {
+    *id = transfers_.at(peer.open_at, [race, id, ask] {
+      race->asked.erase(*id);
+      ask();
+    });
+    race->asked.emplace(*id, index);
+    return;
+  }
+  ask();
+  if (!race->left.empty())
+    race->timer = transfers_.at(Clock::now() + kRaceStep, [this, race] { next_of_race(race); });
+}
+
+std::optional<Peers::Part> Peers::read_part(std::size_t index, const std::string& path,
+                                            const FileRange& range, std::uint64_t max_size) {
+  const auto& host = peers_[index]->host;
+  if (range.from_end && !host.knows_end()) {
+    const auto size = run(index, path, 0, [&] { return host.get(path, {}); });
+    if (!size) return std::nullopt;
+    const auto count = std::min(range.size, size->file_size);
+    auto part = read_part(index, path, {size->file_size - count, count, false}, max_size);
+    if (part) part->file_size = size->file_size;
+    return part;
+  }
+  return run(index, path, max_size, [&] { return host.get(path, range); });
+}
+
+std::optional<std::vector<std::string>> Peers::list(std::size_t index, const std::string& directory) {
+  const auto& host = peers_[index]->host;
+  if (!host.can_list()) return std::nullopt;
+  std::vector<std::string> names;
+  while (true) {
+    const auto part = run(index, directory, kMaxList,
+                          [&] { return host.list(directory, names.empty() ? "" : names.back()); });
+    if (!part) return names.empty() ? std::nullopt : std::optional(names);
+    const auto listed = host.parse_list(directory, base::as_chars(part->bytes));
+    const bool goes_on = !listed.names.empty() && (names.empty() || listed.names.front() > names.back());
+    if (goes_on) names.insert(names.end(), listed.names.begin(), listed.names.end());
+    if (!listed.more || !goes_on || names.size() > kMaxNames) return names;
+  }
+}
+
+std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path, std::uint64_t max_size,
+                                      const std::function<Transfer()>& make) {
+  for (unsigned attempt = 1;; ++attempt) {
+    Part part;
+    TransferEnd end;
+    auto& peer = *peers_[index];
+    const bool is_asked = transfers_.call([&] {
+      end.kind = peer.closed.value_or(Kind::failed);
+      end.message = peer.record.trouble;
+      if (peer.is_usable()) ++peer.record.requests;
+      return peer.is_usable();
+    });
+    if (is_asked) {
+      auto transfer = make();
+      transfer.max_size = max_size == 0 ? UINT64_MAX : max_size;
+      transfer.on_bytes = [&](base::Bytes bytes) {
+        if (max_size == 0) return false;  // only its size is wanted
+        base::append(part.bytes, bytes);
+        return true;
+      };
+      end = transfers_.begin(std::move(transfer)).get();
+      transfers_.call([&] {
+        peer.record.received += end.received;
+        if (end.kind == Kind::done)
+          note_success(peer, end);
+        else if (end.kind != Kind::absent && end.kind != Kind::range)
+          note_failure(peer, end);
+      });
+    }
+    // A file that ends within the range: as far as it goes.
+    if (end.kind == Kind::done || (end.kind == Kind::range && !part.bytes.empty())) {
+      part.file_size = end.file_size.value_or(part.bytes.size());
+      part.ranges_ignored = end.ranges_ignored;
+      return part;
+    }
+    if (end.kind == Kind::absent || end.kind == Kind::range) return std::nullopt;
+    if (end.kind == Kind::failed && attempt < kAttempts && is_usable(index)) continue;
+    throw Error(category_of(end.kind), name(index) + ": " + path + ": " + end.message);
+  }
+}
+
+std::vector<std::string> Peers::list_packs(std::size_t peer) {
+  std::vector<std::string> packs;
+  // The directory says more than the list, which whoever copied a pack there may not have brought up to date.
+  if (const auto names = list(peer, Vat::Impl::kPackDir)) {
+    for (const auto& name : *names)
+      if (Vat::Impl::is_pack_name(name)) packs.push_back(name.substr(0, 64));
+  } else if (const auto text = read_part(peer, "cache/packs", {}, kMaxList)) {
+    for (std::string_view rest = base::as_chars(text->bytes); rest.find('\n') != std::string_view::npos;) {
+      auto name = std::string(base::take_field(rest, '\n'));
+      if (Vat::Impl::is_pack_name(name + ".zst")) packs.push_back(std::move(name));
+    }
+  }
+  return packs;
+}
+
+std::optional<formats::VatSettings> Peers::settings(std::size_t peer) {
+  const auto file = read_part(peer, "vat.json", {}, kMaxSettings);
+  if (!file) return std::nullopt;
+  return base::named(name(peer) + "/vat.json",
+                     [&] { return formats::parse_vat_settings(base::as_chars(file->bytes)); });
+}
+
+}  // namespace vat::internal
