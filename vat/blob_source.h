@@ -52,8 +52,9 @@ struct Expected {
   /// Asked for each file of a tree in order, on another thread, and not after the next expect(): whether its
   /// content will be read. Empty: all will be.
   std::function<bool(const formats::Row&)> is_read;
-  /// File or image: recipe of what is there already; of what is at the same place in both nothing is read.
-  std::optional<base::ObjectId> before;
+  /// What is at the place already, if it is of the same kind. Of a file or image that which is at the same
+  /// offset in both is not read.
+  std::optional<Root> base;
   bool content = true;  ///< false: only manifest and layout
 };
 

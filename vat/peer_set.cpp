@@ -19,6 +19,7 @@
 #include "formats/text/recipe.h"
 #include "vat/delta.h"
 #include "vat/internal/blob_cache.h"
+#include "vat/internal/far_server.h"
 #include "vat/internal/fetcher.h"
 #include "vat/internal/peer_index.h"
 #include "vat/internal/plan.h"
@@ -374,10 +375,15 @@ class PeerSet::Impl {
     std::map<std::pair<std::string, std::uint64_t>, std::uint64_t>
         groups;                                 ///< estimate: size by pack and offset
     std::uint64_t unknown = 0, delta_size = 0;  ///< estimate
+    std::uint64_t given = 0;                    ///< content bytes of groups from a delta or the server
     std::unique_ptr<formats::DeltaReader> delta;
-    std::unordered_set<ObjectId> of_delta;        ///< what it has given
-    std::vector<Fetcher::TicketPtr> unconfirmed;  ///< asked for before it was known what they hold
-    bool asked = false;                           ///< for the map
+    std::unordered_set<ObjectId> of_delta;               ///< what it has given, or the server
+    bool is_served = false;                              ///< server_ answers for this root
+    std::unique_ptr<formats::DeltaReader> texts;         ///< from it
+    std::vector<bool> wanted;                            ///< data blobs, by their number
+    std::vector<std::pair<Met, std::uint64_t>> missing;  ///< those that are
+    std::vector<Fetcher::TicketPtr> unconfirmed;         ///< asked for before it was known what they hold
+    bool asked = false;                                  ///< for the map, or a server
     std::unique_ptr<RootMap> map;
     bool is_exact = false;  ///< it is of the same layout, or recipe
     std::size_t source = 0;
@@ -405,54 +411,63 @@ class PeerSet::Impl {
     walk.visit = [&](const Met& met) {
       if (stopped()) throw Stopped();
       const auto index = the.met[static_cast<std::size_t>(met.section)]++;
+      const bool is_data = met.section == MapSection::data;
       the.planned += met.size;
-      if (!met.is_read || is_here(met.id)) return;
-      if (!std::exchange(the.asked, true)) {
-        load_map(the);
-        open_delta(the);
-      }
-      if (the.delta != nullptr && take_from_delta(the, met.id)) {
-        const std::lock_guard lock(mutex_);
-        moved_.notify_all();
+      const bool is_needed = met.is_read && !is_here(met.id);
+      if (is_needed && !std::exchange(the.asked, true) && !open_server(the, expected)) open_map(the);
+      if (the.is_served && is_data) {
+        the.wanted.resize(static_cast<std::size_t>(index) + 1);
+        the.wanted.back() = is_needed;
+        if (is_needed) the.missing.emplace_back(met, index);
         return;
       }
-      const auto place = place_of(the, met, index);
-      if (the.mode == Plan::Mode::estimate && met.section == MapSection::data) {
-        if (place)
-          the.groups.try_emplace({place->group.pack, place->group.place.offset}, place->group.place.size);
-        else
-          ++the.unknown;
-        return;
-      }
-      if (!place && the.mode == Plan::Mode::fetch && met.section == MapSection::data) return fault(met.id);
-      if (!place) {  // its reader looks for it by itself, and need not wait for the plan
-        const std::lock_guard lock(mutex_);
-        if (the.mode == Plan::Mode::ahead) {
-          planned_.insert_or_assign(met.id, Planned{nullptr, the.planned});
-          planned_order_.emplace_back(the.planned, met.id);
-        }
-        moved_.notify_all();
-        return;
-      }
-      the.batch.emplace_back(met, *place);
-      the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
-      if (the.batch_size >= kBatch) flush(the);
+      if (!is_needed || (the.is_served && take_from_server(the, met.id))) return;
+      if (the.is_served) leave_server(the);
+      ask_for(the, met, index);
     };
-    const Releasing releasing{fetcher_, the.unconfirmed};
+    const Releasing releasing{*this, the};
     try {
       internal::walk_root(format_, expected, walk);
+      if (the.is_served) take_data_from_server(the);
       flush(the);
     } catch (const Stopped&) {
     }
   }
 
-  /// At its end what nobody turned out to need is forgotten.
+  void ask_for(Plan& the, const Met& met, std::uint64_t index) {
+    if (the.delta != nullptr && take_from_delta(the, met.id)) return;
+    const auto place = place_of(the, met, index);
+    if (the.mode == Plan::Mode::estimate && met.section == MapSection::data) {
+      if (place)
+        the.groups.try_emplace({place->group.pack, place->group.place.offset}, place->group.place.size);
+      else
+        ++the.unknown;
+      return;
+    }
+    if (!place && the.mode == Plan::Mode::fetch && met.section == MapSection::data) return fault(met.id);
+    if (!place) {  // its reader looks for it by itself, and need not wait for the plan
+      const std::lock_guard lock(mutex_);
+      if (the.mode == Plan::Mode::ahead) {
+        planned_.insert_or_assign(met.id, Planned{nullptr, the.planned});
+        planned_order_.emplace_back(the.planned, met.id);
+      }
+      moved_.notify_all();
+      return;
+    }
+    the.batch.emplace_back(met, *place);
+    the.batch_size += met.section == MapSection::data ? met.size / 2 : kBatch;
+    if (the.batch_size >= kBatch) flush(the);
+  }
+
+  /// At the end of a plan what nobody turned out to need is forgotten, and a server that is still talking.
   struct Releasing {
-    Fetcher& fetcher;
-    const std::vector<Fetcher::TicketPtr>& tickets;
+    Impl& impl;
+    const Plan& plan;
     ~Releasing() {
       try {
-        if (!tickets.empty()) fetcher.release(tickets);
+        impl.count_server();
+        if (plan.is_served) impl.server_.reset();
+        if (!plan.unconfirmed.empty()) impl.fetcher_.release(plan.unconfirmed);
       } catch (const std::exception&) {  // then they are kept until the end
       }
     }
@@ -481,6 +496,88 @@ class PeerSet::Impl {
     const auto tickets = fetcher_.want(groups, the.source, false);
     the.unconfirmed.insert(the.unconfirmed.end(), tickets.begin(), tickets.end());
     return place;
+  }
+
+  // --- a server at the far end
+
+  /// False if there is none for this root.
+  bool open_server(Plan& the, const Expected& expected) {
+    if (the.mode == Plan::Mode::estimate || has_no_server_) return false;
+    const auto promising = peers_.by_promise();
+    if (promising.empty()) return false;
+    try {
+      if (server_ == nullptr) {
+        server_ = internal::FarServer::start(peers_[promising.front()].host, format_, options_.rate,
+                                             [this] { return stopped(); });
+        counted_ = 0;
+        served_by_ = promising.front();
+      }
+      if (server_ != nullptr) {
+        const bool has_base = expected.base && is_here(expected.base->id());
+        the.texts = server_->want(the.root, has_base ? expected.base : std::nullopt);
+        if (the.texts != nullptr) the.is_served = true;
+        return the.is_served;
+      }
+    } catch (const Error& error) {
+      no_server(error);
+    }
+    has_no_server_ = true;
+    return false;
+  }
+
+  /// What came from it is of its peer.
+  void count_server() {
+    if (server_ == nullptr) return;
+    peers_.add_received(served_by_, server_->received() - counted_);
+    counted_ = server_->received();
+  }
+
+  void no_server(const Error& error) {
+    if (error.category() == Category::internal || error.category() == Category::local) throw Error(error);
+    server_.reset();
+    has_no_server_ = true;
+    if (options_.on_note) options_.on_note(std::string(error.what()) + "; its files are read instead");
+  }
+
+  bool take_from_server(Plan& the, const ObjectId& id) {
+    try {
+      while (!the.of_delta.contains(id) && take_group(the, *the.texts)) {
+      }
+    } catch (const Error& error) {
+      no_server(error);
+    }
+    return the.of_delta.contains(id);
+  }
+
+  /// After all texts were met.
+  void take_data_from_server(Plan& the) {
+    try {
+      while (take_group(the, *the.texts)) {
+      }
+      if (the.missing.empty()) the.wanted.clear();
+      const auto data = server_->want_data(the.wanted);
+      while (data != nullptr && take_group(the, *data)) {
+      }
+      the.is_served = false;
+    } catch (const Error& error) {
+      no_server(error);
+    }
+    std::erase_if(the.missing, [&](const auto& blob) { return the.of_delta.contains(blob.first.id); });
+    if (the.is_served || !the.missing.empty()) leave_server(the);
+  }
+
+  /// It has not what it should: what it has not given is asked for as if there were none.
+  void leave_server(Plan& the) {
+    the.is_served = false;
+    server_.reset();
+    has_no_server_ = true;
+    open_map(the);
+    for (const auto& [met, index] : std::exchange(the.missing, {})) ask_for(the, met, index);
+  }
+
+  void open_map(Plan& the) {
+    load_map(the);
+    open_delta(the);
   }
 
   void load_map(Plan& the) {
@@ -534,38 +631,44 @@ class PeerSet::Impl {
     if (options_.on_note) options_.on_note(std::string("the delta is not used: ") + error.what());
   }
 
+  /// Keeps the next group that it gives. False at the end.
+  bool take_group(Plan& the, formats::DeltaReader& from) {
+    if (stopped()) throw Stopped();
+    formats::DeltaGroup group;
+    if (!from.next(group)) return false;
+    base::Buffer prefix;
+    for (const auto& blob : group.prefix) {
+      stream(
+          blob,
+          [&](base::Bytes bytes) {
+            if (prefix.size() + bytes.size() > formats::kMaxDeltaPrefix)
+              throw Error(Category::corrupt, "delta: prefix too large");
+            base::append(prefix, bytes);
+          },
+          true);
+    }
+    formats::ZstdDecompressor decompressor;
+    auto content =
+        std::make_shared<formats::DecodedGroup>(formats::decode_delta_group(group, prefix, decompressor));
+    formats::name_blobs(format_, *content);
+    formats::ZstdCompressor compressor(1);
+    auto encoded = formats::encode_group(content->blobs, content->content, compressor);
+    cache_.keep({std::move(encoded.bytes), content});
+    for (const auto& blob : content->blobs) the.of_delta.insert(blob.id);
+    the.given += content->content.size();
+    const std::lock_guard lock(mutex_);
+    moved_.notify_all();
+    return true;
+  }
+
   /// Reads on in the delta until it has given the blob. False if it does not.
   bool take_from_delta(Plan& the, const ObjectId& id) {
-    formats::DeltaGroup group;
+    const auto before = the.given;
     try {
-      std::uint64_t useless = 0;
       while (the.delta != nullptr && !the.of_delta.contains(id)) {
-        if (stopped()) throw Stopped();
-        if (useless > kUselessDelta) throw Error(Category::refused, "it does not hold what it should");
-        if (!the.delta->next(group)) {
-          the.delta.reset();
-          break;
-        }
-        base::Buffer prefix;
-        for (const auto& blob : group.prefix) {
-          stream(
-              blob,
-              [&](base::Bytes bytes) {
-                if (prefix.size() + bytes.size() > formats::kMaxDeltaPrefix)
-                  throw Error(Category::corrupt, "delta: prefix too large");
-                base::append(prefix, bytes);
-              },
-              true);
-        }
-        formats::ZstdDecompressor decompressor;
-        auto content =
-            std::make_shared<formats::DecodedGroup>(formats::decode_delta_group(group, prefix, decompressor));
-        formats::name_blobs(format_, *content);
-        formats::ZstdCompressor compressor(1);
-        auto encoded = formats::encode_group(content->blobs, content->content, compressor);
-        cache_.keep({std::move(encoded.bytes), content});
-        for (const auto& blob : content->blobs) the.of_delta.insert(blob.id);
-        useless += content->content.size();
+        if (the.given - before > kUselessDelta)
+          throw Error(Category::refused, "it does not hold what it should");
+        if (!take_group(the, *the.delta)) the.delta.reset();
       }
     } catch (const Error& error) {
       if (error.category() == Category::internal || error.category() == Category::local) throw;
@@ -615,6 +718,12 @@ class PeerSet::Impl {
   internal::PeerIndex index_;
   internal::Peers peers_;
   Fetcher fetcher_;
+
+  // One plan at a time uses these.
+  std::unique_ptr<internal::FarServer> server_;
+  std::size_t served_by_ = 0;  ///< peer
+  std::uint64_t counted_ = 0;  ///< bytes of it
+  bool has_no_server_ = false;
 
   std::mutex mutex_;  ///< guards what follows
   std::condition_variable moved_;

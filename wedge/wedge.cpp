@@ -57,11 +57,20 @@ std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
          (fidelity.devices ? " devices" : "");
 }
 
+/// What key_of() was told; nullopt if it is no key.
+std::optional<vat::Root> root_of(const std::string& key, base::ObjectFormat format) {
+  std::string_view rest = key;
+  (void)base::take_field(rest, ' ');
+  vat::Root root;
+  for (auto* id : {&root.manifest, &root.layout, &root.blob, &root.recipe})
+    *id = ObjectId::parse(format, std::string(base::take_field(rest, ' ')));
+  return root.manifest || root.blob || root.recipe ? std::optional(root) : std::nullopt;
+}
+
 /// The recipe of a file or image, as key_of() wrote it.
 std::optional<ObjectId> recipe_of(const std::string& key, base::ObjectFormat format) {
-  std::string_view rest = key, field;
-  for (int i = 0; i < 5; ++i) field = base::take_field(rest, ' ');
-  return key.starts_with("tree ") ? std::nullopt : ObjectId::parse(format, std::string(field));
+  const auto root = root_of(key, format);
+  return root ? root->recipe : std::nullopt;
 }
 
 Fidelity fidelity_of(const std::string& key) {
@@ -737,7 +746,9 @@ class Wedge::Impl {
                                          const std::optional<Record>& record) const {
     vat::Expected reading{{root.manifest, root.layout, root.blob, root.recipe}, {}, {}, true};
     if (!record) return reading;
-    if (root.recipe) reading.before = recipe_of(record->key, root.recipe->format());
+    if (auto base = root_of(record->key, record->format);
+        base && base->manifest.has_value() == root.manifest.has_value())
+      reading.base = std::move(base);
     if (!root.manifest || !record->key.starts_with("tree ")) return reading;
     auto changes = std::make_shared<internal::RowChanges>(
         read_rows(record_name(path) + ".state"));  // shared: with copies

@@ -175,16 +175,20 @@ ReadAt reader_of(int fd) {
   return [fd](std::uint64_t offset, MutableBytes buffer) { return read_exact_at(fd, offset, buffer); };
 }
 
+std::size_t read_available(int fd, MutableBytes buffer) {
+  while (true) {
+    const ssize_t count = ::read(fd, buffer.data(), buffer.size());
+    if (count >= 0) return static_cast<std::size_t>(count);
+    if (errno != EINTR && !wait_until_ready(fd, POLLIN)) throw_errno("read", errno);
+  }
+}
+
 std::size_t read_some(int fd, MutableBytes buffer) {
   std::size_t total = 0;
   while (total < buffer.size()) {
-    const ssize_t count = ::read(fd, buffer.data() + total, buffer.size() - total);
-    if (count < 0) {
-      if (errno == EINTR || wait_until_ready(fd, POLLIN)) continue;
-      throw_errno("read", errno);
-    }
+    const auto count = read_available(fd, buffer.subspan(total));
     if (count == 0) break;
-    total += static_cast<std::size_t>(count);
+    total += count;
   }
   return total;
 }

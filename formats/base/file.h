@@ -49,6 +49,8 @@ void make_directories(const std::string& path);
 [[nodiscard]] ReadAt reader_of(int fd);
 /// Reads until `buffer` is full or the file ends; the count read.
 [[nodiscard]] std::size_t read_some(int fd, MutableBytes buffer);
+/// Reads what is there, or waits for something; 0 at the end.
+[[nodiscard]] std::size_t read_available(int fd, MutableBytes buffer);
 void write_all(int fd, Bytes bytes);
 
 /// A whole small file; refused if it is larger than `limit` bytes.

@@ -3,7 +3,7 @@
 #include "formats/base/error.h"
 #include "formats/base/numbers.h"
 #include "formats/base/object_id.h"
-#include "shrub/internal/process.h"
+#include "formats/base/process.h"
 #include "shrub/internal/repositories.h"
 
 namespace shrub::internal {
@@ -26,7 +26,7 @@ const std::vector<std::string> kHidden{"GIT_DIR",
 class GitProgram final : public Repository {
  public:
   explicit GitProgram(std::string top) : Repository(std::move(top)) {
-    Process git(command({"rev-parse", "--show-object-format"}), kHidden);
+    base::Process git(command({"rev-parse", "--show-object-format"}), kHidden);
     const auto format = git.read_rest();
     if (git.finish() != 0)
       throw Error(Category::refused, "repository " + this->top() + ": git cannot read it",
@@ -35,7 +35,7 @@ class GitProgram final : public Repository {
   }
 
   std::string resolve(const std::string& revision) override {
-    Process git(command({"rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"}),
+    base::Process git(command({"rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"}),
                 kHidden);
     std::string id;
     const bool found = git.read_until('\n', id);
@@ -76,7 +76,7 @@ class GitProgram final : public Repository {
   }
 
   void walk(const std::string& commit, const std::function<bool(const CommitInfo&)>& visit) override {
-    Process git(command({"rev-list", "--date-order", "--no-commit-header",
+    base::Process git(command({"rev-list", "--date-order", "--no-commit-header",
                          "--format=%H%x00%P%x00%ct%x00%an <%ae>%x00%s", commit, "--"}),
                 kHidden);
     for (std::string line; git.read_until('\n', line);) {
@@ -95,7 +95,7 @@ class GitProgram final : public Repository {
   }
 
   bool is_shallow() override {
-    Process git(command({"rev-parse", "--is-shallow-repository"}), kHidden);
+    base::Process git(command({"rev-parse", "--is-shallow-repository"}), kHidden);
     return git.read_rest() == "true\n";
   }
 
@@ -113,7 +113,7 @@ class GitProgram final : public Repository {
   /// The object and, if it is not larger than `limit`, its content.
   std::optional<Object> find(const std::string& name, std::size_t limit) {
     if (batch_ == nullptr)
-      batch_ = std::make_unique<Process>(command({"cat-file", "--batch", "-z"}), kHidden);
+      batch_ = std::make_unique<base::Process>(command({"cat-file", "--batch", "-z"}), kHidden);
     batch_->write(name + '\0');
     // The name comes back where there is no such object, line feeds and all.
     std::string line;
@@ -154,7 +154,7 @@ class GitProgram final : public Repository {
   }
 
   std::size_t id_size_ = 20;
-  std::unique_ptr<Process> batch_;
+  std::unique_ptr<base::Process> batch_;
 };
 
 }  // namespace

@@ -110,7 +110,7 @@ EOF
 requests() { grep -c . "$log" || true; }
 # body_bytes: of all answers in the log
 body_bytes() { awk '{ n += $2 } END { print n + 0 }' "$log"; }
-# start_sshd: any path of this machine, for $sshkey; $knownhosts lists its host key. As $sshuser@127.0.0.1 port $port.
+# start_sshd [LINE OF sshd_config]: any path of this machine, for $sshkey; $knownhosts lists its host key. As $sshuser@127.0.0.1 port $port.
 start_sshd() {
   begin_server
   port=$(free_port)
@@ -132,6 +132,7 @@ MaxStartups 100
 MaxSessions 100
 Subsystem sftp internal-sftp
 AcceptEnv *
+${1:-}
 EOF
   mkdir -p /run/sshd 2>/dev/null || true
   "$(command -v sshd || echo /usr/sbin/sshd)" -D -e -f "$server/conf" >"$server/out" 2>"$log" &

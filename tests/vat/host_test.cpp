@@ -1,6 +1,7 @@
 // What is asked of a host, and what its lists may say.
 #include "vat/internal/host.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "tests/formats/damage.h"
@@ -59,6 +60,28 @@ TEST_CASE("URLs that name no vat, or more than one, are refused", "[host]") {
   bucket.region = {};
   bucket.endpoint = "file:///etc";
   CHECK(failure(bucket) == Category::usage);
+}
+
+TEST_CASE("what starts a server at the far end cannot be taken for anything else", "[host]") {
+  vat::PeerAddress address;
+  address.url = "ssh://me@[::1]:2222/srv/it's/deps.vat";
+  address.known_hosts = "/home/me/known hosts";
+  CHECK(Host(address).serve_command().empty());  // nobody consented
+  address.may_be_local = true;
+  const auto command = Host(address).serve_command();
+  REQUIRE(command.size() > 3);
+  CHECK(command.front() == "ssh");
+  const std::vector<std::string> end(command.end() - 3, command.end());
+  CHECK(end == std::vector<std::string>{"--", "::1", "vat serve --stdio --vat '/srv/it'\\''s/deps.vat/'"});
+  const auto user = std::find(command.begin(), command.end(), "-l");
+  REQUIRE(user != command.end());
+  CHECK(user[1] == "me");
+  CHECK(std::find(command.begin(), command.end(), "-oUserKnownHostsFile=\"/home/me/known hosts\"") !=
+        command.end());
+  address.known_hosts = "a\" \"b";
+  CHECK(Host(address).serve_command().empty());
+  address.url = "https://example.org/v";
+  CHECK(Host(address).serve_command().empty());
 }
 
 TEST_CASE("lists of names hold names only", "[host]") {

@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
        vat_cli::has_command(), vat_cli::ls_command(), vat_cli::info_command(), vat_cli::hash_object_command(),
        vat_cli::verify_command(), vat_cli::index_command(), vat_cli::repack_command(),
        vat_cli::fetch_command(), vat_cli::push_command(), vat_cli::sync_command(), vat_cli::peer_command(),
-       vat_cli::delta_command()}};
+       vat_cli::delta_command(), vat_cli::serve_command()}};
   for (auto& option : cli::common_options()) program.options.push_back(std::move(option));
   return cli::run(program, argc, argv);
 }

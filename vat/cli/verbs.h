@@ -28,6 +28,7 @@ namespace vat_cli {
 [[nodiscard]] cli::Command sync_command();
 [[nodiscard]] cli::Command peer_command();
 [[nodiscard]] cli::Command delta_command();
+[[nodiscard]] cli::Command serve_command();
 
 /// The vat that --vat or VAT_DIR names. Throws usage if neither does.
 [[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output);

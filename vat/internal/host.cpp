@@ -94,6 +94,9 @@ Host::Host(const PeerAddress& address) : address_(address) {
     parts.set(CURLUPART_SCHEME, "sftp");
     base_ = with_slash(parts.part(CURLUPART_URL));
     path_ = with_slash(parts.part(CURLUPART_PATH, CURLU_URLDECODE));
+    host_ = parts.part(CURLUPART_HOST);
+    port_ = parts.part(CURLUPART_PORT);
+    user_ = parts.part(CURLUPART_USER, CURLU_URLDECODE);
   } else {
     throw Error(Category::usage, url + ": not a kind of vat this program knows (http, https, s3, ssh)");
   }
@@ -121,6 +124,27 @@ Transfer Host::make(const std::string& file) const {
     }
   }
   return transfer;
+}
+
+std::vector<std::string> Host::serve_command() const {
+  const bool is_plain = address_.known_hosts.find_first_of("\"\n") == std::string::npos;
+  if (kind_ != Kind::sftp || !address_.may_be_local || !is_plain) return {};
+  std::vector<std::string> command{"ssh",
+                                   "-oBatchMode=yes",
+                                   "-oConnectTimeout=5",
+                                   "-oServerAliveInterval=2",
+                                   "-oServerAliveCountMax=2",
+                                   "-oStrictHostKeyChecking=yes",
+                                   "-oUserKnownHostsFile=\"" + address_.known_hosts + "\""};
+  if (!address_.ssh_private_key.empty()) command.insert(command.end(), {"-i", address_.ssh_private_key});
+  if (!port_.empty()) command.insert(command.end(), {"-p", port_});
+  if (!user_.empty()) command.insert(command.end(), {"-l", user_});
+  const bool is_v6 = host_.starts_with('[');
+  std::string path;
+  for (const char c : path_) path += c == '\'' ? "'\\''" : std::string(1, c);
+  command.insert(command.end(), {"--", is_v6 ? host_.substr(1, host_.size() - 2) : host_,
+                                 "vat serve --stdio --vat '" + path + "'"});
+  return command;
 }
 
 Transfer Host::get(const std::string& file, const FileRange& range) const {

@@ -40,6 +40,10 @@ class Host {
   /// How many reads at a time are worth it.
   [[nodiscard]] unsigned parallel_reads() const noexcept { return kind_ == Kind::sftp ? 2 : 8; }
 
+  /// The command that starts `vat serve` there (vat/serve.h); empty if this is no host for that, or one the
+  /// user has not consented to.
+  [[nodiscard]] std::vector<std::string> serve_command() const;
+
   /// The caller adds the body. Without `replace` the host is asked not to touch a file that is there, as far
   /// as it can be.
   [[nodiscard]] Transfer put(const std::string& file, bool replace) const;
@@ -54,9 +58,10 @@ class Host {
 
   PeerAddress address_;
   Kind kind_ = Kind::http;
-  std::string name_, base_;     ///< base_: URL of the vat, ends in '/'
-  std::string path_;            ///< sftp: of the vat, on the host, ends in '/'
-  std::size_t bucket_end_ = 0;  ///< s3: where the bucket's URL ends in base_
+  std::string name_, base_;         ///< base_: URL of the vat, ends in '/'
+  std::string path_;                ///< sftp: of the vat, on the host, ends in '/'
+  std::string host_, port_, user_;  ///< sftp
+  std::size_t bucket_end_ = 0;      ///< s3: where the bucket's URL ends in base_
 };
 
 }  // namespace vat::internal

@@ -84,6 +84,8 @@ class Peers {
   [[nodiscard]] base::Error failure(const std::string& what, const std::vector<std::string>& absences);
   [[nodiscard]] std::vector<PeerRecord> records();
   void set_record(std::size_t peer, const PeerRecord& record);
+  /// Counts what came from it by another way.
+  void add_received(std::size_t peer, std::uint64_t size);
 
   // --- Only on the loop.
 

@@ -59,7 +59,8 @@ void walk_root(base::ObjectFormat format, const Expected& expected, const Walk& 
                                  piece_of(MapSection::recipes));
     if (walk.on_recipe) walk.on_recipe(id, reader.header());
     std::optional<Before> before;
-    if (expected.before) before.emplace(walk.read(*expected.before), format, walk.read);
+    if (expected.base && expected.base->recipe)
+      before.emplace(walk.read(*expected.base->recipe), format, walk.read);
     for (RecipeItem item; reader.next(item);) {
       if (item.type == RecipeItem::Type::hole) continue;
       const bool is_there = before && before->has(item, reader.offset() - item.size);

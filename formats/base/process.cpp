@@ -1,21 +1,22 @@
-#include "shrub/internal/process.h"
+#include "formats/base/process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 
-namespace shrub::internal {
+namespace base {
 namespace {
-
-using base::Category;
-using base::Error;
 
 struct Actions {
   Actions() { posix_spawn_file_actions_init(&raw); }
@@ -29,17 +30,20 @@ struct Actions {
 
 Process::Process(const std::vector<std::string>& arguments, const std::vector<std::string>& without) {
   int to[2], from[2];
-  if (::pipe2(to, O_CLOEXEC) != 0) base::throw_errno("pipe", errno);
-  base::UniqueFd child_in(to[0]);
-  in_ = base::UniqueFd(to[1]);
-  if (::pipe2(from, O_CLOEXEC) != 0) base::throw_errno("pipe", errno);
-  out_ = base::UniqueFd(from[0]);
-  base::UniqueFd child_out(from[1]);
+  // A socket: writing to a child that has ended is an error, and not a signal.
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, to) != 0) throw_errno("socket pair", errno);
+  UniqueFd child_in(to[0]);
+  in_ = UniqueFd(to[1]);
+  if (::pipe2(from, O_CLOEXEC) != 0) throw_errno("pipe", errno);
+  out_ = UniqueFd(from[0]);
+  UniqueFd child_out(from[1]);
 
   Actions actions;
   posix_spawn_file_actions_adddup2(&actions.raw, child_in.get(), STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions.raw, child_out.get(), STDOUT_FILENO);
-  posix_spawn_file_actions_addopen(&actions.raw, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  errors_ = UniqueFd(::memfd_create("errors", MFD_CLOEXEC));
+  if (errors_.get() < 0) throw_errno("memory for a child's messages", errno);
+  posix_spawn_file_actions_adddup2(&actions.raw, errors_.get(), STDERR_FILENO);
 
   std::vector<std::string> own = arguments;
   std::vector<char*> argv, environment;
@@ -56,7 +60,7 @@ Process::Process(const std::vector<std::string>& arguments, const std::vector<st
       ::posix_spawnp(&pid_, own.front().c_str(), &actions.raw, nullptr, argv.data(), environment.data());
   if (failure != 0) {
     pid_ = -1;
-    base::throw_errno("run " + own.front(), failure == ENOENT ? EACCES : failure);
+    throw_errno("run " + own.front(), failure == ENOENT ? EACCES : failure);
   }
 }
 
@@ -69,7 +73,12 @@ Process::~Process() {
 }
 
 void Process::write(std::string_view text) {
-  base::write_all(in_.get(), base::as_bytes(text));
+  while (!text.empty()) {
+    const auto count = ::send(in_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw_errno("write to a child process", errno);
+    text.remove_prefix(static_cast<std::size_t>(count));
+  }
 }
 
 bool Process::fill() {
@@ -77,12 +86,9 @@ bool Process::fill() {
   at_ = 0;
   const auto before = buffer_.size();
   buffer_.resize(before + 65536);
-  ssize_t count;
-  do {
-    count = ::read(out_.get(), buffer_.data() + before, buffer_.size() - before);
-  } while (count < 0 && errno == EINTR);
-  buffer_.resize(before + static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
-  if (count < 0) base::throw_errno("read from a child process", errno);
+  const auto count = read_available(
+      out_.get(), {reinterpret_cast<std::byte*>(buffer_.data()) + before, buffer_.size() - before});
+  buffer_.resize(before + count);
   return count > 0;
 }
 
@@ -108,10 +114,36 @@ std::string Process::read_exactly(std::size_t size) {
   return text;
 }
 
+bool Process::wait_readable(std::chrono::milliseconds timeout) {
+  if (at_ < buffer_.size()) return true;
+  pollfd readable{out_.get(), POLLIN, 0};
+  const int ready = ::poll(&readable, 1, static_cast<int>(timeout.count()));
+  if (ready < 0 && errno != EINTR) throw_errno("wait for a child process", errno);
+  return ready > 0;
+}
+
+std::size_t Process::read_some(MutableBytes bytes) {
+  if (at_ == buffer_.size()) return read_available(out_.get(), bytes);
+  const auto count = std::min(bytes.size(), buffer_.size() - at_);
+  std::copy_n(as_bytes(buffer_).begin() + static_cast<std::ptrdiff_t>(at_), count, bytes.begin());
+  at_ += count;
+  return count;
+}
+
 std::string Process::read_rest() {
   while (fill()) {
   }
   return buffer_.substr(std::exchange(at_, buffer_.size()));
+}
+
+void Process::kill() noexcept {
+  if (pid_ > 0) ::kill(pid_, SIGKILL);
+}
+
+std::string Process::errors() const {
+  Buffer text(4096);
+  text.resize(read_some_at(errors_.get(), 0, text));
+  return std::string(as_chars(text));
 }
 
 int Process::finish() {
@@ -120,9 +152,9 @@ int Process::finish() {
   out_.reset();
   int status = 0;
   while (::waitpid(pid_, &status, 0) < 0)
-    if (errno != EINTR) base::throw_errno("wait for a child process", errno);
+    if (errno != EINTR) throw_errno("wait for a child process", errno);
   pid_ = -1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-}  // namespace shrub::internal
+}  // namespace base

@@ -3,20 +3,22 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "formats/base/bytes.h"
 #include "formats/base/unique_fd.h"
 
-namespace shrub::internal {
+namespace base {
 
-/// Runs a program found on PATH; its stderr goes nowhere. Ends with its owner: pipes are closed, then it is
-/// waited for. One thread at a time. Errors: local.
+/// Runs a program found on PATH. Ends with its owner: pipes are closed, then it is waited for. One thread at
+/// a time. Errors: local.
 class Process {
  public:
   /// `without`: environment variables that the child does not get.
-  Process(const std::vector<std::string>& arguments, const std::vector<std::string>& without);
+  explicit Process(const std::vector<std::string>& arguments, const std::vector<std::string>& without = {});
   ~Process();
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
@@ -26,17 +28,25 @@ class Process {
   [[nodiscard]] bool read_until(char end, std::string& text);
   /// Exactly `size` bytes; local if the child ends before.
   [[nodiscard]] std::string read_exactly(std::size_t size);
+  /// Whether there is something to be read, or the end, within that time.
+  [[nodiscard]] bool wait_readable(std::chrono::milliseconds timeout);
+  /// The next bytes, at most as many as fit; 0: it has closed its end.
+  [[nodiscard]] std::size_t read_some(MutableBytes bytes);
   /// Everything that is left.
   [[nodiscard]] std::string read_rest();
   /// Closes the pipes and waits; the exit code, 128 + n for a signal.
   int finish();
+  /// Ends it now; finish() still has to be called, or the destructor.
+  void kill() noexcept;
+  /// What it wrote to stderr so far, at most 4 KiB.
+  [[nodiscard]] std::string errors() const;
 
  private:
   bool fill();
   pid_t pid_ = -1;
-  base::UniqueFd in_, out_;
+  UniqueFd in_, out_, errors_;
   std::string buffer_;
   std::size_t at_ = 0;
 };
 
-}  // namespace shrub::internal
+}  // namespace base
