@@ -115,6 +115,7 @@ class PeerSet::Impl {
       moved_.notify_all();
     }
     if (planner_.joinable()) {
+      fetcher_.drop_queue();  // the planner may wait for some of it
       planner_.join();
       fetcher_.drop_queue();
     }
@@ -134,6 +135,7 @@ class PeerSet::Impl {
       try {
         Plan the(expected.root);
         run(the, expected);
+        end_turns();
       } catch (const std::exception&) {
         // Whoever needs what could not be planned for hears of it where it is read.
       }
@@ -156,6 +158,7 @@ class PeerSet::Impl {
       }
     }
     cache_.publish();
+    cache_.end_turns();
   }
 
   Travel estimate(const Expected& expected) {
@@ -383,6 +386,7 @@ class PeerSet::Impl {
     std::vector<bool> wanted;                            ///< data blobs, by their number
     std::vector<std::pair<Met, std::uint64_t>> missing;  ///< those that are
     std::vector<Fetcher::TicketPtr> unconfirmed;         ///< asked for before it was known what they hold
+    bool has_turn = false;                               ///< no other process fetches the same
     bool asked = false;                                  ///< for the map, or a server
     std::unique_ptr<RootMap> map;
     bool is_exact = false;  ///< it is of the same layout, or recipe
@@ -399,8 +403,12 @@ class PeerSet::Impl {
   /// Walks the root and asks for what is not here.
   void run(Plan& the, const Expected& expected) {
     std::deque<Reading> readings;  // thousands of look-ups
-    for (const auto& vat : vats_) readings.emplace_back(vat->impl());
-    if (cache_.vat() != nullptr) readings.emplace_back(cache_.vat()->impl());
+    const auto begin_reading = [&] {
+      readings.clear();
+      for (const auto& vat : vats_) readings.emplace_back(vat->impl());
+      if (cache_.vat() != nullptr) readings.emplace_back(cache_.vat()->impl());
+    };
+    begin_reading();
     internal::Walk walk;
     walk.read = [&](const ObjectId& id) {
       base::Buffer bytes;
@@ -413,7 +421,14 @@ class PeerSet::Impl {
       const auto index = the.met[static_cast<std::size_t>(met.section)]++;
       const bool is_data = met.section == MapSection::data;
       the.planned += met.size;
-      const bool is_needed = met.is_read && !is_here(met.id);
+      bool is_needed = met.is_read && !is_here(met.id);
+      if (is_needed && the.mode != Plan::Mode::estimate && !std::exchange(the.has_turn, true)) {
+        cache_.take_turn(the.root.id(), [this] { return stopped(); });
+        begin_reading();
+        is_needed = !is_here(met.id);  // another process may have got it
+        const std::lock_guard lock(mutex_);
+        moved_.notify_all();
+      }
       if (is_needed && !std::exchange(the.asked, true) && !open_server(the, expected)) open_map(the);
       if (the.is_served && is_data) {
         the.wanted.resize(static_cast<std::size_t>(index) + 1);
@@ -432,6 +447,18 @@ class PeerSet::Impl {
       flush(the);
     } catch (const Stopped&) {
     }
+  }
+
+  /// When what the plan has asked for has come.
+  void end_turns() {
+    std::vector<Fetcher::TicketPtr> tickets;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const auto& [id, planned] : planned_)
+        if (planned.ticket != nullptr) tickets.push_back(planned.ticket);
+    }
+    for (const auto& ticket : tickets) fetcher_.wait(ticket);
+    cache_.end_turns();
   }
 
   void ask_for(Plan& the, const Met& met, std::uint64_t index) {
@@ -533,6 +560,7 @@ class PeerSet::Impl {
   }
 
   void no_server(const Error& error) {
+    if (stopped()) throw Stopped();
     if (error.category() == Category::internal || error.category() == Category::local) throw Error(error);
     server_.reset();
     has_no_server_ = true;
@@ -633,9 +661,9 @@ class PeerSet::Impl {
 
   /// Keeps the next group that it gives. False at the end.
   bool take_group(Plan& the, formats::DeltaReader& from) {
-    if (stopped()) throw Stopped();
     formats::DeltaGroup group;
-    if (!from.next(group)) return false;
+    if (!from.next(group)) return false;  // a reader that has all may stop us before we see the end
+    if (stopped()) throw Stopped();
     base::Buffer prefix;
     for (const auto& blob : group.prefix) {
       stream(

@@ -19,8 +19,12 @@ using base::Category;
 using base::Error;
 using base::ObjectId;
 
-constexpr std::uint64_t kPackSize = std::uint64_t{32} << 20;  ///< bytes after which a pack is published
-constexpr std::size_t kRecent = std::size_t{32} << 20;        ///< decoded groups kept, content bytes
+constexpr std::uint64_t kPackSize = std::uint64_t{32} << 20;   ///< bytes after which a pack is published
+constexpr std::size_t kRecent = std::size_t{32} << 20;         ///< decoded groups kept, content bytes
+constexpr std::uint64_t kWorthAPack = std::uint64_t{4} << 20;  ///< bytes that others need not fetch again
+constexpr std::uint64_t kInUse = std::uint64_t{256}
+                                 << 20;  ///< bytes that stay as long as somebody may be about to read them
+constexpr const char* kTurns = "local/turns";
 constexpr const char* kUsed = "used";  ///< in local/: one empty file a pack, its time the last use
 
 }  // namespace
@@ -33,6 +37,7 @@ BlobCache::BlobCache(base::ObjectFormat format, CacheOptions options)
     Vat::create(path, format, chunker::make_parameters(16));
     vat_ = Vat::open(path, {options_.directory, options_.on_note});
     salvage();
+    turns_.emplace(base::open_at(vat_->impl().dir.get(), kTurns, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   } catch (const Error& error) {
     if (error.category() == Category::internal) throw;
     vat_.reset();
@@ -45,7 +50,7 @@ BlobCache::~BlobCache() {
   try {
     publish();
     mark_used();
-    evict();
+    evict(options_.budget);
   } catch (const Error& error) {
     if (options_.on_note) options_.on_note(std::string("cache: ") + error.what());
   }
@@ -81,6 +86,8 @@ void BlobCache::publish(const std::shared_ptr<Pending>& pack) {
   for (const auto& id : pack->ids)
     if (const auto known = unpublished_.find(id); known != unpublished_.end() && known->second.pack == pack)
       unpublished_.erase(known);
+  mark_used();
+  evict(std::max(options_.budget, kInUse));
 }
 
 void BlobCache::publish() {
@@ -91,6 +98,38 @@ void BlobCache::publish() {
     running.swap(publishing_);
   }
   for (auto& one : running) one.get();
+}
+
+void BlobCache::take_turn(const ObjectId& root, const std::function<bool()>& is_over) {
+  if (turns_)
+    turns_->take(
+        root, [this] { return size_in_work(); }, is_over);
+}
+
+void BlobCache::end_turns() {
+  if (!turns_) return;
+  bool is_large = false;
+  {
+    const std::lock_guard lock(mutex_);
+    is_large = current_ != nullptr && current_->file.size() >= kWorthAPack;
+  }
+  if (is_large || turns_->is_awaited()) publish();
+  turns_->release();
+}
+
+/// Changes whenever some process has got something.
+std::uint64_t BlobCache::size_in_work() const {
+  std::uint64_t size = 0;
+  for (const auto* directory : {"tmp", Vat::Impl::kPackDir}) {
+    const auto opened = base::find_open_at(vat_->impl().dir.get(), directory, O_RDONLY | O_DIRECTORY);
+    if (!opened) continue;
+    for (const auto& name : base::list_directory(opened->get())) {
+      struct stat info {};
+      if (::fstatat(opened->get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0)
+        size += static_cast<std::uint64_t>(info.st_size);
+    }
+  }
+  return size;
 }
 
 std::optional<ProvenBlob> BlobCache::find_fresh(const ObjectId& id) {
@@ -193,7 +232,7 @@ void BlobCache::mark_used() {
 }
 
 /// Packs that were used least lately go until the rest is within the budget.
-void BlobCache::evict() {
+void BlobCache::evict(std::uint64_t budget) {
   if (vat_ == nullptr) return;
   auto& impl = vat_->impl();
   struct Candidate {
@@ -210,13 +249,13 @@ void BlobCache::evict() {
     total += pack.size;
     packs.push_back({used, std::move(pack)});
   }
-  if (total <= options_.budget) return;
+  if (total <= budget) return;
   std::sort(packs.begin(), packs.end(), [](const Candidate& a, const Candidate& b) {
     return std::pair(a.used.tv_sec, a.used.tv_nsec) < std::pair(b.used.tv_sec, b.used.tv_nsec);
   });
   const auto lock = impl.lock_removal();
   for (const auto& [used, pack] : packs) {
-    if (total <= options_.budget) break;
+    if (total <= budget) break;
     total -= pack.size;
     (void)::unlinkat(impl.dir.get(), (std::string(Vat::Impl::kPackDir) + "/" + pack.name).c_str(), 0);
     (void)::unlinkat(impl.dir.get(), (std::string("local/") + kUsed + "/" + pack.name).c_str(), 0);

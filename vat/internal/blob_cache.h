@@ -15,6 +15,7 @@
 #include "vat/internal/group_cache.h"
 #include "vat/internal/pack_file.h"
 #include "vat/internal/pack_group.h"
+#include "vat/internal/turns.h"
 #include "vat/vat.h"
 
 namespace vat::internal {
@@ -39,8 +40,13 @@ class BlobCache final : public BlobSource {
   [[nodiscard]] Vat* vat() const noexcept { return vat_.get(); }
   /// Keeps a proven group; blobs of it may be there already.
   void keep(FetchedGroup group);
-  /// Returns when all that was kept is durable.
+  /// Returns when all that was kept is durable, and others can find it.
   void publish();
+  /// Before a root is fetched: waits while another process fetches it, as long as that gets on. One thread at
+  /// a time calls this and end_turns().
+  void take_turn(const base::ObjectId& root, const std::function<bool()>& is_over);
+  /// After all that was asked for has come: publishes it if it is much, or somebody waits for it.
+  void end_turns();
 
   [[nodiscard]] base::ObjectFormat object_format() const noexcept override { return format_; }
   [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id) override;
@@ -68,12 +74,14 @@ class BlobCache final : public BlobSource {
   void publish_in_background_locked();
   void publish(const std::shared_ptr<Pending>& pack);
   void salvage();
-  void evict();
+  void evict(std::uint64_t budget);
   void mark_used();
+  [[nodiscard]] std::uint64_t size_in_work() const;
 
   const base::ObjectFormat format_;
   const CacheOptions options_;
   std::unique_ptr<Vat> vat_;  ///< nullptr: there is no directory
+  std::optional<Turns> turns_;
   GroupCache recent_;
   std::mutex mutex_;  ///< guards what follows
   std::int64_t last_group_ = 0;
