@@ -320,7 +320,8 @@ class PeerSet::Impl {
     for (bool any = true; any;) {
       for (const auto& place : locate(id)) {
         if (!tried.emplace(place.group.pack, place.group.place.offset).second) continue;
-        const auto ticket = fetcher_.want({place.group}, std::nullopt, true).front();
+        const auto ticket = fetcher_.want_missed(place.group, [&] { return is_here(id); });
+        if (ticket == nullptr) return;
         fetcher_.expect(ticket, place.position, id);
         try {
           fetcher_.wait(ticket);

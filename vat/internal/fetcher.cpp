@@ -138,23 +138,37 @@ std::vector<Fetcher::TicketPtr> Fetcher::want(const std::vector<PackGroup>& grou
                                               std::optional<std::size_t> source, bool urgent) {
   return transfers_.call([&] {
     std::vector<TicketPtr> result;
-    for (const auto& group : groups) {
-      const Key key{number_of(group.pack), group.place.offset, group.place.size};
-      auto& ticket = tickets_[key];
-      if (ticket == nullptr) {
-        ticket = std::make_shared<Ticket>();
-        ticket->group = group;
-        ticket->key = key;
-        ticket->source = source;
-        queue_.push_back(ticket);
-      }
-      ++ticket->askers;
-      if (urgent && ticket->state == Ticket::State::queued) queue_.push_front(ticket);
-      result.push_back(ticket);
-    }
+    for (const auto& group : groups) result.push_back(want_on_loop(group, source, urgent));
     pump();
     return result;
   });
+}
+
+Fetcher::TicketPtr Fetcher::want_missed(const PackGroup& group, const std::function<bool()>& is_here) {
+  return transfers_.call([&]() -> TicketPtr {
+    // A ticket is forgotten on the loop after its group was kept.
+    if (!tickets_.contains({number_of(group.pack), group.place.offset, group.place.size}) && is_here())
+      return nullptr;
+    auto ticket = want_on_loop(group, std::nullopt, true);
+    pump();
+    return ticket;
+  });
+}
+
+Fetcher::TicketPtr Fetcher::want_on_loop(const PackGroup& group, std::optional<std::size_t> source,
+                                         bool urgent) {
+  const Key key{number_of(group.pack), group.place.offset, group.place.size};
+  auto& ticket = tickets_[key];
+  if (ticket == nullptr) {
+    ticket = std::make_shared<Ticket>();
+    ticket->group = group;
+    ticket->key = key;
+    ticket->source = source;
+    queue_.push_back(ticket);
+  }
+  ++ticket->askers;
+  if (urgent && ticket->state == Ticket::State::queued) queue_.push_front(ticket);
+  return ticket;
 }
 
 void Fetcher::expect(const TicketPtr& ticket, std::uint32_t position, const ObjectId& id) {

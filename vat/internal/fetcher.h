@@ -43,6 +43,9 @@ class Fetcher {
   /// whose map says that they are there. Urgent ones come first.
   [[nodiscard]] std::vector<TicketPtr> want(const std::vector<PackGroup>& groups,
                                             std::optional<std::size_t> source, bool urgent);
+  /// The same for one group, unless it has come since it was missed: `is_here`, asked on the loop, says that
+  /// of what is to be read from it. nullptr then.
+  [[nodiscard]] TicketPtr want_missed(const PackGroup& group, const std::function<bool()>& is_here);
   /// The blob at that position of the group has to be `id`. A group is kept once somebody expects something
   /// of it.
   void expect(const TicketPtr& ticket, std::uint32_t position, const base::ObjectId& id);
@@ -69,6 +72,7 @@ class Fetcher {
   struct Load;
 
   // --- on the loop
+  TicketPtr want_on_loop(const PackGroup& group, std::optional<std::size_t> source, bool urgent);
   void pump();
   [[nodiscard]] std::vector<TicketPtr> gather(const TicketPtr& head, std::uint64_t size) const;
   struct Choice {
