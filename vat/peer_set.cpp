@@ -190,6 +190,27 @@ class PeerSet::Impl {
     return travel;
   }
 
+  void learn(const Root& root) {
+    stop_planning();
+    Plan the(root);
+    the.mode = Plan::Mode::learn;
+    run(the, {root, {}, {}, true});
+  }
+
+  void prefetch(const std::vector<ObjectId>& ids) {
+    std::vector<std::pair<ObjectId, internal::PeerPlace>> places;
+    for (const auto& id : ids) {
+      if (is_here(id)) continue;
+      const std::lock_guard lock(index_mutex_);
+      for (auto& place : known_places(id)) places.emplace_back(id, std::move(place));
+    }
+    std::vector<PackGroup> groups;
+    for (const auto& [id, place] : places) groups.push_back(place.group);
+    const auto tickets = fetcher_.want(groups, std::nullopt, false);
+    for (std::size_t i = 0; i < tickets.size(); ++i)
+      fetcher_.expect(tickets[i], places[i].second.position, places[i].first);
+  }
+
   std::vector<PackedPlace> find_places(const ObjectId& id) {
     std::vector<PackedPlace> places;
     for (const auto& place : locate(id))
@@ -308,7 +329,28 @@ class PeerSet::Impl {
 
   std::vector<internal::PeerPlace> locate(const ObjectId& id) {
     const std::lock_guard lock(index_mutex_);
-    return index_.locate(peers_, id);
+    auto places = known_places(id);
+    return places.empty() ? index_.locate(peers_, id) : places;
+  }
+
+  /// With index_mutex_ held: as far as it is known without asking.
+  std::vector<internal::PeerPlace> known_places(const ObjectId& id) {
+    auto places = index_.find(id);
+    if (const auto known = learnt_.find(id); known != learnt_.end()) {
+      const auto& there = known->second;
+      places.insert(places.begin(), internal::PeerPlace{{learnt_packs_[there.pack], there.place},
+                                                        there.position,
+                                                        {there.size, formats::BlobKind::data}});
+    }
+    return places;
+  }
+
+  void remember_place(const Met& met, const RootMap::Place& place) {
+    const std::lock_guard lock(index_mutex_);
+    const auto [pack, fresh] =
+        learnt_numbers_.emplace(place.group.pack, static_cast<std::uint32_t>(learnt_packs_.size()));
+    if (fresh) learnt_packs_.push_back(place.group.pack);
+    learnt_.insert_or_assign(met.id, Learnt{pack->second, place.position, place.group.place, met.size});
   }
 
   /// Gets a blob into the cache, wherever it lies. `failure`: of an earlier attempt.
@@ -371,9 +413,10 @@ class PeerSet::Impl {
     explicit Plan(const Root& of) : root(of) {}
     const Root& root;
     enum class Mode : std::uint8_t {
-      ahead,    ///< keeps near to its readers and remembers what comes when
-      fetch,    ///< asks for everything
-      estimate  ///< asks for texts only
+      ahead,     ///< keeps near to its readers and remembers what comes when
+      fetch,     ///< asks for everything
+      estimate,  ///< asks for texts only
+      learn      ///< the same, and remembers where data lies
     };
     Mode mode = Mode::ahead;
     std::map<std::pair<std::string, std::uint64_t>, std::uint64_t>
@@ -423,7 +466,7 @@ class PeerSet::Impl {
       const bool is_data = met.section == MapSection::data;
       the.planned += met.size;
       bool is_needed = met.is_read && !is_here(met.id);
-      if (is_needed && the.mode != Plan::Mode::estimate && !std::exchange(the.has_turn, true)) {
+      if (is_needed && fetches(the) && !std::exchange(the.has_turn, true)) {
         cache_.take_turn(the.root.id(), [this] { return stopped(); });
         begin_reading();
         is_needed = !is_here(met.id);  // another process may have got it
@@ -462,9 +505,18 @@ class PeerSet::Impl {
     cache_.end_turns();
   }
 
+  /// Whether it asks for data.
+  static bool fetches(const Plan& the) {
+    return the.mode == Plan::Mode::ahead || the.mode == Plan::Mode::fetch;
+  }
+
   void ask_for(Plan& the, const Met& met, std::uint64_t index) {
     if (the.delta != nullptr && take_from_delta(the, met.id)) return;
     const auto place = place_of(the, met, index);
+    if (the.mode == Plan::Mode::learn && met.section == MapSection::data) {
+      if (place) remember_place(met, *place);
+      return;
+    }
     if (the.mode == Plan::Mode::estimate && met.section == MapSection::data) {
       if (place)
         the.groups.try_emplace({place->group.pack, place->group.place.offset}, place->group.place.size);
@@ -518,7 +570,7 @@ class PeerSet::Impl {
       for (auto& group : the.map->groups_of(section, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
     const auto newest = the.root.manifest ? MapSection::manifest : MapSection::recipes;
-    if (the.is_exact && place->group.pack == the.map->first_pack(newest) && the.mode != Plan::Mode::estimate)
+    if (the.is_exact && place->group.pack == the.map->first_pack(newest) && fetches(the))
       for (auto& group : the.map->groups_of(MapSection::data, place->group.pack, kUnconfirmed))
         groups.push_back(std::move(group));
     const auto tickets = fetcher_.want(groups, the.source, false);
@@ -530,7 +582,7 @@ class PeerSet::Impl {
 
   /// False if there is none for this root.
   bool open_server(Plan& the, const Expected& expected) {
-    if (the.mode == Plan::Mode::estimate || has_no_server_) return false;
+    if (!fetches(the) || has_no_server_) return false;
     const auto promising = peers_.by_promise();
     if (promising.empty()) return false;
     try {
@@ -606,7 +658,7 @@ class PeerSet::Impl {
 
   void open_map(Plan& the) {
     load_map(the);
-    open_delta(the);
+    if (the.mode != Plan::Mode::learn) open_delta(the);
   }
 
   void load_map(Plan& the) {
@@ -714,7 +766,8 @@ class PeerSet::Impl {
     const auto tickets = fetcher_.want(groups, the.source, false);
     {
       std::unique_lock lock(mutex_);
-      for (std::size_t i = 0; ahead && i < the.batch.size(); ++i) {
+      for (std::size_t i = 0; i < the.batch.size(); ++i) {
+        if (!ahead && the.batch[i].first.section == MapSection::data) continue;
         const auto& id = the.batch[i].first.id;
         planned_.insert_or_assign(id, Planned{tickets[i], the.planned});
         planned_order_.emplace_back(the.planned, id);
@@ -745,6 +798,15 @@ class PeerSet::Impl {
   internal::BlobCache cache_;
   std::mutex index_mutex_;  ///< guards index_
   internal::PeerIndex index_;
+  struct Learnt {
+    std::uint32_t pack, position;
+    formats::GroupPlace place;
+    std::uint64_t size;
+  };
+  // Guarded by index_mutex_, too:
+  std::unordered_map<ObjectId, Learnt> learnt_;
+  std::vector<std::string> learnt_packs_;
+  std::map<std::string, std::uint32_t> learnt_numbers_;
   internal::Peers peers_;
   Fetcher fetcher_;
 
@@ -847,6 +909,12 @@ void PeerSet::expect(const Expected& expected) {
 }
 void PeerSet::expect_nothing() {
   impl_->stop_planning();
+}
+void PeerSet::learn(const Root& root) {
+  impl_->learn(root);
+}
+void PeerSet::prefetch(const std::vector<ObjectId>& ids) {
+  impl_->prefetch(ids);
 }
 void PeerSet::fetch(const Expected& expected) {
   impl_->fetch(expected);

@@ -68,6 +68,8 @@ class PeerSet final : public BlobSource {
   void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
   void expect(const Expected& expected) override;
   void expect_nothing() override;
+  void learn(const Root& root) override;
+  void prefetch(const std::vector<base::ObjectId>& ids) override;
 
   /// Fetches everything of a root that is not here, and returns when it is durable.
   void fetch(const Expected& expected);

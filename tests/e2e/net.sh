@@ -51,7 +51,7 @@ start_evil() {
   url=http://127.0.0.1:$(cat "$server/port")
 }
 start_good() { start_evil "$1" good; }
-# start_nginx DIR
+# start_nginx DIR [FLAGS OF listen [DIRECTIVES OF server]]
 start_nginx() {
   begin_server
   port=$(free_port)
@@ -60,10 +60,10 @@ daemon off; pid $server/pid; error_log $server/error; worker_processes 1;
 $([ "$(id -u)" != 0 ] || echo 'user root;')
 events { worker_connections 512; }
 http {
-  log_format short '\$status \$body_bytes_sent \$request_uri \$http_range'; access_log $log short;
+  log_format short '\$status \$body_bytes_sent \$request_uri \$http_range \$server_protocol \$connection'; access_log $log short;
   client_body_temp_path $server/1; proxy_temp_path $server/2; fastcgi_temp_path $server/3; uwsgi_temp_path $server/4;
   scgi_temp_path $server/5; sendfile on; keepalive_requests 100000;
-  server { listen 127.0.0.1:$port; root $1; }
+  server { listen 127.0.0.1:$port ${2:-}; root $1; ${3:-} }
 }
 EOF
   nginx -c "$server/conf" >"$server/out" 2>&1 &
@@ -109,6 +109,14 @@ EOF
 }
 requests() { grep -c . "$log" || true; }
 # body_bytes: of all answers in the log
+# start_nginx_tls DIR: with a certificate that $certificates (a file) makes known; HTTP/2.
+start_nginx_tls() {
+  certificates=$work/tls.crt
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$work/tls.key" -out "$certificates" -days 2 \
+    -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 2>/dev/null
+  start_nginx "$1" 'ssl http2' "ssl_certificate $certificates; ssl_certificate_key $work/tls.key; ${2:-}"
+  url=https${url#http}
+}
 body_bytes() { awk '{ n += $2 } END { print n + 0 }' "$log"; }
 # start_sshd [LINE OF sshd_config]: any path of this machine, for $sshkey; $knownhosts lists its host key. As $sshuser@127.0.0.1 port $port.
 start_sshd() {

@@ -227,3 +227,32 @@ TEST_CASE("readers of one missing blob cause one request", "[source]") {
   CHECK(right == 8);
   CHECK(source.report()[0].requests == before + 1);
 }
+
+TEST_CASE("blobs of a root that was learnt cost one request each, or fewer if they are named before",
+          "[source]") {
+  Filled filled;
+  const tests::TempDir caches;
+  Server server("nginx", filled.store.path() + "/..");
+  if (!server.is_ready()) {
+    WARN("SKIPPED: nginx is not installed");
+    return;
+  }
+  vat::PeerOptions options;
+  options.cache_dir = caches / "c";
+  vat::PeerSet source(base::ObjectFormat::sha256, {}, {server.address("/vat")}, options);
+  source.learn({std::nullopt, std::nullopt, filled.large.blob, filled.large.recipe});
+  std::vector<ObjectId> chunks;
+  formats::RecipeReader recipe(source.read(*filled.large.recipe), base::ObjectFormat::sha256,
+                               [&](const ObjectId& id) { return source.read(id); });
+  for (formats::RecipeItem item; recipe.next(item);)
+    if (item.type == formats::RecipeItem::Type::chunk) chunks.push_back(item.id);
+  REQUIRE(chunks.size() > 3);
+  const auto before = source.report()[0].requests;
+  CHECK(before <= 3);  // the map, and the recipe
+  CHECK(source.read(chunks.back()).size() > 0);
+  CHECK(source.report()[0].requests == before + 1);
+  source.prefetch(chunks);
+  for (const auto& chunk : chunks) CHECK(id_of(source.read(chunk)) == chunk);
+  CHECK(source.report()[0].requests <= before + 2);
+  CHECK(content_of(source, filled.large.blob, {}) == filled.large_bytes);
+}

@@ -72,6 +72,19 @@ void for_each_pack(base::Bytes extra, Visit&& visit) {
     visit(base::load_le<std::int64_t>(extra.data()), extra.subspan(0, kPackEntrySize));
 }
 
+/// The value of a row.
+Place parse_place(base::Bytes value) {
+  Place place;
+  place.pack = base::load_le<std::int64_t>(value.data());
+  place.group = {base::load_le<std::uint64_t>(value.data() + 8),
+                 base::load_le<std::uint32_t>(value.data() + 16)};
+  const auto position = base::load_le<std::uint32_t>(value.data() + 20);
+  place.position = position & ((1U << kKindShift) - 1);
+  place.kind = static_cast<formats::BlobKind>((position >> kKindShift) % formats::kBlobKinds);
+  place.size = base::load_le<std::uint32_t>(value.data() + 24);
+  return place;
+}
+
 std::int64_t guard_of(const Claim& claim) {
   return Guard()
       .add(claim.content.raw())
@@ -106,6 +119,36 @@ void put(Database& database, const std::vector<Claim>& claims) {
 }
 
 }  // namespace
+
+std::vector<IndexedPack> read_index_table(base::ObjectFormat format, base::Bytes file) {
+  formats::TableBlocks blocks;
+  formats::Table table(
+      shape_of(format),
+      [&](std::uint64_t offset, base::MutableBytes buffer) {
+        if (offset > file.size() || buffer.size() > file.size() - offset) return false;
+        std::copy_n(file.begin() + static_cast<std::ptrdiff_t>(offset), buffer.size(), buffer.begin());
+        return true;
+      },
+      file.size(), blocks);
+  std::vector<IndexedPack> packs;
+  std::map<std::int64_t, std::size_t> numbers;
+  for_each_pack(table.extra(), [&](std::int64_t number, base::Bytes entry) {
+    if (!numbers.emplace(number, packs.size()).second) return;
+    packs.push_back(
+        {{0, base::to_hex(entry.subspan(8, 32)) + ".zst", base::load_le<std::uint64_t>(entry.data() + 40), 0},
+         {},
+         {}});
+  });
+  const auto id_size = base::id_size(format);
+  for (std::uint64_t i = 0; i < table.count(); ++i) {
+    const auto row = table.record(i);
+    const auto place = parse_place(row.subspan(id_size));
+    const auto known = numbers.find(place.pack);
+    if (known == numbers.end()) continue;  // of a pack that is gone
+    packs[known->second].blobs.push_back({ObjectId(format, row.subspan(0, id_size)), place});
+  }
+  return packs;
+}
 
 bool Index::is_of_tables(const base::Error& error) {
   return std::string_view(error.what()).starts_with(kTablesError);
@@ -182,15 +225,8 @@ std::optional<std::string> Index::find_pack_name(std::int64_t number) const {
 
 /// nullopt if the pack is gone.
 std::optional<Place> Index::read_place(base::Bytes row) const {
-  const auto* at = row.data() + base::id_size(format_);
-  Place place;
-  place.pack = base::load_le<std::int64_t>(at);
+  auto place = parse_place(row.subspan(base::id_size(format_)));
   if (!packs_.contains(place.pack)) return std::nullopt;
-  place.group = {base::load_le<std::uint64_t>(at + 8), base::load_le<std::uint32_t>(at + 16)};
-  const auto position = base::load_le<std::uint32_t>(at + 20);
-  place.position = position & ((1U << kKindShift) - 1);
-  place.kind = static_cast<formats::BlobKind>((position >> kKindShift) % formats::kBlobKinds);
-  place.size = base::load_le<std::uint32_t>(at + 24);
   place.damaged =
       !damaged_.empty() && damaged_.contains({ObjectId(format_, row.subspan(0, base::id_size(format_))),
                                               place.pack, place.group.offset, place.position});

@@ -66,6 +66,9 @@ struct IndexedPack {
   std::vector<Claim> claims;
 };
 
+/// What a table that another vat's index published says of its packs; claims are not in it. Throws corrupt.
+[[nodiscard]] std::vector<IndexedPack> read_index_table(base::ObjectFormat format, base::Bytes file);
+
 /// Where an index lies. Both can be lost at any time.
 struct IndexLocation {
   std::string database;  ///< a file; empty: memory

@@ -1,6 +1,7 @@
 #include "vat/internal/peer_index.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "formats/base/error.h"
@@ -22,7 +23,17 @@ constexpr const char* kSchema =
     "CREATE TABLE peers(name BLOB PRIMARY KEY, latency INTEGER, rate INTEGER) WITHOUT ROWID;";
 constexpr std::uint64_t kMaxPackList = std::uint64_t{64} << 20;
 constexpr std::uint64_t kTail = std::uint64_t{64} << 10;  ///< bytes of a pack's end that hold most trailers
+constexpr std::size_t kWorthTables = 4;                   ///< packs whose trailers are as many requests
+constexpr std::uint64_t kMaxTableList = std::uint64_t{64} << 10;
+constexpr std::uint64_t kMaxTable = std::uint64_t{64} << 20;
 constexpr std::uint64_t kMaxTrailer = std::uint64_t{256} << 20;
+
+base::Buffer sha256_of(base::Bytes bytes) {
+  base::Sha256 hash;
+  hash.update(bytes);
+  const auto digest = hash.finish();
+  return {digest.begin(), digest.end()};
+}
 
 template <typename Make>
 auto in_directory(const std::string& directory, const Make& make) {
@@ -84,8 +95,13 @@ bool PeerIndex::update(Peers& peers) {
       std::set<std::string> known;
       for (const auto& pack : index_->packs())
         if (pack.size > 0) known.insert(pack.name.substr(0, 64));
-      for (const auto& pack : peers.list_packs(peer))
-        if (!known.contains(pack)) learn(peers, peer, pack);
+      const auto listed = peers.list_packs(peer);
+      std::set<std::string> unknown;
+      std::copy_if(listed.begin(), listed.end(), std::inserter(unknown, unknown.end()),
+                   [&](const auto& pack) { return !known.contains(pack); });
+      if (unknown.size() >= kWorthTables && unknown.size() > listed.size() / 2)
+        learn_tables(peers, peer, unknown);
+      for (const auto& pack : unknown) learn(peers, peer, pack);
     } catch (const Error& error) {
       if (error.category() == Category::internal) throw;
       trouble_.emplace(error);
@@ -110,6 +126,31 @@ const std::vector<std::string>& PeerIndex::absences(Peers& peers) {
     absences_.push_back(absence);
   }
   return absences_;
+}
+
+/// What the tables of its index say; takes those packs out of `unknown`.
+void PeerIndex::learn_tables(Peers& peers, std::size_t peer, std::set<std::string>& unknown) {
+  const std::string directory = "cache/index/";
+  const auto list = peers.read_part(peer, directory + formats::TableSet::kList, {}, kMaxTableList);
+  if (!list) return;
+  for (std::string_view rest = base::as_chars(list->bytes); !rest.empty();) {
+    const auto name = std::string(base::take_field(rest, '\n'));
+    const auto digest = base::from_hex(name);
+    if (!digest || digest->size() != 32) return;
+    const auto end = peers.read_part(peer, directory + name, {0, formats::kTableBlock, true}, kMaxTable);
+    if (!end || end->file_size > kMaxTable) continue;  // merged into another since; or trailers cost no more
+    const auto table = peers.read_part(peer, directory + name, {}, kMaxTable);
+    if (!table || sha256_of(table->bytes) != *digest) continue;  // still being copied, perhaps
+    try {
+      auto packs = read_index_table(format_, table->bytes);
+      std::erase_if(packs,
+                    [&](const auto& pack) { return unknown.erase(pack.record.name.substr(0, 64)) == 0; });
+      if (!packs.empty()) index_->put_packs(packs, Index::Damage::forget);
+    } catch (const Error& error) {
+      if (error.category() != Category::corrupt) throw;
+    }
+    if (unknown.empty()) return;
+  }
 }
 
 void PeerIndex::learn(Peers& peers, std::size_t peer, const std::string& pack) {

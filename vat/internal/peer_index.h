@@ -50,6 +50,7 @@ class PeerIndex {
 
  private:
   void learn(Peers& peers, std::size_t peer, const std::string& pack);
+  void learn_tables(Peers& peers, std::size_t peer, std::set<std::string>& unknown);
 
   const base::ObjectFormat format_;
   std::unique_ptr<Index> index_;
