@@ -72,7 +72,7 @@ DeltaMaker::Written DeltaMaker::write(Part part, const std::function<bool(std::u
     if (is_data) ++number;
   };
   walk_root(vat_.object_format(), expected, walk);
-  for (auto* group : {&texts_, &data_}) flush(*group);
+  flush(data_);
   written_.stored_size = writer_->size();
   return written_;
 }
@@ -218,6 +218,7 @@ void DeltaMaker::refer(Group& group, const OldPiece& piece, std::uint64_t limit)
 }
 
 void DeltaMaker::flush(Group& group) {
+  if (&group == &data_) flush(texts_);  // what names the data comes before it
   if (group.blobs.empty()) return;
   std::vector<ObjectId> ids;
   base::Buffer prefix;
