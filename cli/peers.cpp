@@ -105,6 +105,8 @@ vat::PeerOptions peer_options(const Call& call, Output& output) {
   if (const auto size = find_variable("VAT_CACHE_SIZE"))
     options.cache_size = parse_size("VAT_CACHE_SIZE", *size);
   if (call.has("--limit-rate")) options.rate = parse_size("--limit-rate", call.get("--limit-rate"));
+  for (const auto* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE"})
+    if (auto file = find_variable(name)) options.certificates = std::move(*file);
   options.threads = static_cast<unsigned>(call.number("--jobs", 0, 1, 256));
   options.on_note = [&output](const std::string& note) { output.warning(note); };
   return options;

@@ -15,7 +15,8 @@ namespace cli {
 /// --limit-rate, --offline and --from, for commands that may fetch.
 [[nodiscard]] std::vector<Option> fetch_options();
 
-/// From --limit-rate, --jobs, $VAT_CACHE_DIR and $VAT_CACHE_SIZE. `output` outlives it.
+/// From --limit-rate, --jobs, $VAT_CACHE_DIR, $VAT_CACHE_SIZE, and $CURL_CA_BUNDLE or $SSL_CERT_FILE.
+/// `output` outlives it.
 [[nodiscard]] vat::PeerOptions peer_options(const Call& call, Output& output);
 
 /// Adds what the user has to log in with: for s3 what the variables and files of the AWS tools say

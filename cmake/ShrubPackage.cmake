@@ -41,7 +41,7 @@ set(CPACK_DEBIAN_RUNTIME_PACKAGE_RECOMMENDS git)
 set(CPACK_DEBIAN_DEV_PACKAGE_NAME vat-shrub-dev)
 set(CPACK_DEBIAN_DEV_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEV_PACKAGE_DEPENDS
-    "libssl-dev, libzstd-dev, liblzma-dev, zlib1g-dev, libbz2-dev, libsqlite3-dev, libarchive-dev, libgit2-dev, libxxhash-dev, nlohmann-json3-dev, libcli11-dev, pkg-config")
+    "libssl-dev, libzstd-dev, liblzma-dev, zlib1g-dev, libbz2-dev, libsqlite3-dev, libarchive-dev, libcurl4-openssl-dev, libfuse3-dev, libgit2-dev, libxxhash-dev, nlohmann-json3-dev, libcli11-dev, pkg-config")
 set(CPACK_COMPONENT_RUNTIME_DESCRIPTION "${PROJECT_DESCRIPTION}\n The programs vat and shrub.")
 set(CPACK_COMPONENT_DEV_DESCRIPTION "${PROJECT_DESCRIPTION}\n Static libraries and headers.")
 include(CPack)

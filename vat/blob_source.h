@@ -94,9 +94,9 @@ class BlobSource {
   virtual void expect_nothing() {}
 
   /// Says that blobs of a root will be read one by one, in any order, so that a source that fetches can find
-  /// out at once where all of them lie. Reads all texts of the root. Memory: about 100 bytes a blob that is
-  /// not here.
-  virtual void learn(const Root& root) { (void)root; }
+  /// out at once where all of them lie. Reads all texts of the root, without `content` only manifest and
+  /// layout. Memory: about 100 bytes a blob that is not here. Not while something is expected.
+  virtual void learn(const Root& root, bool content) { (void)root, (void)content; }
   /// Says that these will be read soon. Returns at once; what goes wrong shows when they are read.
   virtual void prefetch(const std::vector<base::ObjectId>& ids) { (void)ids; }
 

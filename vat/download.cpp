@@ -8,7 +8,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
-#include "vat/internal/transfers.h"
+#include "vat/internal/peers.h"
 
 namespace vat {
 namespace {
@@ -22,13 +22,11 @@ constexpr unsigned kAttempts = 5;
 
 }  // namespace
 
-Downloaded download(const std::string& url, int fd, std::uint64_t rate,
+Downloaded download(const std::string& url, int fd, const PeerOptions& options,
                     const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
   if (!url.starts_with("http://") && !url.starts_with("https://"))
     throw Error(Category::usage, url + ": not an http or https URL");
-  internal::TransferLimits limits;
-  limits.rate = rate;
-  internal::Transfers transfers(limits);
+  internal::Transfers transfers(internal::limits_of(options));
   Downloaded result;
   std::uint64_t size = 0;
   for (unsigned attempt = 1;; ++attempt) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "formats/base/hash.h"
+#include "vat/peer_set.h"
 
 namespace vat {
 
@@ -19,7 +20,7 @@ struct Downloaded {
 /// Appends what an http or https URL leads to to a file, which has to be empty. What is cut off goes on where
 /// it ended, if the host lets it, a few times. Throws usage for another kind of URL; not_found, network,
 /// authentication, refused; local.
-Downloaded download(const std::string& url, int fd, std::uint64_t rate,
+Downloaded download(const std::string& url, int fd, const PeerOptions& options,
                     const std::function<void(std::uint64_t done, std::uint64_t total)>& progress);
 
 }  // namespace vat

@@ -37,7 +37,7 @@ using internal::Met;
 using internal::PackGroup;
 using internal::RootMap;
 
-constexpr std::uint64_t kDeltaPart = std::uint64_t{4} << 20;  ///< bytes of a delta that are asked for at once
+constexpr std::uint64_t kDeltaPart = std::uint64_t{8} << 20;  ///< bytes of a delta that are asked for at once
 constexpr std::uint64_t kUselessDelta = std::uint64_t{64}
                                         << 20;             ///< content bytes without one that is needed
 constexpr std::uint64_t kSample = std::uint64_t{4} << 20;  ///< bytes that tell how quick a peer is
@@ -61,7 +61,7 @@ class PeerSet::Impl {
         options_(std::move(options)),
         cache_(format, {options_.cache_dir, options_.cache_size, options_.on_note}),
         index_(format, options_.cache_dir),
-        peers_(peers, options_.rate, options_.on_note),
+        peers_(peers, options_),
         fetcher_(format, peers_, options_.threads,
                  [this](internal::FetchedGroup group) { cache_.keep(std::move(group)); }) {
     if (!local.empty())
@@ -190,11 +190,12 @@ class PeerSet::Impl {
     return travel;
   }
 
-  void learn(const Root& root) {
+  void learn(const Root& root, bool content) {
+    const std::lock_guard one(learning_);
     stop_planning();
     Plan the(root);
     the.mode = Plan::Mode::learn;
-    run(the, {root, {}, {}, true});
+    run(the, {root, {}, {}, content});
   }
 
   void prefetch(const std::vector<ObjectId>& ids) {
@@ -379,7 +380,7 @@ class PeerSet::Impl {
     }
     {
       const std::lock_guard lock(index_mutex_);
-      if (index_.trouble()) worse(base::prefixed("blob " + id.hex(), *index_.trouble()));
+      if (const auto trouble = index_.trouble()) worse(base::prefixed("blob " + id.hex(), *trouble));
     }
     if (index_.fetch_loose(peers_, id, [&](internal::FetchedGroup group) { cache_.keep(std::move(group)); }))
       return;
@@ -810,6 +811,7 @@ class PeerSet::Impl {
   internal::Peers peers_;
   Fetcher fetcher_;
 
+  std::mutex learning_;
   // One plan at a time uses these.
   std::unique_ptr<internal::FarServer> server_;
   std::size_t served_by_ = 0;  ///< peer
@@ -854,7 +856,7 @@ std::vector<PeerReport> known_peers(const std::string& cache_dir) {
 }
 
 PeerTest test_peer(const PeerAddress& peer, const PeerOptions& options) {
-  internal::Peers peers({peer}, 0, options.on_note);
+  internal::Peers peers({peer}, options);
   PeerTest test;
   test.object_format = settings_of(peers).object_format;
   const auto packs = peers.list_packs(0);
@@ -873,7 +875,7 @@ PeerTest test_peer(const PeerAddress& peer, const PeerOptions& options) {
 }
 
 std::unique_ptr<PeerSet> PeerSet::open(const PeerAddress& peer, const PeerOptions& options) {
-  internal::Peers peers({peer}, 0, {});
+  internal::Peers peers({peer}, options);
   const auto settings = settings_of(peers);
   return std::make_unique<PeerSet>(settings.object_format, std::vector<std::shared_ptr<Vat>>(),
                                    std::vector{peer}, options);
@@ -910,8 +912,8 @@ void PeerSet::expect(const Expected& expected) {
 void PeerSet::expect_nothing() {
   impl_->stop_planning();
 }
-void PeerSet::learn(const Root& root) {
-  impl_->learn(root);
+void PeerSet::learn(const Root& root, bool content) {
+  impl_->learn(root, content);
 }
 void PeerSet::prefetch(const std::vector<ObjectId>& ids) {
   impl_->prefetch(ids);

@@ -18,8 +18,9 @@ struct PeerOptions {
   std::string cache_dir;                               ///< for what is fetched; empty: memory only
   std::uint64_t cache_size = std::uint64_t{16} << 30;  ///< bytes that are kept
   std::uint64_t rate = 0;                              ///< bytes a second of all peers together; 0: any
-  unsigned threads = 0;                                ///< that decode and hash; 0: one per core
-  NoteSink on_note;                                    ///< called from any thread, one call at a time
+  std::string certificates;  ///< file of those to trust, instead of the system's; empty: the system's
+  unsigned threads = 0;      ///< that decode and hash; 0: one per core
+  NoteSink on_note;          ///< called from any thread, one call at a time
 };
 
 /// What a peer was to this run.
@@ -68,7 +69,7 @@ class PeerSet final : public BlobSource {
   void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
   void expect(const Expected& expected) override;
   void expect_nothing() override;
-  void learn(const Root& root) override;
+  void learn(const Root& root, bool content) override;
   void prefetch(const std::vector<base::ObjectId>& ids) override;
 
   /// Fetches everything of a root that is not here, and returns when it is durable.

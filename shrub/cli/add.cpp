@@ -79,7 +79,7 @@ int run_url(const cli::Call& call, cli::Output& output) {
   const auto path = scratch.path() + "/file";
   const auto fd = base::open_at(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL, 0600);
   const auto got = vat::download(
-      url, fd.get(), cli::peer_options(call, output).rate,
+      url, fd.get(), cli::peer_options(call, output),
       [&](std::uint64_t done, std::uint64_t total) { output.progress("fetched", done, total); });
   if (digest && !std::equal(digest->begin(), digest->end(), got.sha256.begin()))
     throw Error(Category::wrong_bytes,

@@ -30,6 +30,8 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command log_command();
 [[nodiscard]] cli::Command fetch_command();
 [[nodiscard]] cli::Command push_command();
+[[nodiscard]] cli::Command mount_command();
+[[nodiscard]] cli::Command mounts_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 

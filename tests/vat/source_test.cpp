@@ -240,7 +240,7 @@ TEST_CASE("blobs of a root that was learnt cost one request each, or fewer if th
   vat::PeerOptions options;
   options.cache_dir = caches / "c";
   vat::PeerSet source(base::ObjectFormat::sha256, {}, {server.address("/vat")}, options);
-  source.learn({std::nullopt, std::nullopt, filled.large.blob, filled.large.recipe});
+  source.learn({std::nullopt, std::nullopt, filled.large.blob, filled.large.recipe}, true);
   std::vector<ObjectId> chunks;
   formats::RecipeReader recipe(source.read(*filled.large.recipe), base::ObjectFormat::sha256,
                                [&](const ObjectId& id) { return source.read(id); });

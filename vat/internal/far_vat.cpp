@@ -5,7 +5,7 @@
 namespace vat::internal {
 
 FarVat::FarVat(const PeerAddress& address, const PeerOptions& options)
-    : address_(address), rate_(options.rate), peers_({address}, options.rate, options.on_note) {}
+    : address_(address), limits_(limits_of(options)), peers_({address}, options) {}
 
 std::set<std::string> FarVat::packs() {
   const auto names = peers_.list_packs(0);
@@ -13,11 +13,7 @@ std::set<std::string> FarVat::packs() {
 }
 
 Upload& FarVat::upload() {
-  if (!upload_) {
-    TransferLimits limits;
-    limits.rate = rate_;
-    upload_.emplace(address_, limits);
-  }
+  if (!upload_) upload_.emplace(address_, limits_);
   return *upload_;
 }
 

@@ -39,7 +39,7 @@ class FarVat {
   Upload& upload();
 
   const PeerAddress address_;
-  const std::uint64_t rate_;
+  const TransferLimits limits_;
   Peers peers_;
   std::optional<Upload> upload_;
 };

@@ -23,7 +23,8 @@ constexpr const char* kSchema =
     "CREATE TABLE peers(name BLOB PRIMARY KEY, latency INTEGER, rate INTEGER) WITHOUT ROWID;";
 constexpr std::uint64_t kMaxPackList = std::uint64_t{64} << 20;
 constexpr std::uint64_t kTail = std::uint64_t{64} << 10;  ///< bytes of a pack's end that hold most trailers
-constexpr std::size_t kWorthTables = 4;                   ///< packs whose trailers are as many requests
+constexpr std::chrono::seconds kAskAgain{5};
+constexpr std::size_t kWorthTables = 4;  ///< packs whose trailers are as many requests
 constexpr std::uint64_t kMaxTableList = std::uint64_t{64} << 10;
 constexpr std::uint64_t kMaxTable = std::uint64_t{64} << 20;
 constexpr std::uint64_t kMaxTrailer = std::uint64_t{256} << 20;
@@ -90,7 +91,8 @@ void PeerIndex::forget(const std::string& pack) {
 
 bool PeerIndex::update(Peers& peers) {
   for (const auto peer : peers.by_promise()) {
-    if (!asked_.insert(peer).second) continue;
+    const auto failed = failed_.find(peer);
+    if (asked_.contains(peer) || (failed != failed_.end() && Clock::now() < failed->second.again)) continue;
     try {
       std::set<std::string> known;
       for (const auto& pack : index_->packs())
@@ -102,9 +104,11 @@ bool PeerIndex::update(Peers& peers) {
       if (unknown.size() >= kWorthTables && unknown.size() > listed.size() / 2)
         learn_tables(peers, peer, unknown);
       for (const auto& pack : unknown) learn(peers, peer, pack);
+      asked_.insert(peer);
+      failed_.erase(peer);
     } catch (const Error& error) {
       if (error.category() == Category::internal) throw;
-      trouble_.emplace(error);
+      failed_.insert_or_assign(peer, Failure{error, Clock::now() + kAskAgain});
     }
     return true;
   }

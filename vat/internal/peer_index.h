@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -31,11 +32,14 @@ class PeerIndex {
   [[nodiscard]] std::vector<PeerPlace> find(const base::ObjectId& id);
   /// The same, and as long as there is none it asks on.
   [[nodiscard]] std::vector<PeerPlace> locate(Peers& peers, const base::ObjectId& id);
-  /// Asks one more peer, the most promising that was not asked yet in this run, for its list of packs, and
-  /// for what those hold that are not known. False if there was nobody left to ask.
+  /// Asks one more peer, the most promising that was not asked yet in this run (or failed some seconds ago),
+  /// for its list of packs, and for what those hold that are not known. False if there was nobody left to
+  /// ask.
   bool update(Peers& peers);
   /// Why what a peer has is not all known.
-  [[nodiscard]] const std::optional<base::Error>& trouble() const noexcept { return trouble_; }
+  [[nodiscard]] std::optional<base::Error> trouble() const {
+    return failed_.empty() ? std::nullopt : std::optional(failed_.begin()->second.why);
+  }
   /// For each peer, why something may not be there: no vat, no list of packs, or just not there.
   [[nodiscard]] const std::vector<std::string>& absences(Peers& peers);
   /// What was told of a pack turned out wrong.
@@ -55,8 +59,12 @@ class PeerIndex {
   const base::ObjectFormat format_;
   std::unique_ptr<Index> index_;
   std::unique_ptr<formats::Database> records_;
+  struct Failure {
+    base::Error why;
+    Clock::time_point again;  ///< not asked before
+  };
   std::set<std::size_t> asked_;
-  std::optional<base::Error> trouble_;
+  std::map<std::size_t, Failure> failed_;  ///< by peer
   std::vector<std::string> absences_;
 };
 

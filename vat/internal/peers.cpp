@@ -30,13 +30,14 @@ constexpr double kDefaultRate = 8e6;     ///< bytes a second
 constexpr double kWeight = 0.3;          ///< of the newest measurement
 constexpr std::chrono::milliseconds kRaceStep{300};
 
-TransferLimits limits_of(std::uint64_t rate) {
+}  // namespace
+
+TransferLimits limits_of(const PeerOptions& options) {
   TransferLimits limits;
-  limits.rate = rate;
+  limits.rate = options.rate;
+  limits.certificates = options.certificates;
   return limits;
 }
-
-}  // namespace
 
 Category Troubles::category() const {
   return wrong       ? Category::wrong_bytes
@@ -67,9 +68,8 @@ struct Peers::FileRace {
   bool over = false;
 };
 
-Peers::Peers(const std::vector<PeerAddress>& addresses, std::uint64_t rate,
-             std::function<void(const std::string&)> on_note)
-    : on_note_(std::move(on_note)), transfers_(limits_of(rate)) {
+Peers::Peers(const std::vector<PeerAddress>& addresses, const PeerOptions& options)
+    : on_note_(options.on_note), transfers_(limits_of(options)) {
   for (const auto& address : addresses) peers_.push_back(std::make_unique<Peer>(address, peers_.size()));
 }
 

@@ -14,6 +14,7 @@
 #include "formats/vat_json/vat_settings.h"
 #include "vat/internal/host.h"
 #include "vat/internal/transfers.h"
+#include "vat/peer_set.h"
 
 namespace vat::internal {
 
@@ -27,6 +28,8 @@ struct PeerRecord {
   bool banned = false;  ///< for wrong bytes
 };
 
+[[nodiscard]] TransferLimits limits_of(const PeerOptions& options);
+
 /// What was met where something was looked for; the worst says what kind of failure it is.
 struct Troubles {
   bool wrong = false, denied = false, failed = false, forbidden = false;
@@ -35,9 +38,7 @@ struct Troubles {
 
 class Peers {
  public:
-  /// `rate`: bytes a second of all together, 0: any.
-  Peers(const std::vector<PeerAddress>& addresses, std::uint64_t rate,
-        std::function<void(const std::string&)> on_note);
+  Peers(const std::vector<PeerAddress>& addresses, const PeerOptions& options);
   Peers(const Peers&) = delete;
   Peers& operator=(const Peers&) = delete;
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cctype>
-#include <cstdlib>
 #include <deque>
 
 #include "formats/base/c_ptr.h"
@@ -94,13 +93,6 @@ std::string printable(std::string_view text) {
   return result;
 }
 
-/// A file of the certificates to trust, instead of the system's, as curl's own program takes it.
-std::string certificates_of_user() {
-  for (const auto* name : {"CURL_CA_BUNDLE", "SSL_CERT_FILE"})
-    if (const char* file = std::getenv(name); file != nullptr && *file != '\0') return file;
-  return {};
-}
-
 }  // namespace
 
 std::string percent_encoded(std::string_view path) {
@@ -170,7 +162,6 @@ struct Transfers::Active {
 
 struct Transfers::State {
   MultiHandle multi;
-  const std::string certificates = certificates_of_user();
   std::mutex mutex;  ///< guards posted and stopping
   std::vector<std::function<void()>> posted;
   bool stopping = false;
@@ -436,7 +427,7 @@ Transfers::Id Transfers::start(Transfer transfer) {
   set(CURLOPT_NOSIGNAL, 1L);
   set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
   if (what.url.starts_with("https")) set(CURLOPT_PIPEWAIT, 1L);  // one connection, if it can carry them all
-  if (!state_->certificates.empty()) set(CURLOPT_CAINFO, state_->certificates.c_str());
+  if (!limits_.certificates.empty()) set(CURLOPT_CAINFO, limits_.certificates.c_str());
   // A handle that was used for HTTP/2 has its buffer still, and takes no other size.
   (void)curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBuffer);
   set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits_.connect.count()));

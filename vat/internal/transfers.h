@@ -85,6 +85,7 @@ struct TransferLimits {
       4000};  ///< with less than stall_size in that time, or up to twice of it, it is over
   std::uint64_t stall_size = 1024;  ///< bytes
   std::uint64_t rate = 0;           ///< bytes a second of all transfers together, both ways; 0: any
+  std::string certificates;         ///< file of those to trust, instead of the system's; empty: the system's
 };
 
 /// Everything about transfers happens on one thread, the loop: it calls back, runs timers and what is posted.

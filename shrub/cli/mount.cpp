@@ -1,0 +1,264 @@
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "cli/environment.h"
+#include "cli/peers.h"
+#include "formats/base/atomic_file.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "shrub/cli/verbs.h"
+#include "wedge/filler.h"
+#include "wedge/fuse/mount.h"
+#include "wedge/lazy_reader.h"
+#include "wedge/mount_tree.h"
+
+namespace shrub_cli {
+namespace {
+
+using base::Category;
+using base::Error;
+
+/// The process that goes on in the background. The one that the user waits for ends when the other is ready,
+/// or with its exit code.
+class Background {
+ public:
+  /// Returns in the new process only. Before any thread is started.
+  Background() {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) base::throw_errno("pipe", errno);
+    base::UniqueFd read_end(ends[0]);
+    ready_ = base::UniqueFd(ends[1]);
+    const auto child = ::fork();
+    if (child < 0) base::throw_errno("begin a process", errno);
+    if (child == 0) return;
+    ready_.reset();
+    char byte = 0;
+    if (::read(read_end.get(), &byte, 1) == 1) ::_exit(0);
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+  }
+
+  /// Lets go of the terminal; what is said from here on goes to `log`.
+  void leave(const std::string& log) {
+    const auto nothing = base::open_at(AT_FDCWD, "/dev/null", O_RDWR);
+    const auto messages = base::open_at(AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    (void)::setsid();
+    (void)::dup2(nothing.get(), STDIN_FILENO);
+    (void)::dup2(nothing.get(), STDOUT_FILENO);
+    (void)::dup2(messages.get(), STDERR_FILENO);
+    (void)::write(ready_.get(), "", 1);
+    ready_.reset();
+    log_ = log;
+  }
+
+  /// If nothing was said.
+  void forget_log() const {
+    struct stat info {};
+    if (::stat(log_.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size == 0)
+      (void)::unlink(log_.c_str());
+  }
+
+ private:
+  base::UniqueFd ready_;
+  std::string log_;
+};
+
+std::string mounts_directory() {
+  const auto cache = cli::cache_directory();
+  return cache.empty() ? std::string() : cache + "/mounts";
+}
+
+/// What `shrub mounts` reads: a file of one JSON record, locked as long as the mount lives.
+class Report {
+ public:
+  Report(const std::string& directory, formats::json::Object head) : head_(std::move(head)) {
+    if (directory.empty()) return;
+    base::make_directories(directory);
+    directory_ = base::open_directory(AT_FDCWD, directory);
+    name_ = std::to_string(::getpid()) + ".json";
+    file_ = base::open_at(directory_.get(), name_, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    (void)::flock(file_.get(), LOCK_EX | LOCK_NB);
+  }
+  ~Report() { remove(); }
+  Report(const Report&) = delete;
+  Report& operator=(const Report&) = delete;
+
+  void remove() {
+    if (file_.get() >= 0) (void)::unlinkat(directory_.get(), name_.c_str(), 0);
+    file_.reset();
+  }
+
+  void write(const formats::json::Object& now) {
+    if (file_.get() < 0) return;
+    auto record = head_;
+    record.insert(record.end(), now.begin(), now.end());
+    const auto text = formats::json::to_line(record) + "\n";
+    if (::pwrite(file_.get(), text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()))
+      (void)::ftruncate(file_.get(), static_cast<off_t>(text.size()));
+  }
+
+ private:
+  formats::json::Object head_;
+  base::UniqueFd directory_, file_;
+  std::string name_;
+};
+
+std::vector<wedge::MountEntry> mount_entries(const NamedShrub& named) {
+  std::vector<wedge::MountEntry> entries;
+  for (const auto& entry : named.shrub.entries(named.below))
+    entries.push_back({entry, shrub::entry_root(named.shrub.read(entry)), {}});
+  return entries;
+}
+
+vat::Root root_of(const wedge::MountEntry& entry) {
+  return {entry.root.manifest, entry.root.layout, entry.root.blob, entry.root.recipe};
+}
+
+int run_mount(const cli::Call& call, cli::Output& output) {
+  std::optional<Background> background;
+  if (!call.has("--foreground")) background.emplace();
+  const auto named = find_shrub(call.get("SHRUB"), call);
+  const auto directory = std::filesystem::absolute(call.get("DIR")).lexically_normal().string();
+  struct stat info {};
+  // A mount whose process was killed is replaced.
+  if (::stat(directory.c_str(), &info) != 0 ? errno != ENOTCONN : !S_ISDIR(info.st_mode))
+    throw Error(Category::local, call.get("DIR") + ": no directory to mount at");
+  const auto entries = mount_entries(named);
+  const auto vats = open_vats(named.shrub, call, output);
+  wedge::MountTree tree(*vats.source, entries, ::geteuid() == 0);
+  wedge::LazyReader reader(*vats.source, {});
+  std::atomic<bool> is_over = false;
+  std::atomic<std::uint64_t> filled = 0;
+
+  wedge::MountOptions options;
+  options.allow_other = call.has("--allow-other");
+  options.name = named.shrub.root() + (named.shrub.commit().empty() ? "" : "@" + named.shrub.commit());
+  options.on_failure = [&](const std::string& what) { output.warning(what); };
+  wedge::Mount mount(tree, reader, directory, options);
+
+  formats::json::Object head{{"pid", static_cast<std::uint64_t>(::getpid())}};
+  cli::add_path(head, "mount", directory);
+  cli::add_path(head, "shrub", options.name);
+  Report report(mounts_directory(), std::move(head));
+  const auto now = [&] {
+    const auto& counts = mount.counts();
+    formats::json::Object record{{"opened", counts.opens.load()},
+                                 {"read", counts.bytes.load()},
+                                 {"failures", counts.failures.load()},
+                                 {"filled", filled.load()}};
+    if (vats.peers != nullptr) record.emplace_back("received", vats.peers->received());
+    return record;
+  };
+  report.write(now());
+  if (background)
+    background->leave(mounts_directory().empty()
+                          ? "/dev/null"
+                          : mounts_directory() + "/" + std::to_string(::getpid()) + ".log");
+  std::promise<void> ended;
+  std::thread helper([&, end = ended.get_future()] {
+    while (end.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report.write(now());
+  });
+  std::thread filler;
+  if (call.has("--fill"))
+    filler = std::thread([&] {
+      (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
+      for (std::size_t i = 0; i < entries.size() && !is_over; ++i) {
+        const auto before = filled.load();
+        try {
+          wedge::fill(
+              *vats.source, root_of(entries[i]), [&] { return is_over.load(); },
+              [&](std::uint64_t size) { filled = before + size; });
+        } catch (const Error& error) {
+          output.warning(entries[i].path + ": " + error.what());
+        }
+      }
+    });
+  mount.run();
+  is_over = true;
+  ended.set_value();
+  helper.join();
+  report.remove();
+  if (filler.joinable()) filler.join();
+  if (background) background->forget_log();
+  return 0;
+}
+
+int run_mounts(const cli::Call&, cli::Output& output) {
+  const auto directory = mounts_directory();
+  const auto opened =
+      directory.empty() ? std::nullopt : base::find_open_at(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY);
+  if (!opened) return 0;
+  auto names = base::list_directory(opened->get());
+  std::sort(names.begin(), names.end());
+  for (const auto& name : names) {
+    const auto file = name.ends_with(".json") ? base::find_regular_at(opened->get(), name) : std::nullopt;
+    if (!file) continue;
+    if (::flock(file->get(), LOCK_SH | LOCK_NB) == 0) {  // its process is gone
+      (void)::unlinkat(opened->get(), name.c_str(), 0);
+      continue;
+    }
+    const auto record = formats::json::parse(base::read_file(opened->get(), name, 1 << 20));
+    const auto* object = record.find_object();
+    if (object == nullptr) continue;
+    const auto* mount = formats::json::find(*object, "mount");
+    if (output.json())
+      output.record("mount", *object);
+    else if (mount != nullptr && mount->find_string() != nullptr)
+      output.line(*mount->find_string());
+  }
+  return 0;
+}
+
+}  // namespace
+
+cli::Command mount_command() {
+  auto options = cli::fetch_options();
+  options.insert(options.begin(),
+                 {{"--foreground", "", "stay in the foreground, and say there what goes wrong"},
+                  {"--fill", "", "get the rest in the background"},
+                  {"--allow-other", "", "other users may look in, as far as modes let them"},
+                  revision_option()});
+  return {
+      "mount",
+      "Show a shrub as a read-only file system",
+      "Mounts the vrefs at or below SHRUB at DIR, by FUSE, and goes on in the background until it is "
+      "unmounted (fusermount3 -u DIR, or umount) or ended. Manifests and then data are fetched as they are "
+      "touched, and every byte is proven before it is shown. What cannot be had is an I/O error for whoever "
+      "reads it, and in the log beside what `shrub mounts` lists; the next read tries again.",
+      {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
+        cli::Completion::directory},
+       {"DIR", cli::Argument::Count::one, "an empty directory", cli::Completion::directory}},
+      options,
+      {{"shrub mount deps.shrub /mnt", "everything"},
+       {"shrub mount --fill deps.shrub@v1.2 /mnt", "as a tag has it, and all of it in the end"}},
+      {4, 5, 6, 7, 8, 9, 10, 11, 12},
+      run_mount};
+}
+
+cli::Command mounts_command() {
+  return {"mounts",
+          "List the mounts of this user",
+          "Prints where shrubs are mounted; with --json also what was read, what failed, and what came from "
+          "where.",
+          {},
+          {},
+          {{"shrub mounts", "those that are alive"}},
+          {9},
+          run_mounts};
+}
+
+}  // namespace shrub_cli

@@ -1,0 +1,204 @@
+#include "wedge/lazy_reader.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "formats/base/error.h"
+#include "formats/pack/pack.h"
+#include "formats/text/recipe.h"
+#include "vat/content.h"
+
+namespace wedge {
+
+using base::Category;
+using base::Error;
+using base::ObjectId;
+using formats::RecipeItem;
+
+namespace {
+
+constexpr std::chrono::milliseconds kPoll{50};
+
+/// What a range of a content is made of.
+struct Piece {
+  std::uint64_t begin = 0;  ///< in the content
+  std::uint64_t slice = 0;  ///< where in the blob it begins
+  std::uint32_t size = 0;
+  bool is_hole = false;
+  ObjectId id;
+};
+
+}  // namespace
+
+/// All of a content, in order. Neither if it is one blob that is too large to be read at once.
+struct LazyReader::Pieces {
+  std::vector<Piece> pieces;
+  std::optional<ObjectId> stream;
+
+  [[nodiscard]] auto from(std::uint64_t offset) const {
+    return std::partition_point(pieces.begin(), pieces.end(),
+                                [&](const Piece& piece) { return piece.begin + piece.size <= offset; });
+  }
+};
+
+class LazyReader::File {
+ public:
+  File(std::uint64_t content_size, std::function<Made()> is_made)
+      : size(content_size), made(std::move(is_made)) {}
+
+  const std::uint64_t size;
+  const std::function<Made()> made;
+  std::atomic<std::uint64_t> next = 0;      ///< where the last read ended
+  std::atomic<std::uint64_t> ahead_to = 0;  ///< read ahead up to there
+
+  std::mutex mutex;  ///< guards what follows
+  std::shared_future<std::shared_ptr<const Pieces>> pieces;
+};
+
+LazyReader::LazyReader(vat::BlobSource& source, const Options& options)
+    : source_(source), options_(options), pool_(options.threads) {}
+LazyReader::~LazyReader() = default;
+
+LazyReader::FilePtr LazyReader::open(std::uint64_t size, std::function<Made()> made) {
+  return std::make_shared<File>(size, std::move(made));
+}
+
+namespace {
+
+template <typename Future>
+void wait_for(const Future& coming, const std::function<bool()>& is_over) {
+  while (is_over && coming.wait_for(kPoll) != std::future_status::ready)
+    if (is_over()) throw Error(Category::busy, "given up");
+}
+
+}  // namespace
+
+std::shared_ptr<const LazyReader::Pieces> LazyReader::pieces_of(const FilePtr& file,
+                                                                const std::function<bool()>& is_over) {
+  const auto find = [this, size = file->size](const Made& made) {
+    auto all = std::make_shared<Pieces>();
+    if (made.recipe) {
+      formats::RecipeReader reader(source_.read(*made.recipe), source_.object_format(),
+                                   [&](const ObjectId& id) { return source_.read(id); });
+      if (reader.header().size != size) throw Error(Category::refused, "recipe: of another size");
+      for (RecipeItem item; reader.next(item);) {
+        auto begin = reader.offset() - item.size;
+        for (auto left = item.size; left > 0;) {  // a hole may be longer than a piece can say
+          const auto part = std::min<std::uint64_t>(left, std::uint64_t{1} << 30);
+          all->pieces.push_back({begin, item.offset, static_cast<std::uint32_t>(part),
+                                 item.type == RecipeItem::Type::hole, item.id});
+          begin += part;
+          left -= part;
+        }
+      }
+    } else if (size > formats::kMaxPackedBlob) {
+      all->stream = made.blob.value();
+    } else {
+      all->pieces.push_back({0, 0, static_cast<std::uint32_t>(size), false, made.blob.value()});
+    }
+    return std::shared_ptr<const Pieces>(std::move(all));
+  };
+  std::shared_future<std::shared_ptr<const Pieces>> coming;
+  {
+    const std::lock_guard lock(file->mutex);
+    if (!file->pieces.valid())
+      file->pieces = pool_.submit([file, find] { return find(file->made()); }).share();
+    coming = file->pieces;
+  }
+  wait_for(coming, is_over);
+  try {
+    return coming.get();
+  } catch (...) {
+    const std::lock_guard lock(file->mutex);
+    file->pieces = {};  // the next reader tries again
+    throw;
+  }
+}
+
+/// The chunk, here or on its way.
+LazyReader::Coming LazyReader::want(const ObjectId& id, std::size_t size) {
+  const std::lock_guard lock(mutex_);
+  if (const auto known = by_id_.find(id); known != by_id_.end()) {
+    kept_.splice(kept_.begin(), kept_, known->second);
+    return known->second->chunk;
+  }
+  Coming coming = pool_
+                      .submit([this, id]() -> Chunk {
+                        try {
+                          return std::make_shared<const base::Buffer>(source_.read(id));
+                        } catch (...) {
+                          forget(id);  // the next reader tries again
+                          throw;
+                        }
+                      })
+                      .share();
+  kept_.push_front({id, coming, size});
+  by_id_[id] = kept_.begin();
+  kept_size_ += size;
+  while (kept_size_ > options_.memory && kept_.size() > 1) {
+    kept_size_ -= kept_.back().size;
+    by_id_.erase(kept_.back().id);
+    kept_.pop_back();
+  }
+  return coming;
+}
+
+void LazyReader::forget(const ObjectId& id) {
+  const std::lock_guard lock(mutex_);
+  const auto known = by_id_.find(id);
+  if (known == by_id_.end()) return;
+  kept_size_ -= known->second->size;
+  kept_.erase(known->second);
+  by_id_.erase(known);
+}
+
+std::size_t LazyReader::read(const FilePtr& file, std::uint64_t offset, base::MutableBytes bytes,
+                             const std::function<bool()>& is_over) {
+  if (offset >= file->size) return 0;
+  bytes =
+      bytes.subspan(0, static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), file->size - offset)));
+  const auto end = offset + bytes.size();
+  const auto all = pieces_of(file, is_over);
+  if (all->stream) {
+    std::size_t done = 0;
+    vat::stream_content(source_, *all->stream, {offset, bytes.size()}, [&](base::Bytes part) {
+      std::copy(part.begin(), part.end(), bytes.begin() + static_cast<std::ptrdiff_t>(done));
+      done += part.size();
+    });
+    return done;
+  }
+  std::vector<std::pair<const Piece*, Coming>> parts;
+  for (auto piece = all->from(offset); piece != all->pieces.end() && piece->begin < end; ++piece)
+    parts.emplace_back(&*piece, piece->is_hole ? Coming() : want(piece->id, piece->size));
+  if (file->next.exchange(end) == offset || offset == 0) read_ahead(*file, *all, end);
+  for (const auto& [piece, coming] : parts) {
+    const auto from = std::max(offset, piece->begin), to = std::min(end, piece->begin + piece->size);
+    const auto out =
+        bytes.subspan(static_cast<std::size_t>(from - offset), static_cast<std::size_t>(to - from));
+    if (piece->is_hole) {
+      std::fill(out.begin(), out.end(), std::byte{0});
+      continue;
+    }
+    wait_for(coming, is_over);
+    const auto& chunk = *coming.get();
+    const auto at = piece->slice + (from - piece->begin);
+    if (at + out.size() > chunk.size()) throw Error(Category::refused, "recipe: a chunk of another size");
+    std::copy_n(chunk.begin() + static_cast<std::ptrdiff_t>(at), out.size(), out.begin());
+  }
+  return bytes.size();
+}
+
+/// Has the source fetch what comes next.
+void LazyReader::read_ahead(File& file, const Pieces& all, std::uint64_t end) {
+  const auto done = std::max(file.ahead_to.load(), end);
+  const auto wanted = std::min(file.size, end + options_.ahead);
+  if (done >= wanted || (done > end && wanted - done < options_.ahead / 4 && wanted < file.size)) return;
+  file.ahead_to = wanted;
+  std::vector<ObjectId> ids;
+  for (auto piece = all.from(done); piece != all.pieces.end() && piece->begin < wanted; ++piece)
+    if (!piece->is_hole) ids.push_back(piece->id);
+  if (!ids.empty()) source_.prefetch(ids);
+}
+
+}  // namespace wedge

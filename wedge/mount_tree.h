@@ -1,0 +1,72 @@
+// The trees, files and images of a shrub as one read-only tree of inodes, read from manifests as they are
+// touched.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/text/manifest.h"
+#include "vat/blob_source.h"
+#include "wedge/wedge.h"
+
+namespace wedge {
+
+/// One vref, as it appears in the tree.
+struct MountEntry {
+  std::string path;  ///< below the top; a safe path, and none of them lies in another
+  EntryRoot root;
+  formats::Timestamp time;  ///< of files and images, which have none of their own
+};
+
+/// Inode numbers depend on the entries and their manifests only. Memory: about 250 bytes for each path of an
+/// entry that was touched. Thread-safety: any member from any thread. Errors: what reading a manifest throws;
+/// the next call tries again.
+class MountTree {
+ public:
+  using Inode = std::uint64_t;
+  static constexpr Inode kTop = 1;
+
+  /// `keep_owners`: owners are those of the manifests, else those of this process. `source` outlives it. Its
+  /// learn() is called for each entry before its manifest is read, and again before what its files are made
+  /// of is asked for.
+  MountTree(vat::BlobSource& source, const std::vector<MountEntry>& entries, bool keep_owners);
+  ~MountTree();
+  MountTree(const MountTree&) = delete;
+  MountTree& operator=(const MountTree&) = delete;
+
+  /// 0: there is none of that name.
+  [[nodiscard]] Inode find(Inode directory, std::string_view name);
+  /// All numbers are those that find() and list() gave.
+  [[nodiscard]] struct stat stat_of(Inode inode);
+  [[nodiscard]] std::string target_of(Inode symlink);
+  [[nodiscard]] const std::map<std::string, std::string>& xattrs_of(Inode inode);
+
+  /// Members of a directory from the `first` on, in the order of their names, until `visit` gives false.
+  void list(Inode directory, std::size_t first,
+            const std::function<bool(std::string_view name, Inode inode)>& visit);
+  [[nodiscard]] Inode parent_of(Inode directory);
+
+  /// What a file is made of; without a recipe it is stored as one blob.
+  struct Content {
+    std::optional<base::ObjectId> blob, recipe;
+  };
+  [[nodiscard]] Content content_of(Inode file);
+
+  [[nodiscard]] const std::vector<MountEntry>& entries() const noexcept;
+  /// Where an inode lies, for messages.
+  [[nodiscard]] std::string path_of(Inode inode);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace wedge
