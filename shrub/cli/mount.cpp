@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -131,6 +132,9 @@ vat::Root root_of(const wedge::MountEntry& entry) {
 int run_mount(const cli::Call& call, cli::Output& output) {
   std::optional<Background> background;
   if (!call.has("--foreground")) background.emplace();
+  // Chunks come and go: memory that was given back each time would be cleared each time.
+  (void)::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  (void)::mallopt(M_TRIM_THRESHOLD, 128 << 20);
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto directory = std::filesystem::absolute(call.get("DIR")).lexically_normal().string();
   struct stat info {};
