@@ -30,6 +30,7 @@ Downloaded download(const std::string& url, int fd, const PeerOptions& options,
   Downloaded result;
   std::uint64_t size = 0;
   for (unsigned attempt = 1;; ++attempt) {
+    const auto before = size;
     Transfer transfer;
     transfer.url = url;
     transfer.may_be_local = true;  // the user named it
@@ -44,12 +45,12 @@ Downloaded download(const std::string& url, int fd, const PeerOptions& options,
       if (progress) progress(transfers.traffic().received, 0);
     const auto end = future.get();
     // What came before is of use only if this is the same file, and the host says so.
-    const bool begun_here = size == end.received;
-    if (begun_here) {
+    const bool goes_on = before > 0 && size > before;
+    if (before == 0) {
       result.etag = end.etag;
       result.modified = end.modified;
     }
-    const bool other = !begun_here && end.received > 0 && (result.etag.empty() || end.etag != result.etag);
+    const bool other = goes_on && (result.etag.empty() || end.etag != result.etag);
     result.url = end.place;
     if (end.kind == Kind::done && !other) break;
     if (other || result.etag.empty() || end.kind == Kind::range) {

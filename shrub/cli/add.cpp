@@ -19,6 +19,12 @@ using base::Category;
 using base::Error;
 
 /// The kind of archive a file name promises.
+std::string lower_case(std::string text) {
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
+}
+
 std::string archive_kind(const std::string& path) {
   static constexpr std::pair<const char*, const char*> kSuffixes[] = {
       {".tar", "tar"},      {".tar.gz", "tar.gz"}, {".tgz", "tar.gz"}, {".tar.bz2", "tar.bz2"},
@@ -70,7 +76,7 @@ int run_url(const cli::Call& call, cli::Output& output) {
   formats::Vref vref;
   if (call.has("--unpack")) vref.unpack = archive_kind(url.substr(0, url.find_first_of("?#")));
   const auto wanted = call.find("--sha256");
-  const auto digest = wanted ? base::from_hex(*wanted) : std::nullopt;
+  const auto digest = wanted ? base::from_hex(lower_case(*wanted)) : std::nullopt;
   if (wanted && (!digest || digest->size() != 32))
     throw Error(Category::usage, "--sha256: '" + *wanted + "' is not a SHA-256 in hex");
   const auto addition = begin_addition(call, output);

@@ -44,6 +44,9 @@ int run_fetch(const cli::Call& call, cli::Output& output) {
     before = received;
   }
   report_peers(vats, output);
+  if (const auto room = cli::peer_options(call, output).cache_size; before > room)
+    output.warning("the cache keeps " + base::human_size(room) +
+                   " (VAT_CACHE_SIZE): some of what was fetched is gone again");
   output.message(std::to_string(wanted.roots.size()) + (wanted.roots.size() == 1 ? " entry" : " entries") +
                  " here, " + base::human_size(before) + " fetched");
   return 0;

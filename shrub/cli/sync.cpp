@@ -139,7 +139,8 @@ int run(const cli::Call& call, cli::Output& output) {
   if (failure) throw base::Error(*failure);
   if (const auto received = vats.peers != nullptr ? vats.peers->received() : 0;
       received > 0 && !output.json())
-    output.message(base::human_size(received) + " came from other hosts");
+    output.message(base::human_size(received) + " came from other hosts" +
+                   (options.dry_run ? ", to find that out" : ""));
   if (!output.json() && unchanged == vrefs.size())
     output.message(std::to_string(unchanged) +
                    (unchanged == 1 ? " entry, unchanged" : " entries, unchanged"));

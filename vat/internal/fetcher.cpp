@@ -444,6 +444,8 @@ void Fetcher::close_read(std::uint64_t number) {
 void Fetcher::end_read(Read& read, const TransferEnd& end) {
   auto& peer = *read.peer;
   using Kind = TransferEnd::Kind;
+  if (end.ranges_ignored && !load(peer).ignores_ranges)
+    peers_.note(peer.host.name() + ": sends whole files, whatever part is asked for; that takes long");
   if (end.ranges_ignored) load(peer).ignores_ranges = true;
   if (end.kind == Kind::done) {
     peers_.note_success(peer, end);
@@ -488,9 +490,11 @@ void Fetcher::give_up(const TicketPtr& ticket) {
   const auto category = ticket->met.category();
   ticket->state = Ticket::State::kept;
   forget(*ticket);
-  settle(ticket, Error(category, "pack " + ticket->group.pack.substr(0, 12) + ", group at " +
-                                     std::to_string(ticket->group.place.offset) + ": " +
-                                     (answers.empty() ? "no peer to ask" : answers)));
+  settle(ticket, Error(category,
+                       "pack " + ticket->group.pack.substr(0, 12) + ", group at " +
+                           std::to_string(ticket->group.place.offset) + ": " +
+                           (answers.empty() ? "no peer to ask" : answers),
+                       peers_.hint()));
 }
 
 // --- proof

@@ -118,9 +118,8 @@ bool Peers::is_usable(std::size_t peer) {
 Error Peers::failure(const std::string& what, const std::vector<std::string>& absences) {
   return transfers_.call([&] {
     Troubles met;
-    std::string answers, to_trust;
+    std::string answers;
     for (const auto& peer : peers_) {
-      if (peer->closed == Kind::refused && to_trust.empty()) to_trust = peer->host.name();
       met.wrong = met.wrong || peer->record.banned;
       met.denied = met.denied || peer->closed == Kind::authentication;
       met.forbidden = met.forbidden || peer->closed == Kind::refused;
@@ -130,11 +129,15 @@ Error Peers::failure(const std::string& what, const std::vector<std::string>& ab
                  (!peer->is_usable() || silent ? peer->record.trouble : absences[peer->index]);
     }
     return Error(met.category(), what + ": " + (answers.empty() ? "not here, and no peer to ask" : answers),
-                 answers.empty() ? "fetch it before: shrub fetch SHRUB"
-                 : to_trust.empty()
-                     ? std::string()
-                     : "if it is yours: shrub trust " + to_trust + " (or --vat " + to_trust + ")");
+                 answers.empty() ? "fetch it before: shrub fetch SHRUB" : hint());
   });
+}
+
+std::string Peers::hint() const {
+  for (const auto& peer : peers_)
+    if (peer->closed == Kind::refused)
+      return "if it is yours: shrub trust " + peer->host.name() + " (or --vat " + peer->host.name() + ")";
+  return {};
 }
 
 // --- what is known of them

@@ -83,6 +83,8 @@ class Peers {
   /// do not answer. Names each peer; `absences`: what to say of those that answered. not_found if all of them
   /// did.
   [[nodiscard]] base::Error failure(const std::string& what, const std::vector<std::string>& absences);
+  /// What to do about those that nobody consented to; empty if there are none. Only on the loop.
+  [[nodiscard]] std::string hint() const;
   [[nodiscard]] std::vector<PeerRecord> records();
   void set_record(std::size_t peer, const PeerRecord& record);
   /// Counts what came from it by another way.
@@ -108,6 +110,7 @@ class Peers {
   [[nodiscard]] const std::vector<std::unique_ptr<Peer>>& all() const noexcept { return peers_; }
   /// Seconds until so many more bytes will have come from it.
   [[nodiscard]] double finish_time(const Peer& peer, std::uint64_t size) const;
+  void note(const std::string& text) const;
   void note_success(Peer& peer, const TransferEnd& end);
   void note_failure(Peer& peer, const TransferEnd& end);
   /// It told something that is not so, and is asked no more.
@@ -126,7 +129,6 @@ class Peers {
   void next_of_race(const std::shared_ptr<FileRace>& race);
   [[nodiscard]] std::optional<Part> run(std::size_t peer, const std::string& what, std::uint64_t max_size,
                                         const std::function<Transfer()>& make);
-  void note(const std::string& text) const;
 
   const std::function<void(const std::string&)> on_note_;
   std::vector<std::unique_ptr<Peer>> peers_;
