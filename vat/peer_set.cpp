@@ -145,7 +145,8 @@ class PeerSet::Impl {
     });
   }
 
-  void fetch(const Expected& expected) {
+  void fetch(const Expected& expected, bool pin) {
+    if (pin) cache_.hold();
     stop_planning();
     Plan the(expected.root);
     the.mode = Plan::Mode::fetch;
@@ -159,7 +160,10 @@ class PeerSet::Impl {
     }
     cache_.publish();
     cache_.end_turns();
+    if (pin) this->pin(expected.root);
   }
+
+  void unpin(const Root& root) { cache_.unpin(root.id()); }
 
   Travel estimate(const Expected& expected) {
     stop_planning();
@@ -235,6 +239,19 @@ class PeerSet::Impl {
     Fetcher::TicketPtr ticket;  ///< nullptr: nobody knows where it lies
     std::uint64_t at = 0;       ///< content bytes planned before it
   };
+
+  void pin(const Root& root) {
+    std::vector<ObjectId> blobs;
+    internal::Walk walk;
+    walk.read = [&](const ObjectId& id) {
+      base::Buffer bytes;
+      stream(id, [&](base::Bytes part) { base::append(bytes, part); });
+      return bytes;
+    };
+    walk.visit = [&](const Met& met) { blobs.push_back(met.id); };
+    internal::walk_root(format_, {root, {}, {}, true}, walk);
+    cache_.pin(root.id(), blobs);
+  }
 
   // --- reading
   // -------------------------------------------------------------------------------------------------------
@@ -918,8 +935,11 @@ void PeerSet::learn(const Root& root, bool content) {
 void PeerSet::prefetch(const std::vector<ObjectId>& ids) {
   impl_->prefetch(ids);
 }
-void PeerSet::fetch(const Expected& expected) {
-  impl_->fetch(expected);
+void PeerSet::fetch(const Expected& expected, bool pin) {
+  impl_->fetch(expected, pin);
+}
+void PeerSet::unpin(const Root& root) {
+  impl_->unpin(root);
 }
 PeerSet::Travel PeerSet::estimate(const Expected& expected) {
   return impl_->estimate(expected);

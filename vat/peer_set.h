@@ -72,8 +72,11 @@ class PeerSet final : public BlobSource {
   void learn(const Root& root, bool content) override;
   void prefetch(const std::vector<base::ObjectId>& ids) override;
 
-  /// Fetches everything of a root that is not here, and returns when it is durable.
-  void fetch(const Expected& expected);
+  /// Fetches everything of a root that is not here, and returns when it is durable. `pin`: what of it is in
+  /// the cache stays there, whatever the budget, until unpin(); throws local if there is no directory for
+  /// that.
+  void fetch(const Expected& expected, bool pin = false);
+  void unpin(const Root& root);
 
   /// What reading a root would fetch now. Texts that are not here are fetched for it.
   struct Travel {

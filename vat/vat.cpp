@@ -598,23 +598,32 @@ std::optional<internal::LooseRecord> Vat::Impl::check_loose(const LooseFile& fil
 
 bool Vat::would_create(const std::string& path, base::ObjectFormat format,
                        const chunker::Parameters& parameters) {
-  const auto dir = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
-  if (!dir) {
-    if (::access(path.c_str(), F_OK) == 0) throw Error(Category::refused, path + ": not a directory");
-    return true;
+  // Another process may be making it meanwhile: then we look again.
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    const auto dir = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
+    if (!dir) {
+      struct stat info;
+      if (::lstat(path.c_str(), &info) != 0) return true;
+      if (S_ISDIR(info.st_mode)) continue;
+      throw Error(Category::refused, path + ": not a directory");
+    }
+    if (base::find_open_at(dir->get(), kSettingsFile, O_RDONLY)) {
+      const auto there = open(path);
+      if (there->object_format() == format && there->parameters() == parameters) return false;
+      throw Error(Category::refused, path + ": already a vat, of object format " +
+                                         std::string(base::to_string(there->object_format())) +
+                                         " and chunker " + there->parameters().id());
+    }
+    bool is_vat = false;
+    for (const auto& name : base::list_directory(dir->get())) {
+      is_vat = is_vat || name == kSettingsFile;
+      if (name != kSettingsFile && name != "primary" && name != "cache" && name != "local" && name != "tmp" &&
+          !name.starts_with(".vat-tmp-"))
+        throw Error(Category::refused, path + ": not empty and not a vat", "name a new directory");
+    }
+    if (!is_vat) return true;
   }
-  if (base::find_open_at(dir->get(), kSettingsFile, O_RDONLY)) {
-    const auto there = open(path);
-    if (there->object_format() == format && there->parameters() == parameters) return false;
-    throw Error(Category::refused, path + ": already a vat, of object format " +
-                                       std::string(base::to_string(there->object_format())) +
-                                       " and chunker " + there->parameters().id());
-  }
-  for (const auto& name : base::list_directory(dir->get()))
-    if (name != "primary" && name != "cache" && name != "local" && name != "tmp" &&
-        !name.starts_with(".vat-tmp-"))
-      throw Error(Category::refused, path + ": not empty and not a vat", "name a new directory");
-  return true;
+  throw Error(Category::refused, path + "/vat.json: cannot be opened");
 }
 
 void Vat::create(const std::string& path, base::ObjectFormat format, const chunker::Parameters& parameters) {

@@ -2,6 +2,8 @@
 
 #include <xxhash.h>
 
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "formats/base/endian.h"
@@ -12,6 +14,10 @@ namespace formats {
 using base::Category;
 using base::Error;
 
+namespace {
+constexpr int kModeAttempts = 500;  ///< every 20 ms
+}
+
 Database::Database(const std::string& path, std::string name, std::int64_t version, const char* schema)
     : name_(std::move(name)) {
   sqlite3* raw = nullptr;
@@ -20,8 +26,17 @@ Database::Database(const std::string& path, std::string name, std::int64_t versi
   handle_.reset(raw);  // a handle comes even when opening fails
   if (code != SQLITE_OK) fail(code);
   (void)sqlite3_busy_timeout(raw, 30000);
-  run("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA "
-      "cache_size=-16384");
+  // Two that make one file at the same time: SQLite does not wait for the mode, whatever the timeout.
+  for (int left = kModeAttempts;; --left) {
+    try {
+      run("PRAGMA journal_mode=WAL");
+      break;
+    } catch (const Error& error) {
+      if (error.category() != Category::busy || left == 0) throw;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+  run("PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16384");
   make_tables(version, schema);
   { const Transaction writable(*this); }  // one that cannot be written is of no use
 }

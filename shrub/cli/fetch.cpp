@@ -30,11 +30,19 @@ int run_fetch(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto vats = open_vats(named.shrub, call, output);
   const auto wanted = roots_of(named);
+  if (call.has("--unpin")) {
+    if (call.has("--pin")) throw Error(Category::usage, "--pin and --unpin exclude each other");
+    if (vats.peers != nullptr)
+      for (const auto& root : wanted.roots) vats.peers->unpin(root);
+    return 0;
+  }
   std::uint64_t before = 0;
   for (std::size_t i = 0; i < wanted.roots.size(); ++i) {
     output.progress("fetched", i, wanted.roots.size());
     if (vats.peers != nullptr)
-      base::named(wanted.entries[i], [&] { vats.peers->fetch({wanted.roots[i], {}, {}, true}); });
+      base::named(wanted.entries[i], [&] {
+        vats.peers->fetch({wanted.roots[i], {}, {}, true}, call.has("--pin"));
+      });
     const auto received = vats.peers != nullptr ? vats.peers->received() : 0;
     if (output.json()) {
       formats::json::Object record{{"received", received - before}};
@@ -44,7 +52,7 @@ int run_fetch(const cli::Call& call, cli::Output& output) {
     before = received;
   }
   report_peers(vats, output);
-  if (const auto room = cli::peer_options(call, output).cache_size; before > room)
+  if (const auto room = cli::peer_options(call, output).cache_size; before > room && !call.has("--pin"))
     output.warning("the cache keeps " + base::human_size(room) +
                    " (VAT_CACHE_SIZE): some of what was fetched is gone again");
   output.message(std::to_string(wanted.roots.size()) + (wanted.roots.size() == 1 ? " entry" : " entries") +
@@ -95,7 +103,10 @@ int run_push(const cli::Call& call, cli::Output& output) {
 
 cli::Command fetch_command() {
   auto options = cli::fetch_options();
-  options.insert(options.begin(), revision_option());
+  options.insert(options.begin(),
+                 {{"--pin", "", "keep it in the cache, whatever VAT_CACHE_SIZE says, until --unpin"},
+                  {"--unpin", "", "let it go, and fetch nothing"},
+                  revision_option()});
   return {"fetch",
           "Get the bytes of a shrub without writing a wedge",
           "Fetches everything that the vrefs at or below SHRUB need and that is not on this disk into the "

@@ -13,10 +13,11 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 # wait_for_port PORT: until something listens there.
+# wait_for_port PORT [SECONDS]
 wait_for_port() {
-  python3 - "$1" <<'EOF' || fail "no server on port $1: $(tail -3 "$server"/*out* 2>/dev/null)"
+  python3 - "$1" "${2:-15}" <<'EOF' || fail "no server on port $1: $(tail -3 "$server"/*out* 2>/dev/null)"
 import socket, sys, time
-for _ in range(300):
+for _ in range(20 * int(sys.argv[2])):
     try:
         socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1).close()
         sys.exit(0)

@@ -1,6 +1,8 @@
 // What every source of blobs promises, and what a vat does with hand-filled files.
 #include <sys/stat.h>
 #include <unistd.h>
+#include <atomic>
+#include <thread>
 
 #include <catch2/catch.hpp>
 #include <functional>
@@ -285,4 +287,24 @@ TEST_CASE("ids are listed in order, each once, wherever copies lie", "[vat]") {
   std::vector<base::ObjectId> listed;
   store->list([&](const auto& id, const auto&) { listed.push_back(id); }, [](const auto&, const auto&) {});
   CHECK(listed == std::vector<base::ObjectId>(wanted.begin(), wanted.end()));
+}
+
+TEST_CASE("several that make one vat at once all get it", "[store]") {
+  const tests::TempDir dir;
+  std::atomic<int> failures = 0;
+  for (int round = 0; round < 30; ++round) {
+    const auto path = dir / ("v" + std::to_string(round));
+    std::vector<std::thread> makers;
+    for (int i = 0; i < 8; ++i)
+      makers.emplace_back([&] {
+        try {
+          vat::Vat::create(path, base::ObjectFormat::sha256, chunker::make_parameters(16));
+          (void)vat::Vat::open(path, {});
+        } catch (const base::Error&) {
+          ++failures;
+        }
+      });
+    for (auto& maker : makers) maker.join();
+  }
+  CHECK(failures == 0);
 }

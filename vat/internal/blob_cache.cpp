@@ -8,9 +8,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/numbers.h"
 #include "formats/text/recipe.h"
+#include "vat/internal/vat_impl.h"
+#include "vat/maps.h"
 
 namespace vat::internal {
 namespace {
@@ -24,6 +28,8 @@ constexpr std::size_t kRecent = std::size_t{32} << 20;         ///< decoded grou
 constexpr std::uint64_t kWorthAPack = std::uint64_t{4} << 20;  ///< bytes that others need not fetch again
 constexpr std::uint64_t kInUse = std::uint64_t{256}
                                  << 20;  ///< bytes that stay as long as somebody may be about to read them
+constexpr const char* kPins = "pins";    ///< in local/: a file a root, with the packs that hold it
+constexpr std::size_t kMaxPin = std::size_t{64} << 20;
 constexpr const char* kTurns = "local/turns";
 constexpr const char* kUsed = "used";  ///< in local/: one empty file a pack, its time the last use
 
@@ -98,6 +104,42 @@ void BlobCache::publish() {
     running.swap(publishing_);
   }
   for (auto& one : running) one.get();
+}
+
+void BlobCache::pin(const ObjectId& root, const std::vector<ObjectId>& blobs) {
+  if (vat_ == nullptr) throw Error(Category::local, "nothing can be pinned: there is no cache directory");
+  publish();
+  std::set<std::string> packs;
+  {
+    const Reading reading(vat_->impl());
+    for (const auto& id : blobs)
+      if (const auto place = find_place(*vat_, id)) packs.insert(place->pack);
+  }
+  std::string text;
+  for (const auto& pack : packs) text += pack + "\n";
+  const auto local = base::ensure_directory(vat_->impl().dir.get(), "local", 0700);
+  const auto pins = base::ensure_directory(local.get(), kPins, 0700);
+  base::AtomicFile file(pins.get());
+  file.write(base::as_bytes(text));
+  (void)file.publish(pins.get(), root.hex(), base::AtomicFile::Existing::replace);
+}
+
+void BlobCache::unpin(const ObjectId& root) {
+  if (vat_ != nullptr)
+    (void)::unlinkat(vat_->impl().dir.get(), (std::string("local/") + kPins + "/" + root.hex()).c_str(), 0);
+}
+
+std::set<std::string> BlobCache::pinned_packs() const {
+  std::set<std::string> packs;
+  const auto pins =
+      base::find_open_at(vat_->impl().dir.get(), std::string("local/") + kPins, O_RDONLY | O_DIRECTORY);
+  if (!pins) return packs;
+  for (const auto& name : base::list_directory(pins->get())) {
+    const auto text = base::read_file(pins->get(), name, kMaxPin);
+    for (std::string_view rest = text; !rest.empty();)
+      packs.insert(std::string(base::take_field(rest, '\n')) + ".zst");
+  }
+  return packs;
 }
 
 void BlobCache::take_turn(const ObjectId& root, const std::function<bool()>& is_over) {
@@ -233,7 +275,7 @@ void BlobCache::mark_used() {
 
 /// Packs that were used least lately go until the rest is within the budget.
 void BlobCache::evict(std::uint64_t budget) {
-  if (vat_ == nullptr) return;
+  if (vat_ == nullptr || is_held_) return;
   auto& impl = vat_->impl();
   struct Candidate {
     timespec used;
@@ -253,9 +295,11 @@ void BlobCache::evict(std::uint64_t budget) {
   std::sort(packs.begin(), packs.end(), [](const Candidate& a, const Candidate& b) {
     return std::pair(a.used.tv_sec, a.used.tv_nsec) < std::pair(b.used.tv_sec, b.used.tv_nsec);
   });
+  const auto pinned = pinned_packs();
   const auto lock = impl.lock_removal();
   for (const auto& [used, pack] : packs) {
     if (total <= budget) break;
+    if (pinned.contains(pack.name)) continue;
     total -= pack.size;
     (void)::unlinkat(impl.dir.get(), (std::string(Vat::Impl::kPackDir) + "/" + pack.name).c_str(), 0);
     (void)::unlinkat(impl.dir.get(), (std::string("local/") + kUsed + "/" + pack.name).c_str(), 0);

@@ -2,11 +2,13 @@
 // again.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -48,6 +50,13 @@ class BlobCache final : public BlobSource {
   /// After all that was asked for has come: publishes it if it is much, or somebody waits for it.
   void end_turns();
 
+  /// Nothing is evicted by this process from here on.
+  void hold() noexcept { is_held_ = true; }
+  /// Packs that hold any of the blobs stay, whatever the budget, until unpin() of the same root. What is not
+  /// here is left out. Durable.
+  void pin(const base::ObjectId& root, const std::vector<base::ObjectId>& blobs);
+  void unpin(const base::ObjectId& root);
+
   [[nodiscard]] base::ObjectFormat object_format() const noexcept override { return format_; }
   [[nodiscard]] std::optional<StoredBlob> find(const base::ObjectId& id) override;
   [[nodiscard]] base::Buffer read(const base::ObjectId& id) override;
@@ -77,11 +86,13 @@ class BlobCache final : public BlobSource {
   void evict(std::uint64_t budget);
   void mark_used();
   [[nodiscard]] std::uint64_t size_in_work() const;
+  [[nodiscard]] std::set<std::string> pinned_packs() const;
 
   const base::ObjectFormat format_;
   const CacheOptions options_;
   std::unique_ptr<Vat> vat_;  ///< nullptr: there is no directory
   std::optional<Turns> turns_;
+  std::atomic<bool> is_held_ = false;
   GroupCache recent_;
   std::mutex mutex_;  ///< guards what follows
   std::int64_t last_group_ = 0;
