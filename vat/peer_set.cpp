@@ -39,8 +39,9 @@ using internal::RootMap;
 
 constexpr std::uint64_t kDeltaPart = std::uint64_t{8} << 20;  ///< bytes of a delta that are asked for at once
 constexpr std::uint64_t kUselessDelta = std::uint64_t{64}
-                                        << 20;             ///< content bytes without one that is needed
-constexpr std::uint64_t kSample = std::uint64_t{4} << 20;  ///< bytes that tell how quick a peer is
+                                        << 20;               ///< content bytes without one that is needed
+constexpr std::uint64_t kMaxTexts = std::uint64_t{1} << 30;  ///< bytes of the texts of one root from a server
+constexpr std::uint64_t kSample = std::uint64_t{4} << 20;    ///< bytes that tell how quick a peer is
 constexpr std::uint64_t kAhead = std::uint64_t{96}
                                  << 20;  ///< content bytes the planner may be ahead of readers
 constexpr std::uint64_t kBatch = std::uint64_t{8} << 20;         ///< stored bytes that are asked for at once
@@ -135,10 +136,10 @@ class PeerSet::Impl {
       try {
         Plan the(expected.root);
         run(the, expected);
-        end_turns();
       } catch (const std::exception&) {
         // Whoever needs what could not be planned for hears of it where it is read.
       }
+      end_turns();
       const std::lock_guard over(mutex_);
       planning_ = false;
       moved_.notify_all();
@@ -150,6 +151,7 @@ class PeerSet::Impl {
     stop_planning();
     Plan the(expected.root);
     the.mode = Plan::Mode::fetch;
+    const EndingTurns ending{cache_};
     run(the, expected);
     for (const auto& [id, ticket] : the.tickets) {
       try {
@@ -159,7 +161,6 @@ class PeerSet::Impl {
       }
     }
     cache_.publish();
-    cache_.end_turns();
     if (pin) this->pin(expected.root);
   }
 
@@ -207,8 +208,9 @@ class PeerSet::Impl {
     for (const auto& id : ids) {
       if (is_here(id)) continue;
       const std::lock_guard lock(index_mutex_);
-      for (auto& place : known_places(id)) places.emplace_back(id, std::move(place));
+      if (auto known = known_places(id); !known.empty()) places.emplace_back(id, std::move(known.front()));
     }
+    if (places.empty()) return;
     std::vector<PackGroup> groups;
     for (const auto& [id, place] : places) groups.push_back(place.group);
     const auto tickets = fetcher_.want(groups, std::nullopt, false);
@@ -511,16 +513,32 @@ class PeerSet::Impl {
     }
   }
 
+  /// However a plan ends, other processes need not wait for it any more.
+  struct EndingTurns {
+    internal::BlobCache& cache;
+    ~EndingTurns() {
+      try {
+        cache.end_turns();
+      } catch (const std::exception&) {  // what could not be published is fetched again
+      }
+    }
+  };
+
   /// When what the plan has asked for has come.
   void end_turns() {
+    const EndingTurns ending{cache_};
     std::vector<Fetcher::TicketPtr> tickets;
     {
       const std::lock_guard lock(mutex_);
       for (const auto& [id, planned] : planned_)
         if (planned.ticket != nullptr) tickets.push_back(planned.ticket);
     }
-    for (const auto& ticket : tickets) fetcher_.wait(ticket);
-    cache_.end_turns();
+    for (const auto& ticket : tickets) {
+      try {
+        fetcher_.wait(ticket);
+      } catch (const Error&) {  // its reader is told
+      }
+    }
   }
 
   /// Whether it asks for data.
@@ -638,10 +656,13 @@ class PeerSet::Impl {
     if (options_.on_note) options_.on_note(std::string(error.what()) + "; its files are read instead");
   }
 
+  static void require_at_most(const Plan& the, std::uint64_t size) {
+    if (the.given > size) throw Error(Category::refused, "vat serve: sends more than it was asked for");
+  }
+
   bool take_from_server(Plan& the, const ObjectId& id) {
     try {
-      while (!the.of_delta.contains(id) && take_group(the, *the.texts)) {
-      }
+      while (!the.of_delta.contains(id) && take_group(the, *the.texts)) require_at_most(the, kMaxTexts);
     } catch (const Error& error) {
       no_server(error);
     }
@@ -651,12 +672,12 @@ class PeerSet::Impl {
   /// After all texts were met.
   void take_data_from_server(Plan& the) {
     try {
-      while (take_group(the, *the.texts)) {
-      }
+      while (take_group(the, *the.texts)) require_at_most(the, kMaxTexts);
       if (the.missing.empty()) the.wanted.clear();
       const auto data = server_->want_data(the.wanted);
-      while (data != nullptr && take_group(the, *data)) {
-      }
+      auto most = the.given + kUselessDelta;
+      for (const auto& [met, index] : the.missing) most += met.size;
+      while (data != nullptr && take_group(the, *data)) require_at_most(the, most);
       the.is_served = false;
     } catch (const Error& error) {
       no_server(error);
@@ -737,6 +758,9 @@ class PeerSet::Impl {
     if (stopped()) throw Stopped();
     base::Buffer prefix;
     for (const auto& blob : group.prefix) {
+      // To fetch what the old root had would cost more than is saved.
+      if (!is_here(blob))
+        throw Error(Category::not_found, "delta: blob " + blob.hex() + " of the old root is not here");
       stream(
           blob,
           [&](base::Bytes bytes) {
