@@ -54,8 +54,8 @@ struct PeerTest {
 class PeerSet final : public BlobSource {
  public:
   /// `local` may be empty, `peers` not. Nobody is asked before something is missing.
-  PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<Vat>> local, std::vector<PeerAddress> peers,
-          PeerOptions options);
+  PeerSet(base::ObjectFormat format, std::vector<std::shared_ptr<Vat>> local,
+          const std::vector<PeerAddress>& peers, const PeerOptions& options);
   /// One peer; its object format is asked of it. Throws no_store if there is no vat.
   [[nodiscard]] static std::unique_ptr<PeerSet> open(const PeerAddress& peer, const PeerOptions& options);
   /// Publishes what was fetched to the cache.

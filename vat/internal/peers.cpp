@@ -93,7 +93,10 @@ void Peers::set_record(std::size_t peer, const PeerRecord& record) {
 }
 
 void Peers::add_received(std::size_t peer, std::uint64_t size) {
-  transfers_.call([&] { peers_[peer]->record.received += size; });
+  transfers_.call([&] {
+    ++peers_[peer]->record.requests;
+    peers_[peer]->record.received += size;
+  });
 }
 
 std::vector<std::size_t> Peers::by_promise() {
