@@ -12,7 +12,7 @@ install(FILES "${PROJECT_BINARY_DIR}/shrubConfig.cmake" "${PROJECT_BINARY_DIR}/s
 
 # Users before what they use, as static libraries want it.
 set(SHRUB_PC_LIBRARIES)
-foreach(name shrub wedge vat vref vat_json tar delta map pack table text database compression json chunker base)
+foreach(name shrub wedge vat vref vat_json tar disk delta map pack table text database compression json chunker base)
   string(APPEND SHRUB_PC_LIBRARIES " -lshrub_${name}")
 endforeach()
 string(STRIP "${SHRUB_PC_LIBRARIES}" SHRUB_PC_LIBRARIES)

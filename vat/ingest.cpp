@@ -146,34 +146,17 @@ struct stat state_of(int fd) {
   return info;
 }
 
-/// A run of bytes that may be other than zero, as the file system knows; all of the file where it knows
-/// nothing.
-struct Extent {
-  std::uint64_t begin, end;
-};
-
-Extent find_extent(int fd, std::uint64_t at, std::uint64_t size) {
-  const auto here = static_cast<off_t>(at);
-  const off_t data = ::lseek(fd, here, SEEK_DATA);
-  if (data < 0 && errno == ENXIO) return {size, size};
-  const off_t hole = data >= 0 ? ::lseek(fd, data, SEEK_HOLE) : -1;
-  if (hole < 0) return {at, size};
-  return {std::min(static_cast<std::uint64_t>(data), size), std::min(static_cast<std::uint64_t>(hole), size)};
-}
-
-/// Reads `size` bytes through `buffer`, in order; what the file system knows to be holes comes as a number.
+/// Reads a disk through `buffer`, in order; what is known to be holes comes as a number.
 template <typename OnBytes, typename OnZeros>
-void read_sparse(int fd, std::uint64_t size, base::Buffer& buffer, const OnBytes& on_bytes,
+void read_sparse(formats::Disk& disk, base::Buffer& buffer, const OnBytes& on_bytes,
                  const OnZeros& on_zeros) {
-  for (std::uint64_t at = 0; at < size;) {
-    const auto extent = find_extent(fd, at, size);
+  for (std::uint64_t at = 0; at < disk.size();) {
+    const auto extent = disk.find_extent(at);
     if (extent.begin > at) on_zeros(extent.begin - at);
     at = extent.begin;
-    if (::lseek(fd, static_cast<off_t>(at), SEEK_SET) < 0) base::throw_errno("seek", errno);
     while (at < extent.end) {
-      const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(extent.end - at, buffer.size()));
-      const std::size_t count = base::read_some(fd, {buffer.data(), want});
-      if (count != want) throw Error(Category::local, "changed while it was read");
+      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(extent.end - at, buffer.size()));
+      disk.read(at, {buffer.data(), count});
       on_bytes(base::Bytes(buffer).subspan(0, count));
       at += count;
     }
@@ -197,7 +180,7 @@ class Worker {
     begin_parcel();
     for (auto& item : items) {
       try {
-        if (const auto fd = item->open()) item->content = read(fd->get(), item->state, item->kind);
+        if (const auto fd = item->open()) item->content = read(fd->get(), *item);
       } catch (const Error&) {
         item->failure = std::current_exception();
         item->content.reset();
@@ -209,18 +192,22 @@ class Worker {
   }
 
  private:
-  Ingested read(int fd, const struct stat& before, IngestItem::Kind kind) {
+  Ingested read(int fd, IngestItem& item) {
+    const auto& before = item.state;
     if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
-    const auto size = static_cast<std::uint64_t>(before.st_size);
+    auto size = static_cast<std::uint64_t>(before.st_size);
     ObjectId id;
-    if (kind != IngestItem::Kind::file)
-      id = read_large(fd, size, kind);
-    else if (size <= parameters_.average_size())
+    if (item.kind != IngestItem::Kind::file) {
+      const auto disk = item.disk(fd);
+      size = disk->size();
+      id = read_large(*disk, item.kind);
+    } else if (size <= parameters_.average_size()) {
       read_small(fd, size);
-    else if (storing_ && size <= kReadSize)
+    } else if (storing_ && size <= kReadSize) {
       read_middle(fd, size);
-    else
-      id = read_large(fd, size, kind);
+    } else {
+      id = read_large(*formats::open_raw_disk(fd), item.kind);
+    }
     if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
     return {id, {}, size};
   }
@@ -262,7 +249,8 @@ class Worker {
   }
 
   /// Returns the content's id, if it is to have one.
-  ObjectId read_large(int fd, std::uint64_t size, IngestItem::Kind kind) {
+  ObjectId read_large(formats::Disk& disk, IngestItem::Kind kind) {
+    const auto size = disk.size();
     const bool image = kind != IngestItem::Kind::file, named = kind != IngestItem::Kind::image;
     if (named) hasher_.reset(size);
     internal::StreamCutter cutter(
@@ -276,7 +264,7 @@ class Worker {
           parcel_.events.push_back({Event::Type::hole, {}, length});
         });
     read_sparse(
-        fd, size, buffer_,
+        disk, buffer_,
         [&](base::Bytes bytes) {
           if (named) hasher_.update(bytes);
           if (storing_) cutter.feed(bytes);
@@ -552,12 +540,14 @@ std::optional<Error> FileItem::find_failure() const {
   }
 }
 
+std::unique_ptr<formats::Disk> FileItem::disk(int fd) {
+  return open_disk ? open_disk(fd) : IngestItem::disk(fd);
+}
+
 namespace {
 
-Ingested ingest_one(const std::string& path, IngestItem::Kind kind, Adder& adder,
-                    const chunker::Parameters& parameters,
+Ingested ingest_one(std::unique_ptr<FileItem> item, Adder& adder, const chunker::Parameters& parameters,
                     const std::function<void(std::uint64_t)>& progress) {
-  auto item = std::make_unique<FileItem>(path, kind);
   std::unique_ptr<IngestItem> done;
   ingest(adder.vat().object_format(), &adder, parameters, 1,
          {[&] { return std::move(item); },
@@ -570,14 +560,16 @@ Ingested ingest_one(const std::string& path, IngestItem::Kind kind, Adder& adder
 
 Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
                      const std::function<void(std::uint64_t)>& progress) {
-  return ingest_one(path, IngestItem::Kind::file, adder, parameters, progress);
+  return ingest_one(std::make_unique<FileItem>(path), adder, parameters, progress);
 }
 
 IngestedImage ingest_image(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
-                           bool name_content, const std::function<void(std::uint64_t)>& progress) {
-  const auto kind = name_content ? IngestItem::Kind::named_image : IngestItem::Kind::image;
-  const auto stored = ingest_one(path, kind, adder, parameters, progress);
-  return {*stored.recipe, name_content ? std::optional(stored.blob) : std::nullopt, stored.size};
+                           const ImageOptions& options, const std::function<void(std::uint64_t)>& progress) {
+  auto item = std::make_unique<FileItem>(
+      path, options.name_content ? IngestItem::Kind::named_image : IngestItem::Kind::image);
+  item->open_disk = options.open_disk;
+  const auto stored = ingest_one(std::move(item), adder, parameters, progress);
+  return {*stored.recipe, options.name_content ? std::optional(stored.blob) : std::nullopt, stored.size};
 }
 
 Ingested ingest_stream(Vat& vat, const chunker::Parameters& parameters, const AddOptions& options, int fd,

@@ -13,6 +13,7 @@
 #include "formats/base/error.h"
 #include "formats/base/object_id.h"
 #include "formats/base/unique_fd.h"
+#include "formats/disk/disk.h"
 #include "vat/adder.h"
 #include "vat/vat.h"
 
@@ -46,6 +47,9 @@ class IngestItem {
   enum class Kind : std::uint8_t { file, image, named_image };
   Kind kind = Kind::file;
 
+  /// What is to be stored of an image: by default the bytes of the file that open() gave, which outlives it.
+  [[nodiscard]] virtual std::unique_ptr<formats::Disk> disk(int fd) { return formats::open_raw_disk(fd); }
+
  protected:
   IngestItem() = default;
 };
@@ -55,6 +59,8 @@ class FileItem final : public IngestItem {
  public:
   explicit FileItem(std::string path, Kind as = Kind::file) : path_(std::move(path)) { kind = as; }
   [[nodiscard]] std::optional<base::UniqueFd> open() override;
+  [[nodiscard]] std::unique_ptr<formats::Disk> disk(int fd) override;
+  std::function<std::unique_ptr<formats::Disk>(int fd)> open_disk;  ///< see ImageOptions
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   /// The failure, which names the path; nullopt if there is none.
   [[nodiscard]] std::optional<base::Error> find_failure() const;
@@ -91,10 +97,16 @@ struct IngestedImage {
   std::uint64_t size = 0;
 };
 
-/// Ingests a raw disk image: holes cost nothing, each chunk gets a group of its own. `name_content`: hash all
-/// of it too, which takes holes as zeros. Throws what fails, naming the path.
+struct ImageOptions {
+  bool name_content = false;  ///< hash all of it too, holes as zeros
+  /// Gives the disk that is in the file; empty: the file is it. What it says to be malformed fails.
+  std::function<std::unique_ptr<formats::Disk>(int fd)> open_disk;
+};
+
+/// Ingests a disk image: holes cost nothing, each chunk gets a group of its own. Throws what fails, naming
+/// the path.
 [[nodiscard]] IngestedImage ingest_image(const std::string& path, Adder& adder,
-                                         const chunker::Parameters& parameters, bool name_content,
+                                         const chunker::Parameters& parameters, const ImageOptions& options,
                                          const std::function<void(std::uint64_t)>& progress);
 
 /// Stores a stream of unknown length, such as a pipe, in bounded memory: chunks go in as they come, the

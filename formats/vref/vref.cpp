@@ -74,6 +74,9 @@ void check_ids(const Vref& vref) {
   if (!vref.unpack.empty() &&
       (!file || std::find(kUnpack.begin(), kUnpack.end(), vref.unpack) == kUnpack.end()))
     refuse("bad \"unpack\"");
+  const bool image = vref.type == Vref::Type::image;
+  if (vref.parent && !image) refuse("\"parent\" in what is no image");
+  if (!vref.materialize.empty() && (!image || vref.materialize != "qcow2")) refuse("bad \"materialize\"");
 }
 
 }  // namespace
@@ -93,9 +96,11 @@ std::string to_text(const Vref& vref) {
   add_id("tree", vref.tree);
   add_id("blob", vref.blob);
   add_id("recipe", vref.recipe);
+  add_id("parent", vref.parent);
   object.emplace_back("size", vref.size);
   if (vref.entries) object.emplace_back("entries", *vref.entries);
   if (!vref.unpack.empty()) object.emplace_back("unpack", vref.unpack);
+  if (!vref.materialize.empty()) object.emplace_back("materialize", vref.materialize);
   if (!vref.provenance.empty()) object.emplace_back("provenance", vref.provenance);
   for (const auto& member : vref.unknown) object.push_back(member);
   return json::to_document(object);
@@ -123,9 +128,11 @@ Vref parse_vref(std::string_view text) {
   vref.tree = members.take_id("tree", vref.object_format);
   vref.blob = members.take_id("blob", vref.object_format);
   vref.recipe = members.take_id("recipe", vref.object_format);
+  vref.parent = members.take_id("parent", vref.object_format);
   vref.size = required(members.take_unsigned("size"), "size");
   vref.entries = members.take_unsigned("entries");
   vref.unpack = members.take_string("unpack").value_or("");
+  vref.materialize = members.take_string("materialize").value_or("");
   if (const auto provenance = members.take("provenance")) {
     if (provenance->find_object() == nullptr) refuse("\"provenance\" is not an object");
     vref.provenance = *provenance->find_object();

@@ -1,17 +1,37 @@
 #include "formats/base/file.h"
 #include "shrub/cli/verbs.h"
+#include "shrub/image_file.h"
 #include "vat/ingest.h"
 
 namespace shrub_cli {
 namespace {
 
+/// The image of --parent.
+std::optional<formats::Vref> find_parent(const cli::Call& call, const Addition& addition) {
+  if (!call.has("--parent")) return std::nullopt;
+  const auto named = find_named(call.get("--parent"), call);
+  if (named.shrub.root() != addition.named.shrub.root())
+    throw base::Error(base::Category::usage, call.get("--parent") + ": lies in another shrub");
+  auto vref = named.shrub.read(named.entry);
+  if (vref.type != formats::Vref::Type::image)
+    throw base::Error(base::Category::usage, call.get("--parent") + ": not an image");
+  return vref;
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("DISK");
   const auto addition = begin_addition(call, output);
+  const auto parent = find_parent(call, addition);
+  shrub::ImageFile file(path, {call.has("--exact"), call.all("--backing"), addition.vat().path() + "/tmp"});
   vat::Adder adder(addition.vat(), addition.options);
-  const auto image =
-      vat::ingest_image(path, adder, profile_for(addition.before, *addition.vats.source, addition.vat()),
-                        call.has("--git-id"), [&](std::uint64_t done) { output.progress("added", done, 0); });
+  vat::ImageOptions options;
+  options.name_content = call.has("--git-id");
+  options.open_disk = [&](int fd) { return file.open(fd); };
+  const auto image = vat::ingest_image(
+      file.path(), adder,
+      profile_for(addition.before ? addition.before : parent, *addition.vats.source, addition.vat()), options,
+      [&](std::uint64_t done) { output.progress("added", done, 0); });
+  file.require_unchanged();
   const auto summary = adder.finish();
 
   formats::Vref vref;
@@ -19,6 +39,11 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.blob = image.blob;
   vref.recipe = image.recipe;
   vref.size = image.size;
+  if (parent)
+    vref.parent = parent->recipe == image.recipe ? parent->parent : parent->recipe;
+  else if (addition.before)
+    vref.parent = addition.before->parent;
+  if (addition.before) vref.materialize = addition.before->materialize;
   finish_addition(addition, std::move(vref), summary, output);
   return 0;
 }
@@ -26,19 +51,28 @@ int run(const cli::Call& call, cli::Output& output) {
 }  // namespace
 
 cli::Command add_image_command() {
-  return {"add-image",
-          "Store a disk image and write its vref",
-          "Stores DISK, a raw disk image, in the writable vat and writes VREF, which pins it. Holes and long "
-          "runs of zeros "
-          "cost nothing, and sync makes them holes again.",
-          {{"DISK", cli::Argument::Count::one, "the image, a regular file", cli::Completion::file},
-           {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
-          {{"--git-id", "", "name the content as git does as well, which hashes all of it"},
-           {"--level", "N", "zstd level, 1 to 19 (default 3)"},
-           cli::dry_run_option()},
-          {{"shrub add-image debian.raw images.shrub/debian.vref", "one image"}},
-          {5, 8, 10, 11},
-          run};
+  return {
+      "add-image",
+      "Store a disk image and write its vref",
+      "Stores DISK in the writable vat and writes VREF, which pins it. DISK is a raw image; or qcow2, with "
+      "the disks below it; or, if qemu-img is installed, VMDK, VDI, VHDX or VHD. What is stored is the "
+      "disk that a guest sees. Holes and long runs of zeros cost nothing, and sync makes them holes "
+      "again.\n\nA qcow2 image can name the disk below it. It is read if it lies in the same directory, or "
+      "below, under a relative name and with its format said; --backing is for others.",
+      {{"DISK", cli::Argument::Count::one, "the image, a regular file", cli::Completion::file},
+       {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
+      {{"--parent", "VREF", "the image it was made from, which VREF then names", cli::Completion::file},
+       {"--exact", "", "store the bytes of DISK as they are, whatever its format"},
+       {"--backing", "FILE", "the disk below, in place of the one that is named; again for the next below",
+        cli::Completion::file, true},
+       {"--git-id", "", "name the content as git does as well, which hashes all of it"},
+       {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+       cli::dry_run_option()},
+      {{"shrub add-image debian.raw images.shrub/debian.vref", "one image"},
+       {"shrub add-image --parent images.shrub/debian.vref snapshot.qcow2 images.shrub/debian-1.vref",
+        "a checkpoint of it"}},
+      {5, 8, 10, 11},
+      run};
 }
 
 }  // namespace shrub_cli

@@ -1,0 +1,164 @@
+#include "shrub/image_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+
+#include "formats/base/endian.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/process.h"
+#include "formats/disk/qcow2.h"
+#include "formats/json/json.h"
+
+namespace shrub {
+namespace {
+
+using base::Category;
+using base::Error;
+
+constexpr std::size_t kMaxDepth = 64;  ///< disks below one another
+
+struct stat state_of(int fd) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) base::throw_errno("stat", errno);
+  return info;
+}
+
+base::Buffer read_begin(int fd) {
+  base::Buffer begin(512);
+  begin.resize(base::read_some_at(fd, 0, begin));
+  return begin;
+}
+
+/// How QEMU calls the format, if it is one that qemu-img has to read. Throws refused for a file that only
+/// names others.
+const char* find_foreign_format(base::Bytes begin) {
+  const auto text = base::as_chars(begin);
+  if (text.starts_with("# Disk DescriptorFile"))
+    throw Error(Category::refused, "a VMDK that names other files",
+                "qemu-img convert -O qcow2 makes one file of it");
+  if (text.starts_with("KDMV") && begin.size() >= 20) {
+    if (base::load_le<std::uint64_t>(begin.data() + 12) == 0)
+      throw Error(Category::refused, "a VMDK that names other files");
+    return "vmdk";
+  }
+  if (begin.size() >= 0x44 && base::load_le<std::uint32_t>(begin.data() + 0x40) == 0xbeda107f) return "vdi";
+  if (text.starts_with("vhdxfile")) return "vhdx";
+  if (text.starts_with("conectix")) return "vpc";
+  return nullptr;
+}
+
+/// The path as QEMU is to have it: never an option, a protocol or JSON.
+std::string plain_path(const std::string& path) {
+  return std::filesystem::absolute(path).lexically_normal().string();
+}
+
+std::string run_qemu_img(const std::vector<std::string>& arguments, const std::string& path) {
+  base::Process child(arguments);
+  const auto text = child.read_rest();
+  if (child.finish() == 0) return text;
+  auto said = child.errors();
+  if (said.find('\n') != std::string::npos) said.resize(said.find('\n'));
+  throw Error(Category::refused, path + ": " + (said.empty() ? "qemu-img failed" : said));
+}
+
+}  // namespace
+
+ImageFile::ImageFile(const std::string& path, ImageFileOptions options)
+    : path_(path), options_(std::move(options)) {
+  if (options_.exact) return;
+  const auto fd = base::find_regular_at(AT_FDCWD, path);
+  if (!fd) return;  // whoever opens it says what is wrong
+  const auto* format = base::named(path, [&] { return find_foreign_format(read_begin(fd->get())); });
+  if (format != nullptr) convert(format);
+}
+
+ImageFile::~ImageFile() {
+  if (is_copy_) (void)::unlink(path_.c_str());
+}
+
+void ImageFile::convert(const char* format) {
+  const auto source = plain_path(path_);
+  // Only this file is opened, as this format only, and nothing below it.
+  formats::json::Object node{{"driver", format},
+                             {"file", formats::json::Object{{"driver", "file"}, {"filename", source}}}};
+  if (std::string_view(format) == "vmdk") node.emplace_back("backing", formats::json::Value());
+  const auto image = "json:" + formats::json::to_line(node);
+  const auto told = formats::json::parse(run_qemu_img({"qemu-img", "info", "--output=json", image}, path_));
+  const auto* members = told.find_object();
+  if (members == nullptr || formats::json::find(*members, "backing-filename") != nullptr)
+    throw Error(Category::refused, path_ + ": a " + format + " image with another below it",
+                "qemu-img convert -O qcow2 makes one file of it");
+  const auto copy = options_.scratch + "/" + base::random_name();
+  is_copy_ = true;
+  const auto named = std::exchange(path_, copy);
+  (void)run_qemu_img({"qemu-img", "convert", "-O", "raw", "-S", "4k", image, plain_path(copy)}, named);
+}
+
+std::unique_ptr<formats::Disk> ImageFile::open(int fd) {
+  below_.clear();
+  auto disk = open(fd, path_, options_.exact || is_copy_, 0);
+  if (below_.size() < options_.backing.size())
+    throw Error(Category::usage, "--backing " + options_.backing[below_.size()] + ": there is no disk below");
+  return disk;
+}
+
+std::unique_ptr<formats::Disk> ImageFile::open(int fd, const std::string& path, bool is_raw,
+                                               std::size_t depth) {
+  if (is_raw || !formats::is_qcow2(read_begin(fd))) return formats::open_raw_disk(fd);
+  const auto size = base::file_size(fd);
+  const auto backing = formats::find_backing(base::reader_of(fd), size);
+  std::unique_ptr<formats::Disk> below;
+  if (backing) below = open_below(path, backing->name, backing->format, depth + 1);
+  return formats::open_qcow2(base::reader_of(fd), size, std::move(below));
+}
+
+std::unique_ptr<formats::Disk> ImageFile::open_below(const std::string& path, const std::string& name,
+                                                     const std::string& format, std::size_t depth) {
+  if (depth > kMaxDepth) throw Error(Category::refused, "more than 64 disks below one another, or a loop");
+  const bool given = depth <= options_.backing.size();
+  const auto shown = "the disk below, '" + (given ? options_.backing[depth - 1] : name) + "'";
+  std::string file;
+  base::UniqueFd fd;
+  if (given) {
+    file = options_.backing[depth - 1];
+    fd = base::open_at(AT_FDCWD, file, O_RDONLY | O_NONBLOCK);
+  } else {
+    const auto directory = std::filesystem::path(plain_path(path)).parent_path();
+    if (name.front() == '/' || name.find(':') != std::string::npos || name.find('\0') != std::string::npos)
+      throw Error(Category::refused, shown + ", is not named by a path beside the image",
+                  "if it is to be read: --backing FILE");
+    if (format != "raw" && format != "qcow2")
+      throw Error(Category::refused,
+                  shown + ", is of " + (format.empty() ? "no known format" : "format '" + format + "'"),
+                  "qemu-img rebase -u -b NAME -F FORMAT IMAGE says which it is");
+    file = (directory / name).string();
+    fd = base::named(shown, [&] {
+      return base::open_beneath(base::open_directory(AT_FDCWD, directory.string()).get(), name,
+                                O_RDONLY | O_NONBLOCK);
+    });
+  }
+  const auto state = state_of(fd.get());
+  if (!S_ISREG(state.st_mode)) throw Error(Category::refused, shown + ", is not a regular file");
+  for (const auto& other : below_)
+    if (other.state.st_dev == state.st_dev && other.state.st_ino == state.st_ino)
+      throw Error(Category::refused, shown + ", lies below itself");
+  const int raw = fd.get();
+  below_.push_back({shown, std::move(fd), state});
+  return base::named(shown, [&] { return open(raw, file, !given && format == "raw", depth); });
+}
+
+void ImageFile::require_unchanged() const {
+  for (const auto& [name, fd, before] : below_) {
+    const auto now = state_of(fd.get());
+    if (now.st_size != before.st_size || now.st_mtim.tv_sec != before.st_mtim.tv_sec ||
+        now.st_mtim.tv_nsec != before.st_mtim.tv_nsec)
+      throw Error(Category::local, name + ": changed while it was read");
+  }
+}
+
+}  // namespace shrub
