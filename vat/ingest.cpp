@@ -36,6 +36,7 @@ using formats::RecipeItem;
 constexpr std::size_t kItemsPerUnit = 256;
 constexpr std::size_t kParcelSize = std::size_t{2} << 20;
 constexpr std::size_t kChannelSize = std::size_t{4} << 20;
+constexpr std::size_t kMaxEvents = 4096;
 constexpr std::size_t kReadSize = std::size_t{1} << 20;
 static_assert(kReadSize >= std::size_t{1} << chunker::kMaxExponent);
 
@@ -64,7 +65,8 @@ class Bytes {
 /// Something the storing thread has to do, in order.
 struct Event {
   /// `content`: no more to do; all bytes before it, as many as it says, are named too.
-  enum class Type : std::uint8_t { whole, chunk, refused, hole, content, done };
+  /// `kept`: a chunk that is stored, with its id and no bytes.
+  enum class Type : std::uint8_t { whole, chunk, refused, hole, kept, content, done };
   Type type;
   ObjectId id;
   std::uint64_t size = 0;                      ///< of the content: bytes of the parcel, but for a hole
@@ -146,16 +148,17 @@ struct stat state_of(int fd) {
   return info;
 }
 
-/// Reads a disk through `buffer`, in order; what is known to be holes comes as a number.
+/// Reads a part of a disk through `buffer`, in order; what is known to be holes comes as a number.
 template <typename OnBytes, typename OnZeros>
-void read_sparse(formats::Disk& disk, base::Buffer& buffer, const OnBytes& on_bytes,
-                 const OnZeros& on_zeros) {
-  for (std::uint64_t at = 0; at < disk.size();) {
+void read_sparse(formats::Disk& disk, const formats::Disk::Extent& part, base::Buffer& buffer,
+                 const OnBytes& on_bytes, const OnZeros& on_zeros) {
+  for (std::uint64_t at = part.begin; at < part.end;) {
     const auto extent = disk.find_extent(at);
-    if (extent.begin > at) on_zeros(extent.begin - at);
-    at = extent.begin;
-    while (at < extent.end) {
-      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(extent.end - at, buffer.size()));
+    const auto begin = std::min(extent.begin, part.end), end = std::min(extent.end, part.end);
+    if (begin > at) on_zeros(begin - at);
+    at = begin;
+    while (at < end) {
+      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(end - at, buffer.size()));
       disk.read(at, {buffer.data(), count});
       on_bytes(base::Bytes(buffer).subspan(0, count));
       at += count;
@@ -172,8 +175,14 @@ void hash_zeros(base::ObjectHasher& hasher, std::uint64_t count) {
 /// Reads, cuts and names the items of one unit.
 class Worker {
  public:
-  Worker(const chunker::Parameters& parameters, base::ObjectFormat format, bool storing)
-      : parameters_(parameters), format_(format), storing_(storing), hasher_(format), buffer_(kReadSize) {}
+  /// `vat`: where it will be stored; nullptr: nowhere.
+  Worker(const chunker::Parameters& parameters, base::ObjectFormat format, Vat* vat)
+      : parameters_(parameters),
+        format_(format),
+        vat_(vat),
+        storing_(vat != nullptr),
+        hasher_(format),
+        buffer_(kReadSize) {}
 
   void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
     channel_ = &channel;
@@ -200,7 +209,7 @@ class Worker {
     if (item.kind != IngestItem::Kind::file) {
       const auto disk = item.disk(fd);
       size = disk->size();
-      id = read_large(*disk, item.kind);
+      id = item.base && storing_ ? read_like(*disk, item.kind, *item.base) : read_large(*disk, item.kind);
     } else if (size <= parameters_.average_size()) {
       read_small(fd, size);
     } else if (storing_ && size <= kReadSize) {
@@ -250,21 +259,30 @@ class Worker {
 
   /// Returns the content's id, if it is to have one.
   ObjectId read_large(formats::Disk& disk, IngestItem::Kind kind) {
-    const auto size = disk.size();
-    const bool image = kind != IngestItem::Kind::file, named = kind != IngestItem::Kind::image;
-    if (named) hasher_.reset(size);
+    const bool named = kind != IngestItem::Kind::image;
+    if (named) hasher_.reset(disk.size());
+    read_part(disk, {0, disk.size()}, kind, named);
+    return named ? hasher_.finish() : ObjectId();
+  }
+
+  /// Cuts a part of a disk. `named`: its bytes are the next of what the hasher is to name.
+  void read_part(formats::Disk& disk, const formats::Disk::Extent& part, IngestItem::Kind kind,
+                 bool named = false) {
+    if (part.begin == part.end) return;
+    const bool image = kind != IngestItem::Kind::file;
     internal::StreamCutter cutter(
         parameters_,
         [&](base::Bytes chunk) {
-          emit(chunk.size() == size && !image ? Event::Type::whole : Event::Type::chunk, chunk,
+          emit(chunk.size() == disk.size() && !image ? Event::Type::whole : Event::Type::chunk, chunk,
                image ? Grouping::single : Grouping::chunk);
           if (parcel_.bytes.size() >= kParcelSize) flush();
         },
         [&](std::uint64_t length) {
           parcel_.events.push_back({Event::Type::hole, {}, length});
-        });
+        },
+        part.begin);
     read_sparse(
-        disk, buffer_,
+        disk, part, buffer_,
         [&](base::Bytes bytes) {
           if (named) hasher_.update(bytes);
           if (storing_) cutter.feed(bytes);
@@ -276,7 +294,81 @@ class Worker {
           parcel_.read += zeros;
         });
     if (storing_) cutter.finish();
-    return named ? hasher_.finish() : ObjectId();
+  }
+
+  /// A chunk of the image that another is like.
+  struct OldChunk {
+    std::uint64_t begin, size;
+    ObjectId id;
+    bool is_same = false;
+  };
+
+  /// An image that is like another: chunks that are the same are kept, what lies between them is cut anew.
+  /// Holes always are, as what is beside them may add to them.
+  ObjectId read_like(formats::Disk& disk, IngestItem::Kind kind, const ImageBase& base) {
+    std::optional<formats::RecipeReader> recipe;
+    const auto next = [&](RecipeItem& item) {
+      try {
+        if (!recipe)
+          recipe.emplace(base.source->read(base.recipe), format_,
+                         [&](const ObjectId& id) { return base.source->read(id); });
+        return recipe->next(item);
+      } catch (const Error&) {
+        if (base.is_below) throw;
+        return false;  // what cannot be read any more is nothing to be like
+      }
+    };
+    std::uint64_t at = 0;  // what is before is done
+    std::vector<OldChunk> chunks;
+    for (bool more = true; more;) {
+      chunks.clear();
+      RecipeItem item;
+      std::uint64_t size = 0;
+      while (size < kParcelSize && (more = next(item) && recipe->offset() <= disk.size())) {
+        if (item.type != RecipeItem::Type::chunk) continue;
+        chunks.push_back({recipe->offset() - item.size, item.size, item.id});
+        size += item.size;
+      }
+      base.is_below ? find_unchanged(disk, chunks) : find_equal(disk, chunks);
+      for (const auto& chunk : chunks) {
+        if (!chunk.is_same) continue;
+        read_part(disk, {at, chunk.begin}, kind);
+        parcel_.events.push_back({Event::Type::kept, chunk.id, chunk.size});
+        parcel_.read += chunk.size;
+        at = chunk.begin + chunk.size;
+      }
+      if (parcel_.events.size() >= kMaxEvents) flush();
+    }
+    read_part(disk, {at, disk.size()}, kind);
+    if (kind != IngestItem::Kind::named_image) return {};
+    hasher_.reset(disk.size());
+    read_sparse(
+        disk, {0, disk.size()}, buffer_, [&](base::Bytes bytes) { hasher_.update(bytes); },
+        [&](std::uint64_t zeros) { hash_zeros(hasher_, zeros); });
+    return hasher_.finish();
+  }
+
+  static void find_unchanged(formats::Disk& disk, std::vector<OldChunk>& chunks) {
+    formats::Disk::Extent changed{0, 0};
+    for (auto& chunk : chunks) {
+      if (changed.end <= chunk.begin) changed = disk.find_changed(chunk.begin);
+      chunk.is_same = changed.begin >= chunk.begin + chunk.size;
+    }
+  }
+
+  /// What the vat has lost counts as new.
+  void find_equal(formats::Disk& disk, std::vector<OldChunk>& chunks) {
+    std::vector<base::Buffer> bytes;
+    std::vector<base::Bytes> views;
+    for (const auto& chunk : chunks) {
+      auto& here = bytes.emplace_back(static_cast<std::size_t>(chunk.size));
+      disk.read(chunk.begin, here);
+      views.emplace_back(here);
+    }
+    std::vector<ObjectId> ids(chunks.size());
+    base::hash_blobs(format_, views, ids);
+    for (std::size_t i = 0; i < chunks.size(); ++i)
+      chunks[i].is_same = ids[i] == chunks[i].id && vat_->find(ids[i]).has_value();
   }
 
   void emit(Event::Type type, base::Bytes bytes, Grouping grouping) {
@@ -337,7 +429,7 @@ class Worker {
         auto& content = event.item->content;
         if (content && content->blob == ObjectId() && event.item->kind == IngestItem::Kind::file)
           content->blob = last;
-      } else if (event.type != Event::Type::hole) {
+      } else if (event.type != Event::Type::hole && event.type != Event::Type::kept) {
         try {
           event.id = last = all ? ids[next] : one.hash(contents[next]);
         } catch (const Error&) {
@@ -352,6 +444,7 @@ class Worker {
 
   chunker::Parameters parameters_;
   base::ObjectFormat format_;
+  Vat* vat_;
   bool storing_;
   base::ObjectHasher hasher_;
   base::Buffer buffer_;
@@ -386,6 +479,9 @@ class Storer {
           break;
         case Event::Type::hole:
           recipe().add({RecipeItem::Type::hole, event.size, {}, 0});
+          break;
+        case Event::Type::kept:
+          recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
           break;
         case Event::Type::done:
           finish(*event.item);
@@ -510,7 +606,8 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
   try {
     for (unsigned i = 0; i < threads; ++i) {
       try {
-        workers.emplace_back([&] { work(units, Worker(parameters, format, adder != nullptr)); });
+        workers.emplace_back(
+            [&] { work(units, Worker(parameters, format, adder != nullptr ? &adder->vat() : nullptr)); });
       } catch (const std::system_error&) {
         if (workers.empty()) throw Error(Category::local, "cannot start a thread");
         break;  // those that are there do
@@ -568,6 +665,7 @@ IngestedImage ingest_image(const std::string& path, Adder& adder, const chunker:
   auto item = std::make_unique<FileItem>(
       path, options.name_content ? IngestItem::Kind::named_image : IngestItem::Kind::image);
   item->open_disk = options.open_disk;
+  item->base = options.base;
   const auto stored = ingest_one(std::move(item), adder, parameters, progress);
   return {*stored.recipe, options.name_content ? std::optional(stored.blob) : std::nullopt, stored.size};
 }

@@ -26,6 +26,14 @@ struct Ingested {
   std::uint64_t size = 0;
 };
 
+/// An image that another is like.
+struct ImageBase {
+  BlobSource* source = nullptr;  ///< of its recipe; outlives what uses it
+  base::ObjectId recipe;
+  /// It is the disk below: what the disk does not have itself is the same, and not read.
+  bool is_below = false;
+};
+
 /// One thing to ingest. Belongs to ingest() until it is handed to `done`.
 class IngestItem {
  public:
@@ -49,6 +57,8 @@ class IngestItem {
 
   /// What is to be stored of an image: by default the bytes of the file that open() gave, which outlives it.
   [[nodiscard]] virtual std::unique_ptr<formats::Disk> disk(int fd) { return formats::open_raw_disk(fd); }
+  /// The recipe of an image that is much the same: what is at the same place in both is cut as it is there.
+  std::optional<ImageBase> base;
 
  protected:
   IngestItem() = default;
@@ -99,11 +109,13 @@ struct IngestedImage {
 
 struct ImageOptions {
   bool name_content = false;  ///< hash all of it too, holes as zeros
+  std::optional<ImageBase> base;
   /// Gives the disk that is in the file; empty: the file is it. What it says to be malformed fails.
   std::function<std::unique_ptr<formats::Disk>(int fd)> open_disk;
 };
 
-/// Ingests a disk image: holes cost nothing, each chunk gets a group of its own. Throws what fails, naming
+/// Ingests a disk image: holes cost nothing, each chunk gets a group of its own. With a base, what is new is
+/// about what differs from it. Throws what fails, naming
 /// the path.
 [[nodiscard]] IngestedImage ingest_image(const std::string& path, Adder& adder,
                                          const chunker::Parameters& parameters, const ImageOptions& options,

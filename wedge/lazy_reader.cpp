@@ -189,6 +189,18 @@ std::size_t LazyReader::read(const FilePtr& file, std::uint64_t offset, base::Mu
   return bytes.size();
 }
 
+LazyReader::Run LazyReader::run_at(const FilePtr& file, std::uint64_t offset,
+                                   const std::function<bool()>& is_over) {
+  const auto all = pieces_of(file, is_over);
+  if (all->stream) return {file->size, false};
+  auto piece = all->from(offset);
+  if (piece == all->pieces.end()) return {file->size, false};
+  const bool is_hole = piece->is_hole;
+  auto end = offset;
+  for (; piece != all->pieces.end() && piece->is_hole == is_hole; ++piece) end = piece->begin + piece->size;
+  return {end, is_hole};
+}
+
 /// Has the source fetch what comes next.
 void LazyReader::read_ahead(File& file, const Pieces& all, std::uint64_t end) {
   const auto done = std::max(file.ahead_to.load(), end);

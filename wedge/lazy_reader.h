@@ -47,6 +47,15 @@ class LazyReader {
   [[nodiscard]] std::size_t read(const FilePtr& file, std::uint64_t offset, base::MutableBytes bytes,
                                  const std::function<bool()>& is_over = {});
 
+  /// Bytes from an offset on that are all of a hole, or all not.
+  struct Run {
+    std::uint64_t end = 0;
+    bool is_hole = false;
+  };
+  /// The run at `offset`, which lies in the file; it may be cut short. Reads no chunk; throws as read().
+  [[nodiscard]] Run run_at(const FilePtr& file, std::uint64_t offset,
+                           const std::function<bool()>& is_over = {});
+
  private:
   using Chunk = std::shared_ptr<const base::Buffer>;  // shared: by readers, and with the memory
   using Coming = std::shared_future<Chunk>;

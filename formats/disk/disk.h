@@ -25,6 +25,10 @@ class Disk {
   /// The first run that ends after `at`, from `at` on; [size, size) if there is none. It may be cut short.
   [[nodiscard]] virtual Extent find_extent(std::uint64_t at) = 0;
 
+  /// The same of bytes that are not as they are in the disk below, though they may be zero. All of them if
+  /// there is none.
+  [[nodiscard]] virtual Extent find_changed(std::uint64_t at) { return {at, size()}; }
+
   /// Fills `to` with what is at `at`; all of it lies inside the disk.
   virtual void read(std::uint64_t at, base::MutableBytes to) = 0;
 

@@ -198,6 +198,17 @@ class Qcow2 final : public Disk {
     return {size(), size()};
   }
 
+  [[nodiscard]] Extent find_changed(std::uint64_t at) override {
+    std::optional<std::uint64_t> begin;
+    const auto same_to = backing_ == nullptr ? 0 : backing_->size();
+    for (; at < size(); at = std::min(size(), piece_at(at).end)) {
+      const bool is_changed = piece_at(at).type != Piece::Type::below || at >= same_to;
+      if (is_changed && !begin) begin = at;
+      if (!is_changed && begin) return {*begin, at};
+    }
+    return {begin.value_or(size()), size()};
+  }
+
   void read(std::uint64_t at, base::MutableBytes to) override {
     while (!to.empty()) {
       const auto piece = piece_at(at);

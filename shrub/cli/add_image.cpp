@@ -26,6 +26,8 @@ int run(const cli::Call& call, cli::Output& output) {
   vat::Adder adder(addition.vat(), addition.options);
   vat::ImageOptions options;
   options.name_content = call.has("--git-id");
+  if (const auto& like = addition.before && addition.before->recipe ? addition.before : parent)
+    options.base = {addition.vats.source.get(), *like->recipe};
   options.open_disk = [&](int fd) { return file.open(fd); };
   const auto image = vat::ingest_image(
       file.path(), adder,

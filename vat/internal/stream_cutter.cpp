@@ -20,8 +20,12 @@ bool is_zero(const std::byte* block) {
 }  // namespace
 
 StreamCutter::StreamCutter(const chunker::Parameters& parameters, base::ByteSink on_chunk,
-                           std::function<void(std::uint64_t)> on_hole)
-    : parameters_(parameters), on_chunk_(std::move(on_chunk)), on_hole_(std::move(on_hole)) {}
+                           std::function<void(std::uint64_t)> on_hole, std::uint64_t start)
+    : parameters_(parameters),
+      on_chunk_(std::move(on_chunk)),
+      on_hole_(std::move(on_hole)),
+      start_(start),
+      classified_((start + kHoleBlock - 1) / kHoleBlock * kHoleBlock) {}
 
 void StreamCutter::feed(base::Bytes bytes) {
   // Pieces keep the buffer near twice the largest chunk, however much comes at once.
@@ -80,7 +84,8 @@ void StreamCutter::classify() {
     hole_ = zeros_;
     zeros_ = 0;
   }
-  if (hole_ == 0) cut(static_cast<std::size_t>(classified_ - zeros_ - start_), false);
+  if (hole_ == 0 && classified_ - zeros_ > start_)
+    cut(static_cast<std::size_t>(classified_ - zeros_ - start_), false);
 }
 
 void StreamCutter::compact() {

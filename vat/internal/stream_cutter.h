@@ -11,11 +11,11 @@ namespace vat::internal {
 
 /// A maximal run of whole, 4096-aligned zero blocks of 64 KiB or more is a hole; the bytes between holes are
 /// chunked as streams of their own. The result depends on the bytes only, not on how they are fed. One thread
-/// at a time.
+/// at a time. `start`: where in a larger content the stream begins; blocks are aligned in that.
 class StreamCutter {
  public:
   StreamCutter(const chunker::Parameters& parameters, base::ByteSink on_chunk,
-               std::function<void(std::uint64_t)> on_hole);
+               std::function<void(std::uint64_t)> on_hole, std::uint64_t start = 0);
   void feed(base::Bytes bytes);
   /// The same as feeding that many zeros, but nearly free.
   void feed_zeros(std::uint64_t count);

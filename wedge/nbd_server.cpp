@@ -1,0 +1,489 @@
+#include "wedge/nbd_server.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "formats/base/file.h"
+
+namespace wedge {
+namespace {
+
+using base::Category;
+using base::Error;
+
+constexpr std::size_t kThreads = 8;         ///< of a connection: requests that are answered at a time
+constexpr std::size_t kMaxConnections = 16;
+constexpr std::uint32_t kMaxRequest = std::uint32_t{32} << 20;  ///< bytes of a read or write
+constexpr std::uint32_t kMaxOption = 4096;                      ///< bytes
+constexpr std::uint32_t kAllocation = 1;                        ///< number of the context base:allocation
+constexpr std::string_view kAllocationName = "base:allocation";
+constexpr std::size_t kMaxRuns = 4096;  ///< in one answer
+
+// The handshake.
+constexpr std::uint64_t kMagic = 0x4e42444d41474943, kOptionMagic = 0x49484156454f5054, kReplyMagic = 0x3e889045565a9;
+constexpr std::uint16_t kFixedNewstyle = 1, kNoZeroes = 2;
+enum Option : std::uint32_t { export_name = 1, abort_it = 2, list = 3, info = 6, go = 7, structured = 8, list_context = 9, set_context = 10 };
+constexpr std::uint32_t kAck = 1, kServer = 2, kInfo = 3, kContext = 4;
+constexpr std::uint32_t kUnsupported = 0x80000001, kInvalid = 0x80000003, kUnknown = 0x80000006;
+
+// Transmission.
+constexpr std::uint16_t kHasFlags = 1, kReadOnly = 2, kSendFlush = 4, kSendFua = 8, kSendZeroes = 64, kMultiConnection = 256,
+                        kSendCache = 1024;
+constexpr std::uint32_t kRequestMagic = 0x25609513, kSimpleMagic = 0x67446698, kStructuredMagic = 0x668e33ef;
+enum Type : std::uint16_t { read_ = 0, write_ = 1, disconnect = 2, flush = 3, trim = 4, cache = 5, write_zeroes = 6, block_status = 7 };
+constexpr std::uint16_t kOneRun = 8;  // request flag
+constexpr std::uint16_t kDone = 1;    // reply flag
+constexpr std::uint16_t kChunkNone = 0, kChunkData = 1, kChunkStatus = 5, kChunkError = 0x8001;
+constexpr std::uint32_t kHoleAndZero = 3;
+
+/// The client is gone, or does not speak the protocol.
+struct Over {};
+
+void append_be(base::Buffer& to, auto value) {
+  for (std::size_t i = sizeof value; i-- > 0;) to.push_back(static_cast<std::byte>(value >> (8 * i)));
+}
+template <typename T>
+T load_be(const std::byte* from) {
+  T value = 0;
+  for (std::size_t i = 0; i < sizeof(T); ++i) value = static_cast<T>(value << 8 | std::to_integer<T>(from[i]));
+  return value;
+}
+
+}  // namespace
+
+class NbdServer::Connection {
+ public:
+  Connection(NbdServer& server, base::UniqueFd socket) : server_(server), socket_(std::move(socket)) {
+    const int yes = 1;
+    (void)::setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);  // a unix socket has none
+  }
+
+  void run() {
+    try {
+      shake_hands();
+      if (disk_ == nullptr) return;
+      std::vector<std::jthread> others;
+      for (std::size_t i = 1; i < kThreads; ++i) others.emplace_back([this] { answer_all(); });
+      answer_all();
+    } catch (const Over&) {
+    }
+  }
+
+  void close() { (void)::shutdown(socket_.get(), SHUT_RDWR); }
+
+ private:
+  void receive(base::MutableBytes to) {
+    while (!to.empty()) {
+      const auto count = ::recv(socket_.get(), to.data(), to.size(), 0);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) throw Over{};
+      to = to.subspan(static_cast<std::size_t>(count));
+    }
+  }
+  template <typename T>
+  T receive() {
+    std::array<std::byte, sizeof(T)> bytes{};
+    receive(bytes);
+    return load_be<T>(bytes.data());
+  }
+  void send(base::Bytes bytes, bool more = false) {
+    while (!bytes.empty()) {
+      const auto count = ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) throw Over{};
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
+  // --- the handshake
+
+  void reply(std::uint32_t option, std::uint32_t type, base::Bytes data = {}) {
+    base::Buffer bytes;
+    append_be(bytes, kReplyMagic);
+    append_be(bytes, option);
+    append_be(bytes, type);
+    append_be(bytes, static_cast<std::uint32_t>(data.size()));
+    base::append(bytes, data);
+    send(bytes);
+  }
+
+  void shake_hands() {
+    base::Buffer hello;
+    append_be(hello, kMagic);
+    append_be(hello, kOptionMagic);
+    append_be(hello, static_cast<std::uint16_t>(kFixedNewstyle | kNoZeroes));
+    send(hello);
+    const auto flags = receive<std::uint32_t>();
+    if (flags & ~std::uint32_t{kFixedNewstyle | kNoZeroes}) throw Over{};
+    while (disk_ == nullptr) {
+      if (receive<std::uint64_t>() != kOptionMagic) throw Over{};
+      const auto option = receive<std::uint32_t>();
+      const auto size = receive<std::uint32_t>();
+      if (size > kMaxOption) throw Over{};
+      base::Buffer data(size);
+      receive(data);
+      if (!answer_option(option, data, (flags & kNoZeroes) != 0)) return;
+    }
+  }
+
+  /// False if the client wants to go.
+  bool answer_option(std::uint32_t option, base::Bytes data, bool no_zeroes) {
+    switch (option) {
+      case export_name:
+        return begin_old(data, no_zeroes);
+      case abort_it:
+        reply(option, kAck);
+        return false;
+      case list:
+        if (!data.empty()) return reply(option, kInvalid), true;
+        for (const auto& disk : server_.disks_) {
+          base::Buffer name;
+          append_be(name, static_cast<std::uint32_t>(disk.name.size()));
+          base::append(name, base::as_bytes(disk.name));
+          reply(option, kServer, name);
+        }
+        return reply(option, kAck), true;
+      case info:
+      case go:
+        return answer_info(option, data), true;
+      case structured:
+        is_structured_ = data.empty();
+        return reply(option, data.empty() ? kAck : kInvalid), true;
+      case list_context:
+      case set_context:
+        return answer_context(option, data), true;
+      default:
+        return reply(option, kUnsupported), true;
+    }
+  }
+
+  const NbdDisk* find_disk(std::string_view name) const {
+    for (const auto& disk : server_.disks_)
+      if (disk.name == name) return &disk;
+    return name.empty() && !server_.disks_.empty() ? &server_.disks_.front() : nullptr;
+  }
+
+  std::uint16_t flags_of(const NbdDisk& disk) const {
+    const int flags = kHasFlags | kSendFlush | kSendCache;
+    return static_cast<std::uint16_t>(disk.write ? flags | kSendFua | kSendZeroes : flags | kReadOnly | kMultiConnection);
+  }
+
+  /// The oldest form: no way to say no but to go.
+  bool begin_old(base::Bytes name, bool no_zeroes) {
+    const auto* disk = find_disk(base::as_chars(name));
+    if (disk == nullptr) return false;
+    base::Buffer bytes;
+    append_be(bytes, disk->size);
+    append_be(bytes, flags_of(*disk));
+    if (!no_zeroes) bytes.resize(bytes.size() + 124);
+    send(bytes);
+    disk_ = disk;
+    return true;
+  }
+
+  /// Takes a string with its size before it off the front; nullopt if there is none.
+  static std::optional<std::string_view> take_string(base::Bytes& data) {
+    if (data.size() < 4) return std::nullopt;
+    const auto size = load_be<std::uint32_t>(data.data());
+    data = data.subspan(4);
+    if (size > data.size()) return std::nullopt;
+    const auto text = base::as_chars(data.first(size));
+    data = data.subspan(size);
+    return text;
+  }
+
+  void answer_info(std::uint32_t option, base::Bytes data) {
+    const auto name = take_string(data);
+    if (!name || data.size() < 2 || data.size() != 2 + 2 * std::size_t{load_be<std::uint16_t>(data.data())})
+      return reply(option, kInvalid);
+    const auto* disk = find_disk(*name);
+    if (disk == nullptr) return reply(option, kUnknown);
+    base::Buffer what;
+    append_be(what, std::uint16_t{0});  // size and flags
+    append_be(what, disk->size);
+    append_be(what, flags_of(*disk));
+    reply(option, kInfo, what);
+    what.clear();
+    append_be(what, std::uint16_t{3});  // sizes of requests
+    append_be(what, std::uint32_t{1});
+    append_be(what, std::uint32_t{65536});
+    append_be(what, kMaxRequest);
+    reply(option, kInfo, what);
+    reply(option, kAck);
+    if (option == go) disk_ = disk;
+  }
+
+  void answer_context(std::uint32_t option, base::Bytes data) {
+    const auto name = take_string(data);
+    if (!name || data.size() < 4 || !is_structured_) return reply(option, kInvalid);
+    auto count = load_be<std::uint32_t>(data.data());
+    data = data.subspan(4);
+    bool wanted = count == 0 && option == list_context;
+    for (; count > 0; --count) {
+      const auto query = take_string(data);
+      if (!query) return reply(option, kInvalid);
+      wanted = wanted || *query == kAllocationName || (option == list_context && *query == "base:");
+    }
+    if (find_disk(*name) == nullptr) return reply(option, kUnknown);
+    if (option == set_context) has_context_ = wanted;
+    if (wanted) {
+      base::Buffer context;
+      append_be(context, kAllocation);
+      base::append(context, base::as_bytes(kAllocationName));
+      reply(option, kContext, context);
+    }
+    reply(option, kAck);
+  }
+
+  // --- transmission
+
+  struct Request {
+    std::uint16_t flags, type;
+    std::uint64_t cookie, at;
+    std::uint32_t size;
+  };
+
+  /// Threads take turns at reading requests, and answer them side by side.
+  void answer_all() {
+    try {
+      base::Buffer data;
+      while (true) {
+        const auto request = next(data);
+        if (request.type == disconnect) break;
+        answer(request, data);
+      }
+    } catch (const Over&) {
+    }
+    close();
+  }
+
+  Request next(base::Buffer& data) {
+    const std::lock_guard turn(receiving_);
+    std::array<std::byte, 28> bytes{};
+    receive(bytes);
+    if (load_be<std::uint32_t>(bytes.data()) != kRequestMagic) throw Over{};
+    Request request{load_be<std::uint16_t>(bytes.data() + 4), load_be<std::uint16_t>(bytes.data() + 6),
+                    load_be<std::uint64_t>(bytes.data() + 8), load_be<std::uint64_t>(bytes.data() + 16),
+                    load_be<std::uint32_t>(bytes.data() + 24)};
+    if (request.type == write_) {
+      if (request.size > kMaxRequest) throw Over{};
+      data.resize(request.size);
+      receive(data);
+    }
+    return request;
+  }
+
+  void answer(const Request& request, base::Buffer& data) {
+    const bool inside = request.at <= disk_->size && request.size <= disk_->size - request.at;
+    const auto is_over = [this] { return server_.is_over_ || is_gone(); };
+    int failure = inside ? 0 : EINVAL;
+    base::Buffer runs;
+    try {
+      if (!inside) {
+      } else if (request.type == read_) {
+        if (request.size > kMaxRequest || request.size == 0) failure = EINVAL;
+        data.resize(failure != 0 ? 0 : request.size);
+        if (failure == 0) disk_->read(request.at, data, is_over);
+      } else if (request.type == write_ || request.type == write_zeroes || request.type == trim) {
+        failure = write(request, data);
+      } else if (request.type == block_status) {
+        if (!has_context_ || request.size == 0)
+          failure = EINVAL;
+        else
+          runs = find_runs(request, is_over);
+      } else if (request.type != flush && request.type != cache) {
+        failure = EINVAL;
+      }
+    } catch (const Error& error) {
+      if (error.category() != Category::busy && server_.on_failure_)
+        server_.on_failure_(disk_->name + ": " + error.what());
+      failure = EIO;
+    }
+    if (request.type == read_ && failure == 0)
+      send_data(request, data);
+    else if (request.type == block_status && failure == 0)
+      send_chunk(request, kChunkStatus, runs);
+    else
+      send_result(request, failure);
+  }
+
+  int write(const Request& request, base::Bytes data) {
+    if (!disk_->write) return EPERM;
+    if (request.type == write_) {
+      disk_->write(request.at, data);
+      return 0;
+    }
+    if (request.type == trim) return 0;
+    const base::Buffer zeros(std::min<std::uint32_t>(request.size, 1 << 20));
+    for (std::uint64_t done = 0; done < request.size; done += zeros.size())
+      disk_->write(request.at + done,
+                   base::Bytes(zeros).first(static_cast<std::size_t>(std::min<std::uint64_t>(zeros.size(), request.size - done))));
+    return 0;
+  }
+
+  base::Buffer find_runs(const Request& request, const std::function<bool()>& is_over) const {
+    base::Buffer runs;
+    append_be(runs, kAllocation);
+    const auto end = request.at + request.size;
+    std::size_t count = 0;
+    for (auto at = request.at; at < end && count < kMaxRuns; ++count) {
+      const auto run = disk_->run_at(at, is_over);
+      const auto to = std::min(run.end, end);
+      if (to <= at) throw Error(Category::internal, "a run of no bytes");
+      append_be(runs, static_cast<std::uint32_t>(to - at));
+      append_be(runs, run.is_hole ? kHoleAndZero : std::uint32_t{0});
+      at = to;
+      if (request.flags & kOneRun) break;
+    }
+    return runs;
+  }
+
+  void send_result(const Request& request, int failure) {
+    if (is_structured_ && (failure != 0 || request.type == read_ || request.type == block_status)) {
+      base::Buffer error;
+      append_be(error, static_cast<std::uint32_t>(failure));
+      append_be(error, std::uint16_t{0});
+      return send_chunk(request, failure != 0 ? kChunkError : kChunkNone, failure != 0 ? base::Bytes(error) : base::Bytes());
+    }
+    base::Buffer bytes;
+    append_be(bytes, kSimpleMagic);
+    append_be(bytes, static_cast<std::uint32_t>(failure));
+    append_be(bytes, request.cookie);
+    const std::lock_guard turn(sending_);
+    send(bytes);
+  }
+
+  void send_data(const Request& request, base::Bytes data) {
+    base::Buffer bytes;
+    if (is_structured_) {
+      append_chunk_head(bytes, request, kChunkData, data.size() + 8);
+      append_be(bytes, request.at);
+    } else {
+      append_be(bytes, kSimpleMagic);
+      append_be(bytes, std::uint32_t{0});
+      append_be(bytes, request.cookie);
+    }
+    const std::lock_guard turn(sending_);
+    send(bytes, true);
+    send(data);
+  }
+
+  void send_chunk(const Request& request, std::uint16_t type, base::Bytes payload) {
+    base::Buffer bytes;
+    append_chunk_head(bytes, request, type, payload.size());
+    base::append(bytes, payload);
+    const std::lock_guard turn(sending_);
+    send(bytes);
+  }
+
+  static void append_chunk_head(base::Buffer& bytes, const Request& request, std::uint16_t type, std::size_t size) {
+    append_be(bytes, kStructuredMagic);
+    append_be(bytes, kDone);
+    append_be(bytes, type);
+    append_be(bytes, request.cookie);
+    append_be(bytes, static_cast<std::uint32_t>(size));
+  }
+
+  /// Whoever reads for it need not wait on.
+  bool is_gone() const {
+    pollfd poll{socket_.get(), POLLRDHUP, 0};
+    return ::poll(&poll, 1, 0) > 0 && (poll.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+  }
+
+  NbdServer& server_;
+  const base::UniqueFd socket_;
+  const NbdDisk* disk_ = nullptr;
+  bool is_structured_ = false, has_context_ = false;
+  std::mutex receiving_, sending_;  ///< the turn to read a request; to write an answer
+};
+
+NbdServer::NbdServer(base::UniqueFd listening, std::vector<NbdDisk> disks,
+                     std::function<void(const std::string&)> on_failure)
+    : listening_(std::move(listening)),
+      disks_(std::move(disks)),
+      on_failure_(std::move(on_failure)),
+      acceptor_([this] { accept_all(); }) {}
+
+NbdServer::~NbdServer() {
+  is_over_ = true;
+  (void)::shutdown(listening_.get(), SHUT_RDWR);
+  acceptor_.join();
+}
+
+void NbdServer::accept_all() {
+  struct Served {
+    std::unique_ptr<Connection> connection;
+    std::atomic<bool> is_done = false;
+    std::jthread thread;  // last: uses the rest
+  };
+  std::list<Served> all;
+  while (!is_over_) {
+    pollfd poll{listening_.get(), POLLIN, 0};
+    (void)::poll(&poll, 1, 200);
+    all.remove_if([](const Served& one) { return one.is_done.load(); });
+    if ((poll.revents & POLLIN) == 0) continue;
+    base::UniqueFd socket(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (socket.get() < 0 || all.size() >= kMaxConnections) continue;
+    ++connections_;
+    ++open_;
+    auto& one = all.emplace_back();
+    one.connection = std::make_unique<Connection>(*this, std::move(socket));
+    one.thread = std::jthread([this, &one] {
+      one.connection->run();
+      --open_;
+      one.is_done = true;
+    });
+  }
+  for (auto& one : all) one.connection->close();
+}
+
+base::UniqueFd listen_at(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path)
+    throw Error(Category::usage, path + ": too long for the name of a socket");
+  std::memcpy(address.sun_path, path.data(), path.size());
+  struct stat there {};
+  if (::lstat(path.c_str(), &there) == 0) {
+    if (!S_ISSOCK(there.st_mode)) throw Error(Category::refused, path + ": something else is there");
+    (void)::unlink(path.c_str());
+  }
+  base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (socket.get() < 0) base::throw_errno("socket", errno);
+  (void)::fchmod(socket.get(), 0600);  // becomes the mode of the name
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(socket.get(), 8) != 0)
+    base::throw_errno(path, errno);
+  return socket;
+}
+
+base::UniqueFd listen_on_loopback(std::uint16_t& port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(port);
+  base::UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (socket.get() < 0) base::throw_errno("socket", errno);
+  const int yes = 1;
+  (void)::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  socklen_t size = sizeof address;
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), size) != 0 ||
+      ::listen(socket.get(), 8) != 0 ||
+      ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    base::throw_errno("port " + std::to_string(port), errno);
+  port = ntohs(address.sin_port);
+  return socket;
+}
+
+}  // namespace wedge

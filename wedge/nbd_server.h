@@ -1,0 +1,67 @@
+// Serves disks by NBD, the network block device protocol: doc/proto.md of the NBD project, fixed newstyle with
+// structured replies, where the client wants them, and the metadata context base:allocation.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "formats/base/bytes.h"
+#include "formats/base/error.h"
+#include "formats/base/unique_fd.h"
+
+namespace wedge {
+
+/// What is served under one name. Its functions are called from any thread; what they throw becomes an I/O
+/// error of that request.
+struct NbdDisk {
+  std::string name;
+  std::uint64_t size = 0;  ///< bytes
+  /// Fills `to`; all of it lies inside the disk.
+  std::function<void(std::uint64_t at, base::MutableBytes to, const std::function<bool()>& is_over)> read;
+  struct Run {
+    std::uint64_t end = 0;
+    bool is_hole = false;
+  };
+  std::function<Run(std::uint64_t at, const std::function<bool()>& is_over)> run_at;
+  std::function<void(std::uint64_t at, base::Bytes)> write = {};  ///< empty: it is read-only
+};
+
+/// Nothing a client sends is trusted. Errors: local.
+class NbdServer {
+ public:
+  /// `listening`: a socket that is bound and listens. `on_failure`: told of each I/O error, from any thread.
+  NbdServer(base::UniqueFd listening, std::vector<NbdDisk> disks,
+            std::function<void(const std::string&)> on_failure);
+  /// Closes all connections.
+  ~NbdServer();
+  NbdServer(const NbdServer&) = delete;
+  NbdServer& operator=(const NbdServer&) = delete;
+
+  /// Connections so far, and those that are open.
+  [[nodiscard]] std::uint64_t connections() const noexcept { return connections_; }
+  [[nodiscard]] std::uint64_t open_connections() const noexcept { return open_; }
+
+ private:
+  class Connection;
+  void accept_all();
+
+  base::UniqueFd listening_;
+  const std::vector<NbdDisk> disks_;
+  const std::function<void(const std::string&)> on_failure_;
+  std::atomic<bool> is_over_ = false;
+  std::atomic<std::uint64_t> connections_ = 0, open_ = 0;
+  std::thread acceptor_;
+};
+
+/// A socket at `path`, for this user only. Throws local; refused if something else is at the path.
+[[nodiscard]] base::UniqueFd listen_at(const std::string& path);
+/// A socket on 127.0.0.1; `port` 0: any, and then it is set.
+[[nodiscard]] base::UniqueFd listen_on_loopback(std::uint16_t& port);
+
+}  // namespace wedge
