@@ -22,7 +22,7 @@ namespace {
 using base::Category;
 using base::Error;
 
-constexpr std::size_t kThreads = 8;         ///< of a connection: requests that are answered at a time
+constexpr std::size_t kThreads = 8;  ///< of a connection: requests that are answered at a time
 constexpr std::size_t kMaxConnections = 16;
 constexpr std::uint32_t kMaxRequest = std::uint32_t{32} << 20;  ///< bytes of a read or write
 constexpr std::uint32_t kMaxOption = 4096;                      ///< bytes
@@ -31,17 +31,36 @@ constexpr std::string_view kAllocationName = "base:allocation";
 constexpr std::size_t kMaxRuns = 4096;  ///< in one answer
 
 // The handshake.
-constexpr std::uint64_t kMagic = 0x4e42444d41474943, kOptionMagic = 0x49484156454f5054, kReplyMagic = 0x3e889045565a9;
+constexpr std::uint64_t kMagic = 0x4e42444d41474943, kOptionMagic = 0x49484156454f5054,
+                        kReplyMagic = 0x3e889045565a9;
 constexpr std::uint16_t kFixedNewstyle = 1, kNoZeroes = 2;
-enum Option : std::uint32_t { export_name = 1, abort_it = 2, list = 3, info = 6, go = 7, structured = 8, list_context = 9, set_context = 10 };
+enum Option : std::uint32_t {
+  export_name = 1,
+  abort_it = 2,
+  list = 3,
+  info = 6,
+  go = 7,
+  structured = 8,
+  list_context = 9,
+  set_context = 10
+};
 constexpr std::uint32_t kAck = 1, kServer = 2, kInfo = 3, kContext = 4;
 constexpr std::uint32_t kUnsupported = 0x80000001, kInvalid = 0x80000003, kUnknown = 0x80000006;
 
 // Transmission.
-constexpr std::uint16_t kHasFlags = 1, kReadOnly = 2, kSendFlush = 4, kSendFua = 8, kSendZeroes = 64, kMultiConnection = 256,
-                        kSendCache = 1024;
+constexpr std::uint16_t kHasFlags = 1, kReadOnly = 2, kSendFlush = 4, kSendFua = 8, kSendZeroes = 64,
+                        kMultiConnection = 256, kSendCache = 1024;
 constexpr std::uint32_t kRequestMagic = 0x25609513, kSimpleMagic = 0x67446698, kStructuredMagic = 0x668e33ef;
-enum Type : std::uint16_t { read_ = 0, write_ = 1, disconnect = 2, flush = 3, trim = 4, cache = 5, write_zeroes = 6, block_status = 7 };
+enum Type : std::uint16_t {
+  read_ = 0,
+  write_ = 1,
+  disconnect = 2,
+  flush = 3,
+  trim = 4,
+  cache = 5,
+  write_zeroes = 6,
+  block_status = 7
+};
 constexpr std::uint16_t kOneRun = 8;  // request flag
 constexpr std::uint16_t kDone = 1;    // reply flag
 constexpr std::uint16_t kChunkNone = 0, kChunkData = 1, kChunkStatus = 5, kChunkError = 0x8001;
@@ -56,7 +75,8 @@ void append_be(base::Buffer& to, auto value) {
 template <typename T>
 T load_be(const std::byte* from) {
   T value = 0;
-  for (std::size_t i = 0; i < sizeof(T); ++i) value = static_cast<T>(value << 8 | std::to_integer<T>(from[i]));
+  for (std::size_t i = 0; i < sizeof(T); ++i)
+    value = static_cast<T>(value << 8 | std::to_integer<T>(from[i]));
   return value;
 }
 
@@ -99,7 +119,8 @@ class NbdServer::Connection {
   }
   void send(base::Bytes bytes, bool more = false) {
     while (!bytes.empty()) {
-      const auto count = ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+      const auto count =
+          ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | (more ? MSG_MORE : 0));
       if (count < 0 && errno == EINTR) continue;
       if (count <= 0) throw Over{};
       bytes = bytes.subspan(static_cast<std::size_t>(count));
@@ -176,7 +197,8 @@ class NbdServer::Connection {
 
   std::uint16_t flags_of(const NbdDisk& disk) const {
     const int flags = kHasFlags | kSendFlush | kSendCache;
-    return static_cast<std::uint16_t>(disk.write ? flags | kSendFua | kSendZeroes : flags | kReadOnly | kMultiConnection);
+    return static_cast<std::uint16_t>(disk.write ? flags | kSendFua | kSendZeroes
+                                                 : flags | kReadOnly | kMultiConnection);
   }
 
   /// The oldest form: no way to say no but to go.
@@ -327,8 +349,8 @@ class NbdServer::Connection {
     if (request.type == trim) return 0;
     const base::Buffer zeros(std::min<std::uint32_t>(request.size, 1 << 20));
     for (std::uint64_t done = 0; done < request.size; done += zeros.size())
-      disk_->write(request.at + done,
-                   base::Bytes(zeros).first(static_cast<std::size_t>(std::min<std::uint64_t>(zeros.size(), request.size - done))));
+      disk_->write(request.at + done, base::Bytes(zeros).first(static_cast<std::size_t>(
+                                          std::min<std::uint64_t>(zeros.size(), request.size - done))));
     return 0;
   }
 
@@ -354,7 +376,8 @@ class NbdServer::Connection {
       base::Buffer error;
       append_be(error, static_cast<std::uint32_t>(failure));
       append_be(error, std::uint16_t{0});
-      return send_chunk(request, failure != 0 ? kChunkError : kChunkNone, failure != 0 ? base::Bytes(error) : base::Bytes());
+      return send_chunk(request, failure != 0 ? kChunkError : kChunkNone,
+                        failure != 0 ? base::Bytes(error) : base::Bytes());
     }
     base::Buffer bytes;
     append_be(bytes, kSimpleMagic);
@@ -387,7 +410,8 @@ class NbdServer::Connection {
     send(bytes);
   }
 
-  static void append_chunk_head(base::Buffer& bytes, const Request& request, std::uint16_t type, std::size_t size) {
+  static void append_chunk_head(base::Buffer& bytes, const Request& request, std::uint16_t type,
+                                std::size_t size) {
     append_be(bytes, kStructuredMagic);
     append_be(bytes, kDone);
     append_be(bytes, type);

@@ -1,5 +1,5 @@
-// Serves disks by NBD, the network block device protocol: doc/proto.md of the NBD project, fixed newstyle with
-// structured replies, where the client wants them, and the metadata context base:allocation.
+// Serves disks by NBD, the network block device protocol: doc/proto.md of the NBD project, fixed newstyle
+// with structured replies, where the client wants them, and the metadata context base:allocation.
 #pragma once
 
 #include <atomic>

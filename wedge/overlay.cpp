@@ -19,7 +19,9 @@ Overlay::Overlay(NbdDisk below, const std::string& directory)
 
 NbdDisk Overlay::disk() {
   return {below_.name, below_.size,
-          [this](std::uint64_t at, base::MutableBytes to, const std::function<bool()>& is_over) { read(at, to, is_over); },
+          [this](std::uint64_t at, base::MutableBytes to, const std::function<bool()>& is_over) {
+            read(at, to, is_over);
+          },
           [this](std::uint64_t at, const std::function<bool()>& is_over) { return run_at(at, is_over); },
           [this](std::uint64_t at, base::Bytes bytes) { write(at, bytes); }};
 }
@@ -61,7 +63,8 @@ void Overlay::write(std::uint64_t at, base::Bytes bytes) {
   if (end % kBlock != 0 && end != below_.size) copy_up(end);
   write_file(at, bytes);
   const std::lock_guard lock(mutex_);
-  for (auto block = at / kBlock; block * kBlock < end; ++block) written_[static_cast<std::size_t>(block)] = true;
+  for (auto block = at / kBlock; block * kBlock < end; ++block)
+    written_[static_cast<std::size_t>(block)] = true;
 }
 
 void Overlay::copy_up(std::uint64_t at) {

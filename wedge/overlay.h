@@ -41,9 +41,9 @@ class Overlay {
 
   const NbdDisk below_;
   base::UniqueFd file_;
-  std::mutex writing_;            ///< one write at a time
-  std::mutex mutex_;              ///< guards written_
-  std::vector<bool> written_;     ///< by block
+  std::mutex writing_;         ///< one write at a time
+  std::mutex mutex_;           ///< guards written_
+  std::vector<bool> written_;  ///< by block
 };
 
 }  // namespace wedge

@@ -32,6 +32,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command push_command();
 [[nodiscard]] cli::Command mount_command();
 [[nodiscard]] cli::Command mounts_command();
+[[nodiscard]] cli::Command nbd_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 

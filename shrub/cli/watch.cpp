@@ -1,12 +1,11 @@
 #include <poll.h>
-#include <signal.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
 
 #include "formats/base/error.h"
+#include "shrub/cli/signals.h"
 #include "shrub/cli/verbs.h"
 #include "wedge/directory_watch.h"
 
@@ -17,31 +16,6 @@ using base::Category;
 using base::Error;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
-
-/// SIGINT and SIGTERM come through a descriptor while this lives.
-class Signals {
- public:
-  Signals() {
-    ::sigemptyset(&set_);
-    ::sigaddset(&set_, SIGINT);
-    ::sigaddset(&set_, SIGTERM);
-    (void)::pthread_sigmask(SIG_BLOCK, &set_, &before_);
-    fd_ = base::UniqueFd(::signalfd(-1, &set_, SFD_CLOEXEC));
-    if (!fd_) base::throw_errno("signalfd", errno);
-  }
-  ~Signals() { (void)::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  Signals(const Signals&) = delete;
-  Signals& operator=(const Signals&) = delete;
-  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
-  [[nodiscard]] int take() const {
-    signalfd_siginfo info{};
-    return ::read(fd_.get(), &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo) : 0;
-  }
-
- private:
-  sigset_t set_{}, before_{};
-  base::UniqueFd fd_;
-};
 
 /// Waits until the tree has changed and then been quiet for `settle`, or `longest` has passed since it
 /// changed, or `interval` has passed without a change. The signal that ended it, or 0.

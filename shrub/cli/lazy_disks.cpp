@@ -1,0 +1,79 @@
+#include "shrub/cli/lazy_disks.h"
+
+#include <algorithm>
+
+#include "formats/base/error.h"
+
+namespace shrub_cli {
+namespace {
+
+using base::Category;
+using base::Error;
+
+class OpenDisk final : public formats::Disk {
+ public:
+  OpenDisk(wedge::LazyReader& reader, wedge::LazyReader::FilePtr file, std::uint64_t size)
+      : reader_(reader), file_(std::move(file)), size_(size) {}
+  [[nodiscard]] std::uint64_t size() const noexcept override { return size_; }
+  [[nodiscard]] Extent find_extent(std::uint64_t at) override {
+    while (at < size_) {
+      const auto run = reader_.run_at(file_, at);
+      if (!run.is_hole) return {at, run.end};
+      at = run.end;
+    }
+    return {size_, size_};
+  }
+  void read(std::uint64_t at, base::MutableBytes to) override { (void)reader_.read(file_, at, to); }
+
+ private:
+  wedge::LazyReader& reader_;
+  const wedge::LazyReader::FilePtr file_;
+  const std::uint64_t size_;
+};
+
+}  // namespace
+
+wedge::NbdDisk LazyDisk::export_as(const std::string& name) const {
+  return {name, vref.size,
+          [reader = reader, file = file](std::uint64_t at, base::MutableBytes to,
+                                         const std::function<bool()>& is_over) {
+            (void)reader->read(file, at, to, is_over);
+          },
+          [reader = reader, file = file](std::uint64_t at, const std::function<bool()>& is_over) {
+            const auto run = reader->run_at(file, at, is_over);
+            return wedge::NbdDisk::Run{run.end, run.is_hole};
+          }};
+}
+
+std::unique_ptr<formats::Disk> LazyDisk::open() const {
+  return std::make_unique<OpenDisk>(*reader, file, vref.size);
+}
+
+LazyDisk LazyDisks::open(const std::string& path) {
+  auto named = find_named(path, call_);
+  const auto vref = named.shrub.read(named.entry);
+  if (vref.type == formats::Vref::Type::tree) throw Error(Category::usage, path + ": a tree, not a disk");
+  auto& there = opened(named.shrub);
+  base::named(path, [&] { there.vats.source->learn({{}, {}, vref.blob, vref.recipe}, true); });
+  auto file = there.reader->open(vref.size,
+                                 [made = wedge::LazyReader::Made{vref.blob, vref.recipe}] { return made; });
+  return {std::move(named), vref, &there.vats, there.reader.get(), std::move(file)};
+}
+
+const shrub::Vats& LazyDisks::vats_of(const shrub::Shrub& shrub) {
+  return opened(shrub).vats;
+}
+
+void LazyDisks::report() {
+  for (const auto& [root, opened] : opened_) report_peers(opened.vats, output_);
+}
+
+LazyDisks::Opened& LazyDisks::opened(const shrub::Shrub& shrub) {
+  const auto known = opened_.find(shrub.root());
+  if (known != opened_.end()) return known->second;
+  auto vats = open_vats(shrub, call_, output_);
+  auto reader = std::make_unique<wedge::LazyReader>(*vats.source, wedge::LazyReader::Options{});
+  return opened_.emplace(shrub.root(), Opened{std::move(vats), std::move(reader)}).first->second;
+}
+
+}  // namespace shrub_cli

@@ -1,0 +1,55 @@
+// Images and files of vrefs as disks, read as they are touched.
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "formats/disk/disk.h"
+#include "shrub/cli/verbs.h"
+#include "wedge/lazy_reader.h"
+#include "wedge/nbd_server.h"
+
+namespace shrub_cli {
+
+/// One disk of a vref.
+struct LazyDisk {
+  NamedVref named;
+  formats::Vref vref;
+  const shrub::Vats* vats = nullptr;
+  wedge::LazyReader* reader = nullptr;
+  wedge::LazyReader::FilePtr file;
+
+  [[nodiscard]] wedge::NbdDisk export_as(const std::string& name) const;
+  /// For one thread; what this was made of outlives it.
+  [[nodiscard]] std::unique_ptr<formats::Disk> open() const;
+};
+
+/// What vrefs need to be read, once for each shrub.
+class LazyDisks {
+ public:
+  /// Both outlive it.
+  LazyDisks(const cli::Call& call, cli::Output& output) : call_(call), output_(output) {}
+  LazyDisks(const LazyDisks&) = delete;
+  LazyDisks& operator=(const LazyDisks&) = delete;
+
+  /// Finds out where its chunks lie. Throws usage for a tree.
+  [[nodiscard]] LazyDisk open(const std::string& path);
+  [[nodiscard]] const shrub::Vats& vats_of(const shrub::Shrub& shrub);
+  /// With -v, of all peers.
+  void report();
+
+ private:
+  struct Opened {
+    shrub::Vats vats;
+    std::unique_ptr<wedge::LazyReader> reader;
+  };
+  Opened& opened(const shrub::Shrub& shrub);
+
+  const cli::Call& call_;
+  cli::Output& output_;
+  std::map<std::string, Opened> opened_;  ///< by the root of the shrub
+};
+
+}  // namespace shrub_cli
