@@ -12,7 +12,7 @@ install(FILES "${PROJECT_BINARY_DIR}/shrubConfig.cmake" "${PROJECT_BINARY_DIR}/s
 
 # Users before what they use, as static libraries want it.
 set(SHRUB_PC_LIBRARIES)
-foreach(name shrub wedge vat vref vat_json tar disk delta map pack table text database compression json chunker base)
+foreach(name shrub wedge vat vref yaml vat_json tar disk delta map pack table text database compression json chunker base)
   string(APPEND SHRUB_PC_LIBRARIES " -lshrub_${name}")
 endforeach()
 string(STRIP "${SHRUB_PC_LIBRARIES}" SHRUB_PC_LIBRARIES)
@@ -41,7 +41,7 @@ set(CPACK_DEBIAN_RUNTIME_PACKAGE_RECOMMENDS git)
 set(CPACK_DEBIAN_DEV_PACKAGE_NAME vat-shrub-dev)
 set(CPACK_DEBIAN_DEV_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEV_PACKAGE_DEPENDS
-    "libssl-dev, libzstd-dev, liblzma-dev, zlib1g-dev, libbz2-dev, libsqlite3-dev, libarchive-dev, libcurl4-openssl-dev, libfuse3-dev, libgit2-dev, libxxhash-dev, nlohmann-json3-dev, libcli11-dev, pkg-config")
+    "libssl-dev, libzstd-dev, liblzma-dev, zlib1g-dev, libbz2-dev, libsqlite3-dev, libarchive-dev, libcurl4-openssl-dev, libfuse3-dev, libgit2-dev, libxxhash-dev, libyaml-dev, nlohmann-json3-dev, libcli11-dev, pkg-config")
 set(CPACK_COMPONENT_RUNTIME_DESCRIPTION "${PROJECT_DESCRIPTION}\n The programs vat and shrub.")
 set(CPACK_COMPONENT_DEV_DESCRIPTION "${PROJECT_DESCRIPTION}\n Static libraries and headers.")
 include(CPack)

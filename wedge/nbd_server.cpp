@@ -432,7 +432,7 @@ class NbdServer::Connection {
   std::mutex receiving_, sending_;  ///< the turn to read a request; to write an answer
 };
 
-NbdServer::NbdServer(base::UniqueFd listening, std::vector<NbdDisk> disks,
+NbdServer::NbdServer(NbdSocket listening, std::vector<NbdDisk> disks,
                      std::function<void(const std::string&)> on_failure)
     : listening_(std::move(listening)),
       disks_(std::move(disks)),
@@ -441,8 +441,9 @@ NbdServer::NbdServer(base::UniqueFd listening, std::vector<NbdDisk> disks,
 
 NbdServer::~NbdServer() {
   is_over_ = true;
-  (void)::shutdown(listening_.get(), SHUT_RDWR);
+  (void)::shutdown(listening_.fd.get(), SHUT_RDWR);
   acceptor_.join();
+  if (!listening_.path.empty()) (void)::unlink(listening_.path.c_str());
 }
 
 void NbdServer::accept_all() {
@@ -453,11 +454,11 @@ void NbdServer::accept_all() {
   };
   std::list<Served> all;
   while (!is_over_) {
-    pollfd poll{listening_.get(), POLLIN, 0};
+    pollfd poll{listening_.fd.get(), POLLIN, 0};
     (void)::poll(&poll, 1, 200);
     all.remove_if([](const Served& one) { return one.is_done.load(); });
     if ((poll.revents & POLLIN) == 0) continue;
-    base::UniqueFd socket(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    base::UniqueFd socket(::accept4(listening_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (socket.get() < 0 || all.size() >= kMaxConnections) continue;
     ++connections_;
     ++open_;
@@ -472,7 +473,7 @@ void NbdServer::accept_all() {
   for (auto& one : all) one.connection->close();
 }
 
-base::UniqueFd listen_at(const std::string& path) {
+NbdSocket listen_at(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
@@ -489,10 +490,10 @@ base::UniqueFd listen_at(const std::string& path) {
   if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       ::listen(socket.get(), 8) != 0)
     base::throw_errno(path, errno);
-  return socket;
+  return {std::move(socket), path};
 }
 
-base::UniqueFd listen_on_loopback(std::uint16_t& port) {
+NbdSocket listen_on_loopback(std::uint16_t port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -506,8 +507,7 @@ base::UniqueFd listen_on_loopback(std::uint16_t& port) {
       ::listen(socket.get(), 8) != 0 ||
       ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
     base::throw_errno("port " + std::to_string(port), errno);
-  port = ntohs(address.sin_port);
-  return socket;
+  return {std::move(socket), {}, ntohs(address.sin_port)};
 }
 
 }  // namespace wedge

@@ -32,13 +32,24 @@ struct NbdDisk {
   std::function<void(std::uint64_t at, base::Bytes)> write = {};  ///< empty: it is read-only
 };
 
+/// A socket that is bound and listens.
+struct NbdSocket {
+  base::UniqueFd fd;
+  std::string path;  ///< of a unix socket; empty: another
+  std::uint16_t port = 0;
+};
+/// At `path`, for this user only. Throws local; refused if something else is at the path.
+[[nodiscard]] NbdSocket listen_at(const std::string& path);
+/// On 127.0.0.1; `port` 0: any.
+[[nodiscard]] NbdSocket listen_on_loopback(std::uint16_t port);
+
 /// Nothing a client sends is trusted. Errors: local.
 class NbdServer {
  public:
-  /// `listening`: a socket that is bound and listens. `on_failure`: told of each I/O error, from any thread.
-  NbdServer(base::UniqueFd listening, std::vector<NbdDisk> disks,
+  /// `on_failure`: told of each I/O error, from any thread.
+  NbdServer(NbdSocket listening, std::vector<NbdDisk> disks,
             std::function<void(const std::string&)> on_failure);
-  /// Closes all connections.
+  /// Closes all connections, and removes the name of the socket.
   ~NbdServer();
   NbdServer(const NbdServer&) = delete;
   NbdServer& operator=(const NbdServer&) = delete;
@@ -51,17 +62,12 @@ class NbdServer {
   class Connection;
   void accept_all();
 
-  base::UniqueFd listening_;
+  const NbdSocket listening_;
   const std::vector<NbdDisk> disks_;
   const std::function<void(const std::string&)> on_failure_;
   std::atomic<bool> is_over_ = false;
   std::atomic<std::uint64_t> connections_ = 0, open_ = 0;
   std::thread acceptor_;
 };
-
-/// A socket at `path`, for this user only. Throws local; refused if something else is at the path.
-[[nodiscard]] base::UniqueFd listen_at(const std::string& path);
-/// A socket on 127.0.0.1; `port` 0: any, and then it is set.
-[[nodiscard]] base::UniqueFd listen_on_loopback(std::uint16_t& port);
 
 }  // namespace wedge

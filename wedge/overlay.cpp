@@ -61,7 +61,7 @@ void Overlay::write(std::uint64_t at, base::Bytes bytes) {
   const auto end = at + bytes.size();
   if (at % kBlock != 0) copy_up(at);
   if (end % kBlock != 0 && end != below_.size) copy_up(end);
-  write_file(at, bytes);
+  base::write_at(file_.get(), at, bytes);
   const std::lock_guard lock(mutex_);
   for (auto block = at / kBlock; block * kBlock < end; ++block)
     written_[static_cast<std::size_t>(block)] = true;
@@ -72,17 +72,7 @@ void Overlay::copy_up(std::uint64_t at) {
   if (part_at(begin).is_written) return;
   base::Buffer block(static_cast<std::size_t>(std::min(kBlock, below_.size - begin)));
   below_.read(begin, block, {});
-  write_file(begin, block);
-}
-
-void Overlay::write_file(std::uint64_t at, base::Bytes bytes) {
-  while (!bytes.empty()) {
-    const auto count = ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) base::throw_errno("keep what is written", errno);
-    at += static_cast<std::uint64_t>(count);
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-  }
+  base::write_at(file_.get(), begin, block);
 }
 
 }  // namespace wedge

@@ -37,7 +37,6 @@ class Overlay {
   void write(std::uint64_t at, base::Bytes bytes);
   /// Takes over the block around `at`, unless all of it is about to be written.
   void copy_up(std::uint64_t at);
-  void write_file(std::uint64_t at, base::Bytes bytes);
 
   const NbdDisk below_;
   base::UniqueFd file_;

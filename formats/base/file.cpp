@@ -204,6 +204,16 @@ void write_all(int fd, Bytes bytes) {
   }
 }
 
+void write_at(int fd, std::uint64_t offset, Bytes bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw_errno("write", errno);
+    offset += static_cast<std::uint64_t>(count);
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+  }
+}
+
 std::string read_file(int dir, const std::string& path, std::size_t limit) {
   // A fifo in place of the file must not hang us.
   return read_opened(open_at(dir, path, O_RDONLY | O_NONBLOCK).get(), path, limit);

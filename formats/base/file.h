@@ -52,6 +52,8 @@ void make_directories(const std::string& path);
 /// Reads what is there, or waits for something; 0 at the end.
 [[nodiscard]] std::size_t read_available(int fd, MutableBytes buffer);
 void write_all(int fd, Bytes bytes);
+/// All of them at `offset`, of a regular file.
+void write_at(int fd, std::uint64_t offset, Bytes bytes);
 
 /// A whole small file; refused if it is larger than `limit` bytes.
 [[nodiscard]] std::string read_file(int dir, const std::string& path, std::size_t limit);

@@ -42,33 +42,38 @@ Row find_row(vat::BlobSource& source, const ObjectId& manifest, std::string path
   return found;
 }
 
+}  // namespace
+
+NamedContent find_content(vat::BlobSource& source, const formats::Vref& vref,
+                          const std::optional<std::string>& path, const std::string& entry) {
+  if (vref.type != formats::Vref::Type::tree) {
+    if (path)
+      throw Error(Category::usage,
+                  entry + ": a " + std::string(formats::to_string(vref.type)) + ", which has no paths");
+    return {vref.blob, vref.recipe, {}};
+  }
+  if (!path)
+    throw Error(Category::usage, entry + ": a tree; which path of it?", "shrub ls " + entry + ".vref");
+  const auto row = find_row(source, *vref.manifest, *path, entry);
+  if (row.type == Row::Type::symlink) return {{}, {}, row.target};
+  if (row.type != Row::Type::file) throw Error(Category::usage, *path + ": not a file");
+  return {row.blob, find_recipe(source, *vref.layout, row.blob), {}};
+}
+
+namespace {
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto named = find_named(call.get("VREF"), call);
   const auto vref = named.shrub.read(named.entry);
   const auto vats = open_vats(named.shrub, call, output);
   const auto write = [&](base::Bytes bytes) { output.write(bytes); };
-  std::optional<ObjectId> blob = vref.blob, recipe = vref.recipe;
-  if (vref.type == formats::Vref::Type::tree) {
-    const auto path = call.find("PATH");
-    if (!path)
-      throw Error(Category::usage, named.entry + ": a tree; which path of it?",
-                  "shrub ls " + call.get("VREF"));
-    const auto row = find_row(*vats.source, *vref.manifest, *path, named.entry);
-    if (row.type == Row::Type::symlink) {
-      output.line(row.target);
-      return 0;
-    }
-    if (row.type != Row::Type::file) throw Error(Category::usage, *path + ": not a file");
-    blob = row.blob;
-    recipe = find_recipe(*vats.source, *vref.layout, row.blob);
-  } else if (call.has("PATH")) {
-    throw Error(Category::usage,
-                named.entry + ": a " + std::string(formats::to_string(vref.type)) + ", which has no paths");
-  }
-  if (recipe)
-    vat::stream_recipe(*vats.source, *recipe, {}, write);
+  const auto content = find_content(*vats.source, vref, call.find("PATH"), named.entry);
+  if (!content.target.empty())
+    output.line(content.target);
+  else if (content.recipe)
+    vat::stream_recipe(*vats.source, *content.recipe, {}, write);
   else
-    vats.source->stream(*blob, write);
+    vats.source->stream(*content.blob, write);
   return 0;
 }
 

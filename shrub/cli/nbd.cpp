@@ -11,14 +11,6 @@
 namespace shrub_cli {
 namespace {
 
-/// Takes the name of a socket away again.
-struct SocketName {
-  std::string path;
-  ~SocketName() {
-    if (!path.empty()) (void)::unlink(path.c_str());
-  }
-};
-
 int run(const cli::Call& call, cli::Output& output) {
   if (call.has("--socket") == call.has("--port"))
     throw base::Error(base::Category::usage, "--socket or --port, one of them");
@@ -31,19 +23,12 @@ int run(const cli::Call& call, cli::Output& output) {
     overlay = std::make_unique<wedge::Overlay>(std::move(disk), directory);
     disk = overlay->disk();
   }
-  SocketName name;
-  std::string uri;
-  base::UniqueFd listening;
-  if (call.has("--socket")) {
-    const auto path = std::filesystem::absolute(call.get("--socket")).lexically_normal().string();
-    listening = wedge::listen_at(path);
-    name.path = path;
-    uri = "nbd+unix:///?socket=" + path;
-  } else {
-    auto port = static_cast<std::uint16_t>(call.number("--port", 0, 0, 65535));
-    listening = wedge::listen_on_loopback(port);
-    uri = "nbd://127.0.0.1:" + std::to_string(port);
-  }
+  auto listening =
+      call.has("--socket")
+          ? wedge::listen_at(std::filesystem::absolute(call.get("--socket")).lexically_normal().string())
+          : wedge::listen_on_loopback(static_cast<std::uint16_t>(call.number("--port", 0, 0, 65535)));
+  const auto uri = call.has("--socket") ? "nbd+unix:///?socket=" + listening.path
+                                        : "nbd://127.0.0.1:" + std::to_string(listening.port);
   const wedge::NbdServer server(std::move(listening), {std::move(disk)},
                                 [&](const std::string& what) { output.warning(call.get("VREF") + what); });
   if (output.json())

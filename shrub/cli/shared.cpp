@@ -102,10 +102,10 @@ vat::AddOptions add_options(const cli::Call& call) {
   return options;
 }
 
-Addition begin_addition(const cli::Call& call, cli::Output& output) {
-  auto named = find_named(call.get("VREF"), call);
+Addition begin_addition(const cli::Call& call, cli::Output& output, const std::string& argument) {
+  auto named = find_named(call.get(argument), call);
   if (!named.shrub.commit().empty())
-    throw Error(Category::usage, call.get("VREF") + ": a commit cannot be added to");
+    throw Error(Category::usage, call.get(argument) + ": a commit cannot be added to");
   auto before = named.shrub.find_vref(named.entry);
   named.shrub.require_free(named.entry);
   auto vats = open_writable_vats(named.shrub, call, output);

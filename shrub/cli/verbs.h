@@ -33,6 +33,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command mount_command();
 [[nodiscard]] cli::Command mounts_command();
 [[nodiscard]] cli::Command nbd_command();
+[[nodiscard]] cli::Command boot_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 
@@ -65,11 +66,21 @@ struct NamedVref {
 [[nodiscard]] NamedVref find_named(const std::string& path, const cli::Call& call,
                                    const std::string& otherwise = {});
 
+/// A file, by its vref or its path in a tree.
+struct NamedContent {
+  std::optional<base::ObjectId> blob, recipe;
+  std::string target;  ///< of a symlink, which has neither
+};
+/// Throws not_found, usage where a path is missing or too much. `entry`: its name in messages.
+[[nodiscard]] NamedContent find_content(vat::BlobSource& source, const formats::Vref& vref,
+                                        const std::optional<std::string>& path, const std::string& entry);
+
 [[nodiscard]] unsigned jobs(const cli::Call& call);
 /// --level, --jobs and --dry-run.
 [[nodiscard]] vat::AddOptions add_options(const cli::Call& call);
 
-/// What every add begins with: everything that can be refused before anything is stored.
+/// What every add begins with: everything that can be refused before anything is stored. `argument`: the one
+/// that names the vref.
 struct Addition {
   NamedVref named;
   shrub::Vats vats;
@@ -78,7 +89,8 @@ struct Addition {
   std::string time;  ///< for the provenance
   [[nodiscard]] vat::Vat& vat() const noexcept { return *vats.writable; }
 };
-[[nodiscard]] Addition begin_addition(const cli::Call& call, cli::Output& output);
+[[nodiscard]] Addition begin_addition(const cli::Call& call, cli::Output& output,
+                                      const std::string& argument = "VREF");
 /// Ends an add: map and vref, with what is to be kept of the vref that was there, and says what was done.
 /// `only_news`: nothing if the vref stays as it is. `provenance`: what is new in it.
 void finish_addition(const Addition& addition, formats::Vref vref, const vat::AddSummary& summary,
