@@ -189,6 +189,15 @@ std::size_t LazyReader::read(const FilePtr& file, std::uint64_t offset, base::Mu
   return bytes.size();
 }
 
+std::vector<ObjectId> LazyReader::chunks_at(const FilePtr& file, std::uint64_t offset, std::uint64_t size) {
+  const auto all = pieces_of(file, {});
+  std::vector<ObjectId> ids;
+  for (auto piece = all->from(offset); piece != all->pieces.end() && piece->begin < offset + size; ++piece)
+    if (!piece->is_hole && std::find(ids.begin(), ids.end(), piece->id) == ids.end())
+      ids.push_back(piece->id);
+  return ids;
+}
+
 LazyReader::Run LazyReader::run_at(const FilePtr& file, std::uint64_t offset,
                                    const std::function<bool()>& is_over) {
   const auto all = pieces_of(file, is_over);

@@ -47,6 +47,10 @@ class LazyReader {
   [[nodiscard]] std::size_t read(const FilePtr& file, std::uint64_t offset, base::MutableBytes bytes,
                                  const std::function<bool()>& is_over = {});
 
+  /// The chunks that a part of a file is made of, each once. Throws as read().
+  [[nodiscard]] std::vector<base::ObjectId> chunks_at(const FilePtr& file, std::uint64_t offset,
+                                                      std::uint64_t size);
+
   /// Bytes from an offset on that are all of a hole, or all not.
   struct Run {
     std::uint64_t end = 0;

@@ -201,10 +201,12 @@ class Qcow2 final : public Disk {
   [[nodiscard]] Extent find_changed(std::uint64_t at) override {
     std::optional<std::uint64_t> begin;
     const auto same_to = backing_ == nullptr ? 0 : backing_->size();
-    for (; at < size(); at = std::min(size(), piece_at(at).end)) {
-      const bool is_changed = piece_at(at).type != Piece::Type::below || at >= same_to;
+    while (at < size()) {
+      const auto piece = piece_at(at);
+      const bool is_changed = piece.type != Piece::Type::below || at >= same_to;
       if (is_changed && !begin) begin = at;
       if (!is_changed && begin) return {*begin, at};
+      at = std::min(size(), is_changed ? piece.end : std::min(piece.end, same_to));
     }
     return {begin.value_or(size()), size()};
   }

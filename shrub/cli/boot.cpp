@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -8,6 +9,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <mutex>
 
 #include "cli/peers.h"
 #include "formats/base/error.h"
@@ -69,6 +71,23 @@ std::string quoted(const std::string& argument) {
   return text + "'";
 }
 
+/// Wakes who polls.
+class Notice {
+ public:
+  Notice() : fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (fd_.get() < 0) base::throw_errno("eventfd", errno);
+  }
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  void notify() const noexcept { (void)::eventfd_write(fd_.get(), 1); }
+  void take() const noexcept {
+    eventfd_t count = 0;
+    (void)::eventfd_read(fd_.get(), &count);
+  }
+
+ private:
+  base::UniqueFd fd_;
+};
+
 /// QEMU, with the terminal. Ends with this process, whatever becomes of that.
 class Child {
  public:
@@ -112,11 +131,15 @@ class Child {
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
-  /// Its status, once it has ended; `signal`: the one that asked us to end it.
-  int wait(const Signals& signals, int& signal) {
+  /// Its status, once it has ended; a notice or a signal ends it, and then `signal` is that.
+  int wait(const Signals& signals, const Notice& notice, int& signal) {
     while (true) {
-      pollfd fds[] = {{handle_.get(), POLLIN, 0}, {signals.fd(), POLLIN, 0}};
-      if (::poll(fds, 2, -1) < 0 && errno != EINTR) base::throw_errno("poll", errno);
+      pollfd fds[] = {{handle_.get(), POLLIN, 0}, {signals.fd(), POLLIN, 0}, {notice.fd(), POLLIN, 0}};
+      if (::poll(fds, 3, -1) < 0 && errno != EINTR) base::throw_errno("poll", errno);
+      if (fds[2].revents & POLLIN) {
+        notice.take();
+        (void)::kill(pid_, SIGTERM);
+      }
       if (fds[1].revents & POLLIN) {
         signal = signals.take();
         (void)::kill(pid_, SIGTERM);
@@ -186,11 +209,20 @@ int run(const cli::Call& call, cli::Output& output) {
   const Signals signals;
   base::make_directories(scratch.path());
   LazyDisks disks(call, output);
+  // A guest that is not given what its disk holds is not run on.
+  std::mutex mutex;
+  std::optional<Error> damage;
+  const Notice damaged;
   std::vector<LazyDisk> opened;
   std::vector<wedge::NbdDisk> exports;
   for (std::size_t i = 0; i < machine.disks.size(); ++i) {
     opened.push_back(disks.open(machine.disks[i].vref));
-    exports.push_back(opened.back().export_as("disk" + std::to_string(i)));
+    exports.push_back(opened.back().export_as("disk" + std::to_string(i), [&](const Error& error) {
+      const std::lock_guard lock(mutex);
+      if (damage) return;
+      damage.emplace(error);
+      damaged.notify();
+    }));
     if (places.overlays[i].empty()) continue;
     const auto overlay = base::open_at(AT_FDCWD, places.overlays[i], O_RDWR | O_CREAT | O_EXCL, 0600);
     formats::write_qcow2(*formats::make_empty_disk(opened.back().vref.size), overlay.get(), std::nullopt);
@@ -207,9 +239,10 @@ int run(const cli::Call& call, cli::Output& output) {
     const wedge::NbdServer server(wedge::listen_at(places.socket), std::move(exports),
                                   [&](const std::string& what) { output.warning(what); });
     Child qemu(arguments);
-    status = qemu.wait(signals, signal);
+    status = qemu.wait(signals, damaged, signal);
   }
   disks.report();
+  if (damage) throw Error(*damage);
   if (signal != 0) return 128 + signal;
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
     throw Error(Category::local, "qemu-system-x86_64 ended with " +

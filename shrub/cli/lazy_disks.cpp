@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "formats/base/error.h"
+#include "shrub/checkpoints.h"
 
 namespace shrub_cli {
 namespace {
@@ -33,11 +34,36 @@ class OpenDisk final : public formats::Disk {
 
 }  // namespace
 
-wedge::NbdDisk LazyDisk::export_as(const std::string& name) const {
+Error LazyDisk::explain(const Error& error, std::uint64_t at, std::size_t size) const {
+  for (const auto& id : reader->chunks_at(file, at, size)) {
+    try {
+      (void)vats->source->read(id);
+    } catch (const Error& damage) {
+      const auto all = shrub::find_checkpoints(named.shrub);
+      auto holders = vref.recipe && vref.type == formats::Vref::Type::image
+                         ? shrub::holders_of(*vats->source, all, shrub::chain_of(all, *vref.recipe), id)
+                         : std::string();
+      return Error(damage.category(),
+                   std::string(damage.what()) + "; it is of " + (holders.empty() ? named.entry : holders));
+    }
+  }
+  return error;
+}
+
+wedge::NbdDisk LazyDisk::export_as(const std::string& name,
+                                   std::function<void(const Error&)> on_damage) const {
   return {name, vref.size,
-          [reader = reader, file = file](std::uint64_t at, base::MutableBytes to,
-                                         const std::function<bool()>& is_over) {
-            (void)reader->read(file, at, to, is_over);
+          [disk = *this, on_damage = std::move(on_damage)](std::uint64_t at, base::MutableBytes to,
+                                                           const std::function<bool()>& is_over) {
+            try {
+              (void)disk.reader->read(disk.file, at, to, is_over);
+            } catch (const Error& error) {
+              const auto category = error.category();
+              if (on_damage && (category == Category::corrupt || category == Category::wrong_bytes ||
+                                category == Category::not_found || category == Category::refused))
+                on_damage(disk.explain(error, at, to.size()));
+              throw;
+            }
           },
           [reader = reader, file = file](std::uint64_t at, const std::function<bool()>& is_over) {
             const auto run = reader->run_at(file, at, is_over);

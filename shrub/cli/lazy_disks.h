@@ -21,7 +21,12 @@ struct LazyDisk {
   wedge::LazyReader* reader = nullptr;
   wedge::LazyReader::FilePtr file;
 
-  [[nodiscard]] wedge::NbdDisk export_as(const std::string& name) const;
+  /// `on_damage`: told, from any thread, of each chunk that is damaged or not to be had: which, and of which
+  /// images it is. May be empty.
+  [[nodiscard]] wedge::NbdDisk export_as(const std::string& name,
+                                         std::function<void(const base::Error&)> on_damage = {}) const;
+  /// What is wrong with the bytes of a part of it, in full.
+  [[nodiscard]] base::Error explain(const base::Error& error, std::uint64_t at, std::size_t size) const;
   /// For one thread; what this was made of outlives it.
   [[nodiscard]] std::unique_ptr<formats::Disk> open() const;
 };

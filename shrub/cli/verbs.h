@@ -34,6 +34,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command mounts_command();
 [[nodiscard]] cli::Command nbd_command();
 [[nodiscard]] cli::Command boot_command();
+[[nodiscard]] cli::Command tree_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 

@@ -1,13 +1,72 @@
+#include <set>
+
 #include "cli/peers.h"
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/text/recipe.h"
+#include "shrub/checkpoints.h"
 #include "shrub/cli/verbs.h"
 
 namespace shrub_cli {
 namespace {
 
+using base::Category;
+using base::Error;
+
+/// Reads and proves every chunk of an image and of all it was made from, each once.
+int verify_to_root(const NamedShrub& named, vat::BlobSource& source, cli::Output& output) {
+  const auto all = shrub::find_checkpoints(named.shrub);
+  std::uint64_t images = 0, size = 0;
+  std::set<base::ObjectId> proven;
+  for (const auto& entry : named.shrub.entries(named.below)) {
+    const auto vref = named.shrub.read(entry);
+    if (vref.type != formats::Vref::Type::image) continue;
+    const auto chain = shrub::chain_of(all, *vref.recipe);
+    for (const auto index : chain) {
+      const auto& node = all[index];
+      ++images;
+      base::named(node.entries.front(), [&] {
+        formats::RecipeReader reader(source.read(node.recipe), source.object_format(),
+                                     [&](const base::ObjectId& id) { return source.read(id); });
+        if (reader.header().size != node.size)
+          throw Error(Category::refused, "its recipe is of another size than the vref says");
+        for (formats::RecipeItem item; reader.next(item);) {
+          if (item.type == formats::RecipeItem::Type::hole || proven.contains(item.id)) continue;
+          try {
+            const auto bytes = source.read(item.id);
+            if (item.offset + item.size > bytes.size())
+              throw Error(Category::refused, "chunk " + item.id.hex() + " is not of the size it lists");
+            size += bytes.size();
+          } catch (const Error& error) {
+            throw Error(error.category(), std::string(error.what()) + "; it is of " +
+                                              shrub::holders_of(source, all, chain, item.id));
+          }
+          proven.insert(item.id);
+          output.progress("verified", size, 0);
+        }
+      });
+    }
+    if (const auto& top = all[chain.back()]; top.parent)
+      throw Error(Category::not_found, top.entries.front() + ": was made from " + top.parent->hex() +
+                                           ", which is in no vref of this shrub");
+  }
+  if (images == 0) throw Error(Category::usage, named.below + ": no image");
+  if (output.json())
+    output.record("verify", {{"entries", images}, {"size", size}, {"differences", 0}});
+  else
+    output.summary(std::to_string(images) + " images, " + base::human_size(size) + " proven");
+  return 0;
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto& shrub = named.shrub;
   const auto vats = open_vats(shrub, call, output);
+  if (call.has("--to-root")) {
+    if (call.has("WEDGE")) throw Error(Category::usage, "--to-root: reads no wedge");
+    return verify_to_root(named, *vats.source, output);
+  }
+  if (!call.has("WEDGE")) throw Error(Category::usage, "no WEDGE");
   wedge::CompareOptions options;
   options.threads = jobs(call);
   options.read_content = !call.has("--quick");
@@ -35,6 +94,9 @@ int run(const cli::Call& call, cli::Output& output) {
 cli::Command verify_command() {
   auto options = fidelity_options();
   options.push_back({"--quick", "", "compare sizes and times instead of reading content"});
+  options.push_back({"--to-root", "",
+                     "instead of a wedge, read every chunk of the images, and of the images they were made "
+                     "from, down to those made from none"});
   options.push_back(revision_option());
   for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
   return {"verify",
@@ -44,9 +106,10 @@ cli::Command verify_command() {
           "type, content, metadata.",
           {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
             cli::Completion::directory},
-           {"WEDGE", cli::Argument::Count::one, "where the entries are", cli::Completion::directory}},
+           {"WEDGE", cli::Argument::Count::optional, "where the entries are", cli::Completion::directory}},
           options,
-          {{"shrub verify deps.shrub deps", "everything, every byte"}},
+          {{"shrub verify deps.shrub deps", "everything, every byte"},
+           {"shrub verify --to-root images.shrub/debian-1.vref", "a checkpoint and all it stands on"}},
           {1, 4, 5, 6, 7, 8, 10, 11, 12},
           run};
 }

@@ -2,7 +2,7 @@
 # make_guest_kernel: $guest/vmlinuz and $guest/initrd; kept beside the programs, as they take a while.
 # make_guest_root DIR: a root whose /sbin/init runs /run-me and powers off.
 
-guest=$(cd "$1/.." && pwd)/guest
+guest=$(cd "$(dirname "$(command -v shrub)")/.." && pwd)/guest
 need_guest() {
   for program in qemu-system-x86_64 busybox cpio mkfs.ext4 dpkg-deb; do need $program; done
   [ -s "$guest/initrd" ] || make_guest_kernel || {
