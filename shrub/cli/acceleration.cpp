@@ -6,8 +6,10 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 
-#include "formats/base/file.h"
+#include "formats/base/unique_fd.h"
 
 namespace shrub_cli {
 namespace {
@@ -18,11 +20,15 @@ bool exists(const char* path) {
 }
 
 bool runs_in_a_guest() {
-  const auto text = base::find_file(AT_FDCWD, "/proc/cpuinfo", std::size_t{16} << 20);
-  return text && text->find(" hypervisor") != std::string::npos;
+  return read_kernel_file("/proc/cpuinfo").find(" hypervisor") != std::string::npos;
 }
 
 }  // namespace
+
+std::string read_kernel_file(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
 
 Acceleration find_acceleration() {
   const base::UniqueFd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));

@@ -12,4 +12,7 @@ struct Acceleration {
 };
 [[nodiscard]] Acceleration find_acceleration();
 
+/// What a file of the kernel's says, of which nobody knows the size before; empty if there is none.
+[[nodiscard]] std::string read_kernel_file(const std::string& path);
+
 }  // namespace shrub_cli

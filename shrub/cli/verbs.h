@@ -35,6 +35,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command nbd_command();
 [[nodiscard]] cli::Command boot_command();
 [[nodiscard]] cli::Command tree_command();
+[[nodiscard]] cli::Command doctor_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 
