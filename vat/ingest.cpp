@@ -20,6 +20,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/tar/tar_layout.h"
 #include "formats/text/recipe.h"
 #include "vat/content.h"
 #include "vat/internal/stream_cutter.h"
@@ -37,6 +38,8 @@ constexpr std::size_t kItemsPerUnit = 256;
 constexpr std::size_t kParcelSize = std::size_t{2} << 20;
 constexpr std::size_t kChannelSize = std::size_t{4} << 20;
 constexpr std::size_t kMaxEvents = 4096;
+constexpr std::uint64_t kMinMember = 128;  ///< bytes of a member that is not left in the skeleton
+constexpr std::size_t kMaxSkeleton = std::size_t{64} << 10;  ///< bytes of one blob of it
 constexpr std::size_t kReadSize = std::size_t{1} << 20;
 static_assert(kReadSize >= std::size_t{1} << chunker::kMaxExponent);
 
@@ -66,7 +69,9 @@ class Bytes {
 struct Event {
   /// `content`: no more to do; all bytes before it, as many as it says, are named too.
   /// `kept`: a chunk that is stored, with its id and no bytes.
-  enum class Type : std::uint8_t { whole, chunk, refused, hole, kept, content, done };
+  /// `skeleton`: a blob with the bytes of a tar between members. `slice`: as many of its bytes, before it
+  /// comes.
+  enum class Type : std::uint8_t { whole, chunk, skeleton, refused, hole, kept, slice, content, done };
   Type type;
   ObjectId id;
   std::uint64_t size = 0;                      ///< of the content: bytes of the parcel, but for a hole
@@ -206,16 +211,18 @@ class Worker {
     if (!S_ISREG(before.st_mode)) throw Error(Category::refused, "not a regular file");
     auto size = static_cast<std::uint64_t>(before.st_size);
     ObjectId id;
-    if (item.kind != IngestItem::Kind::file) {
+    if (item.kind == IngestItem::Kind::image || item.kind == IngestItem::Kind::named_image) {
       const auto disk = item.disk(fd);
       size = disk->size();
       id = item.base && storing_ ? read_like(*disk, item.kind, *item.base) : read_large(*disk, item.kind);
+    } else if (const auto members = find_members(fd, size, item.kind); !members.empty()) {
+      id = read_tar(fd, size, members);
     } else if (size <= parameters_.average_size()) {
       read_small(fd, size);
     } else if (storing_ && size <= kReadSize) {
       read_middle(fd, size);
     } else {
-      id = read_large(*formats::open_raw_disk(fd), item.kind);
+      id = read_large(*formats::open_raw_disk(fd), IngestItem::Kind::file);
     }
     if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
     return {id, {}, size};
@@ -236,6 +243,84 @@ class Worker {
     parcel_.bytes.add(count);
     parcel_.read += count;
     return room.subspan(0, count);
+  }
+
+  /// Of a tar that is worth cutting at them; else none.
+  std::vector<formats::TarContent> find_members(int fd, std::uint64_t size, IngestItem::Kind kind) const {
+    if (kind != IngestItem::Kind::tar || !storing_ || size <= parameters_.average_size()) return {};
+    auto members = formats::find_tar_contents(base::reader_of(fd), size);
+    if (members) std::erase_if(*members, [](const auto& member) { return member.size < kMinMember; });
+    return members.value_or(std::vector<formats::TarContent>());
+  }
+
+  ObjectId read_tar(int fd, std::uint64_t size, const std::vector<formats::TarContent>& members) {
+    hasher_.reset(size);
+    base::Buffer skeleton;
+    std::uint64_t at = 0;
+    const auto read_skeleton = [&](std::uint64_t end) {
+      while (at < end) {
+        if (skeleton.size() == kMaxSkeleton) emit_skeleton(skeleton);
+        const auto count =
+            static_cast<std::size_t>(std::min<std::uint64_t>(end - at, kMaxSkeleton - skeleton.size()));
+        skeleton.resize(skeleton.size() + count);
+        const auto part = base::MutableBytes(skeleton).last(count);
+        read_next(fd, at, part);
+        parcel_.events.push_back({Event::Type::slice, {}, count});
+      }
+    };
+    for (const auto& member : members) {
+      read_skeleton(member.begin);
+      read_member(fd, at, member.size);
+      if (parcel_.bytes.size() >= kParcelSize || parcel_.events.size() >= kMaxEvents) flush();
+    }
+    read_skeleton(size);
+    emit_skeleton(skeleton);
+    return hasher_.finish();
+  }
+
+  void read_next(int fd, std::uint64_t& at, base::MutableBytes to) {
+    if (!base::read_exact_at(fd, at, to)) throw Error(Category::local, "changed while it was read");
+    hasher_.update(to);
+    at += to.size();
+    parcel_.read += to.size();
+  }
+
+  void emit_skeleton(base::Buffer& skeleton) {
+    if (!skeleton.empty()) emit(Event::Type::skeleton, skeleton, Grouping::small_file);
+    skeleton.clear();
+  }
+
+  /// In the pieces that a file of the same content is stored in.
+  void read_member(int fd, std::uint64_t& at, std::uint64_t size) {
+    if (size <= parameters_.average_size()) {
+      const auto room = parcel_.bytes.room(static_cast<std::size_t>(size));
+      read_next(fd, at, room);
+      parcel_.bytes.add(room.size());
+      parcel_.events.push_back({Event::Type::chunk, {}, size, Grouping::small_file});
+      return;
+    }
+    internal::StreamCutter cutter(
+        parameters_,
+        [&](base::Bytes chunk) {
+          emit(Event::Type::chunk, chunk, Grouping::chunk);
+          if (parcel_.bytes.size() >= kParcelSize) flush();
+        },
+        [&](std::uint64_t length) {  // members lie where no hole may begin
+          for (const base::Buffer zeros(parameters_.max_size); length > 0;) {
+            const auto count = std::min<std::uint64_t>(length, zeros.size());
+            emit(Event::Type::chunk, base::Bytes(zeros).first(static_cast<std::size_t>(count)),
+                 Grouping::chunk);
+            if (parcel_.bytes.size() >= kParcelSize) flush();
+            length -= count;
+          }
+        });
+    for (const auto end = at + size; at < end;) {
+      const auto part = base::MutableBytes(buffer_).first(
+          static_cast<std::size_t>(std::min<std::uint64_t>(end - at, buffer_.size())));
+      read_next(fd, at, part);
+      cutter.feed(part);
+    }
+    cutter.finish();
   }
 
   /// A file that fits into the parcel is cut where it lies.
@@ -402,7 +487,7 @@ class Worker {
       const auto& event = parcel_.events[i];
       const auto size = static_cast<std::size_t>(event.size);
       if (event.type == Event::Type::content) contents.push_back(bytes.subspan(at - size, size));
-      if (event.type == Event::Type::whole || event.type == Event::Type::chunk) {
+      if (event.type <= Event::Type::skeleton) {
         contents.push_back(bytes.subspan(at, size));
         at += size;
       }
@@ -427,9 +512,11 @@ class Worker {
         if (failure) event.item->failure = std::exchange(failure, nullptr);
         if (event.item->failure) event.item->content.reset();
         auto& content = event.item->content;
-        if (content && content->blob == ObjectId() && event.item->kind == IngestItem::Kind::file)
-          content->blob = last;
-      } else if (event.type != Event::Type::hole && event.type != Event::Type::kept) {
+        const auto kind = event.item->kind;
+        const bool is_named = kind == IngestItem::Kind::file || kind == IngestItem::Kind::tar;
+        if (content && content->blob == ObjectId() && is_named) content->blob = last;
+      } else if (event.type != Event::Type::hole && event.type != Event::Type::kept &&
+                 event.type != Event::Type::slice) {
         try {
           event.id = last = all ? ids[next] : one.hash(contents[next]);
         } catch (const Error&) {
@@ -472,16 +559,24 @@ class Storer {
           break;
         case Event::Type::chunk:
           (void)adder_->put(event.id, BlobKind::data, event.grouping, content);
-          recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
+          add({RecipeItem::Type::chunk, event.size, event.id, 0});
+          break;
+        case Event::Type::skeleton:
+          (void)adder_->put(event.id, BlobKind::skeleton, Grouping::small_file, content);
+          end_skeleton(event.id);
+          break;
+        case Event::Type::slice:
+          pending_.push_back({RecipeItem::Type::slice, event.size, {}, slice_at_});
+          slice_at_ += event.size;
           break;
         case Event::Type::refused:
         case Event::Type::content:
           break;
         case Event::Type::hole:
-          recipe().add({RecipeItem::Type::hole, event.size, {}, 0});
+          add({RecipeItem::Type::hole, event.size, {}, 0});
           break;
         case Event::Type::kept:
-          recipe().add({RecipeItem::Type::chunk, event.size, event.id, 0});
+          add({RecipeItem::Type::chunk, event.size, event.id, 0});
           break;
         case Event::Type::done:
           finish(*event.item);
@@ -500,7 +595,8 @@ class Storer {
   }
 
   void finish(IngestItem& item) {
-    if (item.content && item.kind != IngestItem::Kind::file) (void)recipe();
+    if (item.content && (item.kind == IngestItem::Kind::image || item.kind == IngestItem::Kind::named_image))
+      (void)recipe();
     if (recipe_ && item.content) {
       auto& [blob, its_recipe, size] = *item.content;
       const bool named = blob != ObjectId();
@@ -508,12 +604,31 @@ class Storer {
       if (named) adder_->claim(blob, *its_recipe, size);
     }
     recipe_.reset();
+    pending_.clear();
+    slice_at_ = 0;
+  }
+
+  /// Lines wait for the skeleton that one before them is a slice of.
+  void add(const RecipeItem& item) {
+    if (pending_.empty())
+      recipe().add(item);
+    else
+      pending_.push_back(item);
+  }
+  void end_skeleton(const ObjectId& id) {
+    for (auto& item : std::exchange(pending_, {})) {
+      if (item.type == RecipeItem::Type::slice) item.id = id;
+      recipe().add(item);
+    }
+    slice_at_ = 0;
   }
 
   base::ObjectFormat format_;
   Adder* adder_;  ///< nullptr: names are all that is wanted, and no event but done comes
   const chunker::Parameters& parameters_;
   std::optional<formats::RecipeWriter> recipe_;  ///< of the file whose parts are coming in
+  std::vector<RecipeItem> pending_;              ///< lines of it that wait
+  std::uint64_t slice_at_ = 0;                   ///< bytes of the skeleton that comes next
   std::uint64_t read_ = 0;
 };
 
@@ -657,7 +772,7 @@ Ingested ingest_one(std::unique_ptr<FileItem> item, Adder& adder, const chunker:
 
 Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
                      const std::function<void(std::uint64_t)>& progress) {
-  return ingest_one(std::make_unique<FileItem>(path), adder, parameters, progress);
+  return ingest_one(std::make_unique<FileItem>(path, IngestItem::Kind::tar), adder, parameters, progress);
 }
 
 IngestedImage ingest_image(const std::string& path, Adder& adder, const chunker::Parameters& parameters,

@@ -52,7 +52,8 @@ class IngestItem {
 
   /// What it is stored as. An image has a recipe in any case, each of its chunks gets a group of its own, and
   /// its content gets an id only if it is to be named.
-  enum class Kind : std::uint8_t { file, image, named_image };
+  /// A tar is cut at its members, so that they are found in it; what is none is stored as a file.
+  enum class Kind : std::uint8_t { file, image, named_image, tar };
   Kind kind = Kind::file;
 
   /// What is to be stored of an image: by default the bytes of the file that open() gave, which outlives it.
@@ -95,7 +96,7 @@ struct IngestCallbacks {
 void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& parameters, unsigned threads,
             const IngestCallbacks& callbacks);
 
-/// Ingests one file. Throws what fails, naming the path.
+/// Ingests one file; a tar as such. Throws what fails, naming the path.
 [[nodiscard]] Ingested ingest_file(const std::string& path, Adder& adder,
                                    const chunker::Parameters& parameters,
                                    const std::function<void(std::uint64_t)>& progress);

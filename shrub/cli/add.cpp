@@ -102,18 +102,22 @@ int run_url(const cli::Call& call, cli::Output& output) {
 }  // namespace
 
 cli::Command add_command() {
-  return {"add",
-          "Store a file and write its vref",
-          "Stores FILE in the writable vat and writes VREF, which pins it. With --unpack, sync unpacks it.",
-          {{"FILE", cli::Argument::Count::one, "the file", cli::Completion::file},
-           {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
-          {{"--unpack", "", "FILE is a tar: the entry is the tree in it"},
-           {"--level", "N", "zstd level, 1 to 19 (default 3)"},
-           cli::dry_run_option()},
-          {{"shrub add gcc-13.tar.xz deps.shrub/gcc.vref", "the file itself"},
-           {"shrub add --unpack gcc-13.tar.xz deps.shrub/gcc.vref", "what is in it"}},
-          {5, 8, 10, 11},
-          run};
+  return {
+      "add",
+      "Store a file and write its vref",
+      "Stores FILE in the writable vat and writes VREF, which pins it. A tar that is not compressed is cut "
+      "at "
+      "its members, so that those that are there already take no room again; every byte of it comes back. "
+      "With --unpack, sync unpacks it.",
+      {{"FILE", cli::Argument::Count::one, "the file", cli::Completion::file},
+       {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
+      {{"--unpack", "", "FILE is a tar: the entry is the tree in it"},
+       {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+       cli::dry_run_option()},
+      {{"shrub add gcc-13.tar.xz deps.shrub/gcc.vref", "the file itself"},
+       {"shrub add --unpack gcc-13.tar.xz deps.shrub/gcc.vref", "what is in it"}},
+      {5, 8, 10, 11},
+      run};
 }
 
 cli::Command add_url_command() {

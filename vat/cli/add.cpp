@@ -44,6 +44,9 @@ bool is_stream_or_absent(const std::string& path) {
 int run(const cli::Call& call, cli::Output& output) {
   const auto files = call.all("FILE");
   const bool keep_going = call.has("--keep-going");
+  const bool splits = call.has("--split");
+  if (splits && call.get("--split") != "tar")
+    throw Error(Category::usage, "--split: '" + call.get("--split") + "' is not tar");
   const auto opened = open_vat(call, output);
   const auto options = add_options(call);
   bool failed = false;
@@ -81,7 +84,8 @@ int run(const cli::Call& call, cli::Output& output) {
     vat::ingest(opened->object_format(), &adder, opened->parameters(), options.threads,
                 {[&]() -> std::unique_ptr<vat::IngestItem> {
                    if (i == files.size() || is_stream_or_absent(files[i])) return nullptr;
-                   return std::make_unique<vat::FileItem>(files[i++]);
+                   return std::make_unique<vat::FileItem>(
+                       files[i++], splits ? vat::IngestItem::Kind::tar : vat::IngestItem::Kind::file);
                  },
                  [&](std::unique_ptr<vat::IngestItem> item) {
                    const auto& file = static_cast<const vat::FileItem&>(*item);
@@ -113,6 +117,13 @@ cli::Command add_command() {
           "there already is not stored again. When the ids are printed, the content survives power loss.",
           {{"FILE", cli::Argument::Count::some, "a file, or - for standard input", cli::Completion::file}},
           {{"--level", "N", "zstd level, 1 to 19 (default 3)"},
+           {"--split",
+            "tar",
+            "cut tars at their members, so that these are found in what is there already",
+            cli::Completion::none,
+            false,
+            false,
+            {"tar"}},
            {"--keep-going", "", "skip files that cannot be read, exit 3"},
            cli::dry_run_option()},
           {{"vat --vat deps.vat add gcc.tar.xz", "store one file"},
