@@ -23,6 +23,7 @@
 #include "formats/tar/tar_layout.h"
 #include "formats/text/recipe.h"
 #include "vat/content.h"
+#include "vat/internal/image_cutter.h"
 #include "vat/internal/stream_cutter.h"
 
 namespace vat {
@@ -355,16 +356,21 @@ class Worker {
                  bool named = false) {
     if (part.begin == part.end) return;
     const bool image = kind != IngestItem::Kind::file;
-    internal::StreamCutter cutter(
-        parameters_,
-        [&](base::Bytes chunk) {
-          emit(chunk.size() == disk.size() && !image ? Event::Type::whole : Event::Type::chunk, chunk,
-               image ? Grouping::single : Grouping::chunk);
-          if (parcel_.bytes.size() >= kParcelSize) flush();
-        },
-        [&](std::uint64_t length) {
-          parcel_.events.push_back({Event::Type::hole, {}, length});
-        },
+    if (image && storing_ && known_ == nullptr) known_ = std::make_unique<internal::KnownBlocks>(*vat_);
+    internal::ImageCutter cutter(
+        parameters_, format_, image ? known_.get() : nullptr,
+        {[&](base::Bytes chunk) {
+           emit(chunk.size() == disk.size() && !image ? Event::Type::whole : Event::Type::chunk, chunk,
+                image && chunk.size() >= internal::KnownBlocks::kBlock ? Grouping::single : Grouping::chunk);
+           if (parcel_.bytes.size() >= kParcelSize || parcel_.events.size() >= kMaxEvents) flush();
+         },
+         [&](std::uint64_t length) {
+           parcel_.events.push_back({Event::Type::hole, {}, length});
+         },
+         [&](const ObjectId& id, std::uint64_t size) {
+           parcel_.events.push_back({Event::Type::kept, id, size});
+           if (parcel_.events.size() >= kMaxEvents) flush();
+         }},
         part.begin);
     read_sparse(
         disk, part, buffer_,
@@ -535,6 +541,7 @@ class Worker {
   bool storing_;
   base::ObjectHasher hasher_;
   base::Buffer buffer_;
+  std::unique_ptr<internal::KnownBlocks> known_;  ///< once an image is read
   Channel* channel_ = nullptr;
   Parcel parcel_;
   std::size_t named_ = 0;        ///< events of the parcel that have their ids …
@@ -693,7 +700,7 @@ class Units {
   bool ended_ = false, stopped_ = false;
 };
 
-void work(Units& units, Worker worker) {
+void work(Units& units, Worker&& worker) {
   while (true) {
     std::vector<std::unique_ptr<IngestItem>> items;
     const auto channel = units.claim(items);

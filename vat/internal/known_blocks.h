@@ -1,0 +1,42 @@
+// How the blobs of a vat begin, so that an image of a file system is seen to hold them: files lie at
+// multiples of 4096 bytes in it, with zeros behind them.
+#pragma once
+
+#include <functional>
+
+#include "formats/base/bytes.h"
+#include "formats/base/object_id.h"
+#include "formats/table/table_set.h"
+#include "vat/internal/index.h"
+#include "vat/vat.h"
+
+namespace vat::internal {
+
+/// A table in local/blocks of the vat, which can be lost at any time: for each data blob of a pack a hash of
+/// its first block. Blobs that are a group by themselves are left out: they are chunks of images.
+///
+/// One thread at a time. Errors: local, corrupt.
+class KnownBlocks {
+ public:
+  static constexpr std::size_t kBlock = 4096;          ///< bytes
+  static constexpr std::uint32_t kMinSize = 512;       ///< of blobs that are worth a line in a recipe
+  static constexpr std::uint32_t kMaxSize = 1U << 20;  ///< of blobs that are looked for
+
+  /// Reads the packs that are new since the last time, all of them. `vat` outlives it.
+  explicit KnownBlocks(Vat& vat);
+
+  struct Candidate {
+    base::ObjectId id;
+    std::uint32_t size = 0;  ///< bytes
+  };
+  /// Blobs that may begin with `block`, of kBlock bytes; a few at most.
+  void find(base::Bytes block, const std::function<void(const Candidate&)>& visit);
+
+ private:
+  void read_pack(const PackRecord& record);
+
+  Vat& vat_;
+  formats::TableSet tables_;
+};
+
+}  // namespace vat::internal
