@@ -86,4 +86,10 @@ void SourceSet::note_proven(const base::ObjectId& content, const base::ObjectId&
     if (source->find(recipe)) source->note_proven(content, recipe, size);
 }
 
+std::optional<base::UniqueFd> SourceSet::find_file(const base::ObjectId& id) {
+  for (const auto& source : sources_)
+    if (auto file = source->find_file(id)) return file;
+  return std::nullopt;
+}
+
 }  // namespace vat

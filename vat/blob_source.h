@@ -9,6 +9,7 @@
 
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
+#include "formats/base/unique_fd.h"
 #include "formats/pack/pack.h"
 #include "formats/text/manifest.h"
 
@@ -87,6 +88,13 @@ class BlobSource {
   virtual void note_proven(const base::ObjectId& content, const base::ObjectId& recipe,
                            std::uint64_t size) = 0;
 
+  /// A file on this machine that holds just these bytes, which were proven when it was last changed; nullopt
+  /// if there is none, or that would take asking others.
+  [[nodiscard]] virtual std::optional<base::UniqueFd> find_file(const base::ObjectId& id) {
+    (void)id;
+    return std::nullopt;
+  }
+
   /// Says what will be read next, in the order in which it will be, so that a source that fetches can fetch
   /// ahead. Takes the place of what was said before; an empty one only ends that.
   virtual void expect(const Expected& expected) { (void)expected; }
@@ -117,6 +125,7 @@ class SourceSet final : public BlobSource {
   void stream(const base::ObjectId& id, const base::ByteSink& sink) override;
   [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
   void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
+  [[nodiscard]] std::optional<base::UniqueFd> find_file(const base::ObjectId& id) override;
 
  private:
   std::vector<std::shared_ptr<BlobSource>> sources_;

@@ -143,6 +143,9 @@ std::vector<RecipeClaim> PeerSet::find_recipes(const ObjectId& id) {
 void PeerSet::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {
   impl_->faults_.cache().note_proven(content, recipe, size);
 }
+std::optional<base::UniqueFd> PeerSet::find_file(const ObjectId& id) {
+  return impl_->faults_.local() != nullptr ? impl_->faults_.local()->find_file(id) : std::nullopt;
+}
 void PeerSet::expect(const Expected& expected) {
   impl_->planner_.expect(expected);
 }

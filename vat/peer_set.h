@@ -67,6 +67,7 @@ class PeerSet final : public BlobSource {
   void stream(const base::ObjectId& id, const base::ByteSink& sink) override;
   [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
   void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
+  [[nodiscard]] std::optional<base::UniqueFd> find_file(const base::ObjectId& id) override;
   void expect(const Expected& expected) override;
   void expect_nothing() override;
   void learn(const Root& root, bool content) override;

@@ -723,6 +723,19 @@ void Vat::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint
   impl_->note_proven({{content, recipe, size, true}});
 }
 
+std::optional<base::UniqueFd> Vat::find_file(const ObjectId& id) {
+  for (const auto& file : impl_->loose_files(id)) {
+    if (file.codec != formats::Codec::none) continue;
+    auto opened = base::find_regular_at(impl_->dir.get(), file.path());
+    const auto record = impl_->check_loose(file);
+    struct stat info {};
+    if (!opened || !record || !record->good || ::fstat(opened->get(), &info) != 0) continue;
+    if (static_cast<std::uint64_t>(info.st_size) == record->file_size && mtime_of(info) == record->mtime)
+      return opened;
+  }
+  return std::nullopt;
+}
+
 std::string Vat::state() {
   const auto primary = base::find_open_at(impl_->dir.get(), "primary", O_RDONLY | O_DIRECTORY);
   if (!primary) return {};

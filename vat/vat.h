@@ -60,6 +60,8 @@ class Vat final : public BlobSource {
   [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
   void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
 
+  [[nodiscard]] std::optional<base::UniqueFd> find_file(const base::ObjectId& id) override;
+
   /// Names what the vat holds: as long as it is the same, what was stored still is. Empty if that cannot be
   /// told, as with hand-filled blobs, which may go at any time.
   [[nodiscard]] std::string state();

@@ -19,6 +19,7 @@ using formats::RecipeItem;
 namespace {
 
 constexpr std::chrono::milliseconds kPoll{50};
+constexpr std::uint64_t kDecodeAhead = std::uint64_t{2} << 20;  ///< bytes
 
 /// What a range of a content is made of.
 struct Piece {
@@ -169,9 +170,14 @@ std::size_t LazyReader::read(const FilePtr& file, std::uint64_t offset, base::Mu
     return done;
   }
   std::vector<std::pair<const Piece*, Coming>> parts;
-  for (auto piece = all->from(offset); piece != all->pieces.end() && piece->begin < end; ++piece)
+  for (auto piece = all->from(offset); piece != all->pieces.end() && piece->begin < end; ++piece) {
+    if (!piece->is_hole && options_.on_touch) options_.on_touch(piece->id);
     parts.emplace_back(&*piece, piece->is_hole ? Coming() : want(piece->id, piece->size));
-  if (file->next.exchange(end) == offset || offset == 0) read_ahead(*file, *all, end);
+  }
+  if (const bool is_next = file->next.exchange(end) == offset; is_next || offset == 0) {
+    read_ahead(*file, *all, end);
+    if (is_next) decode_ahead(*file, *all, end);
+  }
   for (const auto& [piece, coming] : parts) {
     const auto from = std::max(offset, piece->begin), to = std::min(end, piece->begin + piece->size);
     const auto out =
@@ -208,6 +214,13 @@ LazyReader::Run LazyReader::run_at(const FilePtr& file, std::uint64_t offset,
   auto end = offset;
   for (; piece != all->pieces.end() && piece->is_hole == is_hole; ++piece) end = piece->begin + piece->size;
   return {end, is_hole};
+}
+
+/// So that the next read finds it done.
+void LazyReader::decode_ahead(const File& file, const Pieces& all, std::uint64_t end) {
+  const auto wanted = std::min(file.size, end + kDecodeAhead);
+  for (auto piece = all.from(end); piece != all.pieces.end() && piece->begin < wanted; ++piece)
+    if (!piece->is_hole) (void)want(piece->id, piece->size);
 }
 
 /// Has the source fetch what comes next.

@@ -340,6 +340,12 @@ MountTree::Content MountTree::content_of(Inode file) {
   return {node.blob, node.size == 0 ? std::nullopt : impl_->recipe_of(entry, node.blob)};
 }
 
+std::optional<base::ObjectId> MountTree::find_blob(Inode file) {
+  const auto place = impl_->place_of(file);
+  if (place.node->type != Row::Type::file) return std::nullopt;
+  return place.base == 0 ? impl_->entries_[place.node->entry].root.blob : std::optional(place.node->blob);
+}
+
 const std::vector<MountEntry>& MountTree::entries() const noexcept {
   return impl_->entries_;
 }

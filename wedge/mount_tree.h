@@ -60,6 +60,9 @@ class MountTree {
   };
   [[nodiscard]] Content content_of(Inode file);
 
+  /// Its whole content, if that is named; asks nobody.
+  [[nodiscard]] std::optional<base::ObjectId> find_blob(Inode file);
+
   [[nodiscard]] const std::vector<MountEntry>& entries() const noexcept;
   /// Where an inode lies, for messages.
   [[nodiscard]] std::string path_of(Inode inode);

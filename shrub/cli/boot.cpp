@@ -229,6 +229,7 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   if (commits && opened.front().vref.type != formats::Vref::Type::image)
     throw Error(Category::usage, machine.disks.front().vref + ": not an image");
+  disks.prefetch();
   if (!machine.kernel.empty()) place_file(disks, call, machine.kernel, places.kernel);
   if (!machine.initrd.empty()) place_file(disks, call, machine.initrd, places.initrd);
   if (!places.kvm && machine.acceleration == Wanted::automatic)
@@ -257,6 +258,7 @@ int run(const cli::Call& call, cli::Output& output) {
 
 cli::Command boot_command() {
   auto options = cli::fetch_options();
+  for (auto& option : trace_options()) options.push_back(std::move(option));
   options.insert(options.begin(),
                  {{"--ephemeral", "", "throw away what the guest writes (the default)"},
                   {"--commit", "VREF",
@@ -278,7 +280,11 @@ cli::Command boot_command() {
       "Paths are relative to the file.",
       {{"MACHINE", cli::Argument::Count::one, "a vref of an image, or a file .yaml", cli::Completion::file}},
       options,
-      {{"shrub boot images.shrub/debian.vref", "try it out"},
+      {{"shrub init images.shrub --vat images.vat",
+        "from a qcow2 image to a machine: first a shrub and a vat"},
+       {"shrub add-image debian.qcow2 images.shrub/debian.vref", "then the image"},
+       {"shrub boot images.shrub/debian.vref",
+        "and it runs; with --vat URL from any host that serves the vat"},
        {"shrub boot --commit images.shrub/debian-1.vref images.shrub/debian.vref",
         "keep what was done as a checkpoint"},
        {"shrub boot --dry-run vm.yaml", "see how QEMU is called"}},

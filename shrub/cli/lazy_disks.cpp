@@ -90,6 +90,15 @@ const shrub::Vats& LazyDisks::vats_of(const shrub::Shrub& shrub) {
   return opened(shrub).vats;
 }
 
+void LazyDisks::prefetch() {
+  if (!call_.has("--prefetch")) return;
+  for (auto& [root, opened] : opened_) {
+    auto& source = *opened.vats.source;
+    opened.prefetcher = std::make_unique<Prefetcher>(
+        source, read_trace(call_.get("--prefetch"), source.object_format()), std::function<void()>());
+  }
+}
+
 void LazyDisks::report() {
   for (const auto& [root, opened] : opened_) report_peers(opened.vats, output_);
 }
@@ -98,8 +107,14 @@ LazyDisks::Opened& LazyDisks::opened(const shrub::Shrub& shrub) {
   const auto known = opened_.find(shrub.root());
   if (known != opened_.end()) return known->second;
   auto vats = open_vats(shrub, call_, output_);
-  auto reader = std::make_unique<wedge::LazyReader>(*vats.source, wedge::LazyReader::Options{});
-  return opened_.emplace(shrub.root(), Opened{std::move(vats), std::move(reader)}).first->second;
+  wedge::LazyReader::Options options;
+  if (call_.has("--trace-out")) {
+    if (trace_ == nullptr)
+      trace_ = std::make_unique<TraceFile>(call_.get("--trace-out"), shrub.list().object_format);
+    options.on_touch = [trace = trace_.get()](const base::ObjectId& id) { trace->touch(id); };
+  }
+  auto reader = std::make_unique<wedge::LazyReader>(*vats.source, options);
+  return opened_.emplace(shrub.root(), Opened{std::move(vats), std::move(reader), nullptr}).first->second;
 }
 
 }  // namespace shrub_cli

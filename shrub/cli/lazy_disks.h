@@ -7,6 +7,7 @@
 #include <string>
 
 #include "formats/disk/disk.h"
+#include "shrub/cli/trace.h"
 #include "shrub/cli/verbs.h"
 #include "wedge/lazy_reader.h"
 #include "wedge/nbd_server.h"
@@ -36,6 +37,8 @@ class LazyDisks {
  public:
   /// Both outlive it.
   LazyDisks(const cli::Call& call, cli::Output& output) : call_(call), output_(output) {}
+  /// Begins with what --prefetch names, once all disks are open.
+  void prefetch();
   LazyDisks(const LazyDisks&) = delete;
   LazyDisks& operator=(const LazyDisks&) = delete;
 
@@ -49,11 +52,13 @@ class LazyDisks {
   struct Opened {
     shrub::Vats vats;
     std::unique_ptr<wedge::LazyReader> reader;
+    std::unique_ptr<Prefetcher> prefetcher;  // last: uses the rest
   };
   Opened& opened(const shrub::Shrub& shrub);
 
   const cli::Call& call_;
   cli::Output& output_;
+  std::unique_ptr<TraceFile> trace_;      ///< of --trace-out
   std::map<std::string, Opened> opened_;  ///< by the root of the shrub
 };
 

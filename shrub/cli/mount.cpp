@@ -19,6 +19,7 @@
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "shrub/cli/trace.h"
 #include "shrub/cli/verbs.h"
 #include "wedge/filler.h"
 #include "wedge/fuse/mount.h"
@@ -144,13 +145,20 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   const auto entries = mount_entries(named);
   const auto vats = open_vats(named.shrub, call, output);
   wedge::MountTree tree(*vats.source, entries, ::geteuid() == 0);
-  wedge::LazyReader reader(*vats.source, {});
+  std::unique_ptr<TraceFile> trace;
+  wedge::LazyReader::Options reading;
+  if (call.has("--trace-out")) {
+    trace = std::make_unique<TraceFile>(call.get("--trace-out"), vats.source->object_format());
+    reading.on_touch = [&](const base::ObjectId& id) { trace->touch(id); };
+  }
+  wedge::LazyReader reader(*vats.source, reading);
   std::atomic<bool> is_over = false;
   std::atomic<std::uint64_t> filled = 0;
 
   wedge::MountOptions options;
   options.allow_other = call.has("--allow-other");
   options.name = named.shrub.root() + (named.shrub.commit().empty() ? "" : "@" + named.shrub.commit());
+  options.find_file = [&](const base::ObjectId& blob) { return vats.source->find_file(blob); };
   options.on_failure = [&](const std::string& what) { output.warning(what); };
   wedge::Mount mount(tree, reader, directory, options);
 
@@ -172,6 +180,11 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     background->leave(mounts_directory().empty()
                           ? "/dev/null"
                           : mounts_directory() + "/" + std::to_string(::getpid()) + ".log");
+  std::optional<Prefetcher> prefetcher;
+  if (call.has("--prefetch"))
+    prefetcher.emplace(*vats.source, read_trace(call.get("--prefetch"), vats.source->object_format()), [&] {
+      for (const auto& entry : entries) vats.source->learn(root_of(entry), true);
+    });
   std::promise<void> ended;
   std::thread helper([&, end = ended.get_future()] {
     while (end.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report.write(now());
@@ -193,6 +206,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     });
   mount.run();
   is_over = true;
+  prefetcher.reset();
   ended.set_value();
   helper.join();
   report.remove();
@@ -231,6 +245,7 @@ int run_mounts(const cli::Call&, cli::Output& output) {
 
 cli::Command mount_command() {
   auto options = cli::fetch_options();
+  for (auto& option : trace_options()) options.push_back(std::move(option));
   options.insert(options.begin(),
                  {{"--foreground", "", "stay in the foreground, and say there what goes wrong"},
                   {"--fill", "", "get the rest in the background"},

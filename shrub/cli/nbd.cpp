@@ -17,6 +17,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const Signals signals;
   LazyDisks disks(call, output);
   auto disk = disks.open(call.get("VREF")).export_as("");
+  disks.prefetch();
   std::unique_ptr<wedge::Overlay> overlay;
   if (call.has("--writable")) {
     const auto directory = std::filesystem::temp_directory_path().string();
@@ -45,6 +46,7 @@ int run(const cli::Call& call, cli::Output& output) {
 
 cli::Command nbd_command() {
   auto options = cli::fetch_options();
+  for (auto& option : trace_options()) options.push_back(std::move(option));
   options.insert(options.begin(),
                  {{"--socket", "PATH", "serve at a unix socket, for this user only", cli::Completion::file},
                   {"--port", "N", "serve on 127.0.0.1, for everybody on this machine; 0: any port"},

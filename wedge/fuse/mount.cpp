@@ -17,6 +17,7 @@
 #include "formats/base/error.h"
 #include "formats/base/numbers.h"
 #include "formats/base/process.h"
+#include "wedge/fuse/passthrough.h"
 
 namespace wedge {
 namespace {
@@ -29,7 +30,7 @@ constexpr double kForever = std::numeric_limits<std::int32_t>::max();
 constexpr unsigned kMaxRead = 1U << 20;  ///< bytes of one request, as far as the kernel goes along
 
 struct OpenFile {
-  LazyReader::FilePtr file;
+  LazyReader::FilePtr file;  ///< nullptr: the kernel reads it
 };
 
 }  // namespace
@@ -50,7 +51,18 @@ class Mount::Impl {
     session_ = fuse_session_new(&args, &operations, sizeof operations, this);
     fuse_opt_free_args(&args);
     if (session_ == nullptr) throw Error(Category::local, "FUSE: cannot begin");
-    if (fuse_set_signal_handlers(session_) != 0 || fuse_session_mount(session_, directory.c_str()) != 0) {
+    device_ = Passthrough::mount(directory, options.name, options.allow_other).value_or(base::UniqueFd());
+    if (device_.get() >= 0 && Passthrough::attach(session_, device_.get())) {
+      passthrough_.emplace(device_.get());
+      directory_ = directory;
+    } else if (device_.get() >= 0) {
+      (void)::umount2(directory.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+      device_.reset();
+    }
+    if (fuse_set_signal_handlers(session_) != 0 ||
+        (!passthrough_ && fuse_session_mount(session_, directory.c_str()) != 0)) {
+      is_mounted_ = passthrough_.has_value();
+      unmount();
       fuse_remove_signal_handlers(session_);
       fuse_session_destroy(session_);
       throw Error(Category::local, "cannot mount at " + directory,
@@ -98,7 +110,11 @@ class Mount::Impl {
   }
 
   void unmount() {
-    if (std::exchange(is_mounted_, false)) fuse_session_unmount(session_);
+    if (!std::exchange(is_mounted_, false)) return;
+    if (passthrough_)
+      (void)::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+    else
+      fuse_session_unmount(session_);
   }
   static std::string escaped(const std::string& name) {
     std::string text;
@@ -134,6 +150,11 @@ class Mount::Impl {
     } catch (const std::exception&) {  // it is what could not be read
     }
     mount.options_.on_failure(path + why);
+  }
+
+  [[nodiscard]] std::optional<base::UniqueFd> find_file(MountTree::Inode inode) {
+    const auto blob = tree_.find_blob(inode);
+    return blob && options_.find_file ? options_.find_file(*blob) : std::nullopt;
   }
 
   [[nodiscard]] fuse_entry_param entry_of(MountTree::Inode inode) {
@@ -187,18 +208,34 @@ class Mount::Impl {
     guarded(request, inode, [&](Impl& mount) {
       const auto size = static_cast<std::uint64_t>(mount.tree_.stat_of(inode).st_size);
       auto opened = std::make_unique<OpenFile>();
+      const auto handle = reinterpret_cast<std::uint64_t>(opened.get());
+      ++mount.counts_.opens;
+      if (mount.passthrough_) {
+        const auto backing = mount.passthrough_->open(inode, [&] { return mount.find_file(inode); });
+        if (backing != 0) {
+          const auto reply = Passthrough::reply(handle, backing);
+          if (fuse_reply_buf(request, reinterpret_cast<const char*>(&reply), sizeof reply) == 0)
+            (void)opened.release();
+          else
+            mount.passthrough_->close(inode);
+          return;
+        }
+      }
       opened->file = mount.reader_.open(size, [&tree = mount.tree_, inode]() -> LazyReader::Made {
         auto content = tree.content_of(inode);
         return {std::move(content.blob), std::move(content.recipe)};
       });
-      file->fh = reinterpret_cast<std::uint64_t>(opened.get());
+      file->fh = handle;
       file->keep_cache = 1;
-      ++mount.counts_.opens;
-      if (fuse_reply_open(request, file) == 0) (void)opened.release();
+      if (fuse_reply_open(request, file) == 0)
+        (void)opened.release();
+      else if (mount.passthrough_)
+        mount.passthrough_->close(inode);
     });
   }
 
-  static void release(fuse_req_t request, fuse_ino_t /*inode*/, fuse_file_info* file) {
+  static void release(fuse_req_t request, fuse_ino_t inode, fuse_file_info* file) {
+    if (auto& passthrough = self(request).passthrough_) passthrough->close(inode);
     const std::unique_ptr<OpenFile> opened(reinterpret_cast<OpenFile*>(file->fh));
     fuse_reply_err(request, 0);
   }
@@ -329,6 +366,9 @@ class Mount::Impl {
   const MountOptions options_;
   fuse_session* session_ = nullptr;
   bool is_mounted_ = true;
+  base::UniqueFd device_;  ///< if it was mounted by hand, at directory_
+  std::string directory_;
+  std::optional<Passthrough> passthrough_;
 };
 
 Mount::Mount(MountTree& tree, LazyReader& reader, const std::string& directory, const MountOptions& options)

@@ -15,6 +15,8 @@ namespace wedge {
 struct MountOptions {
   bool allow_other = false;  ///< other users may look in, as far as modes let them
   std::string name;          ///< what the table of mounts calls its source
+  /// A file that holds the content of a blob, from which the kernel may read by itself; may be empty.
+  std::function<std::optional<base::UniqueFd>(const base::ObjectId&)> find_file;
   /// Told, on any thread, of each read that failed: where, and why.
   std::function<void(const std::string&)> on_failure;
 };
