@@ -144,6 +144,8 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     throw Error(Category::local, call.get("DIR") + ": no directory to mount at");
   const auto entries = mount_entries(named);
   const auto vats = open_vats(named.shrub, call, output);
+  std::vector<base::ObjectId> known;
+  if (call.has("--prefetch")) known = read_trace(call.get("--prefetch"), vats.source->object_format());
   wedge::MountTree tree(*vats.source, entries, ::geteuid() == 0);
   std::unique_ptr<TraceFile> trace;
   wedge::LazyReader::Options reading;
@@ -181,8 +183,8 @@ int run_mount(const cli::Call& call, cli::Output& output) {
                           ? "/dev/null"
                           : mounts_directory() + "/" + std::to_string(::getpid()) + ".log");
   std::optional<Prefetcher> prefetcher;
-  if (call.has("--prefetch"))
-    prefetcher.emplace(*vats.source, read_trace(call.get("--prefetch"), vats.source->object_format()), [&] {
+  if (!known.empty())
+    prefetcher.emplace(*vats.source, std::move(known), [&] {
       for (const auto& entry : entries) vats.source->learn(root_of(entry), true);
     });
   std::promise<void> ended;

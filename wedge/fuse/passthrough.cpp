@@ -22,7 +22,7 @@ struct BackingMap {
   std::uint64_t padding;
 };
 constexpr unsigned long kBackingOpen = _IOW(229, 1, BackingMap), kBackingClose = _IOW(229, 2, std::uint32_t);
-constexpr std::uint32_t kKeepCache = 1U << 1, kPassthrough = 1U << 7;  // flags of an opened file
+constexpr std::uint32_t kPassthrough = 1U << 7;  // flag of an opened file; no cache may be asked for with it
 constexpr std::uint32_t kInitExt = 1U << 30, kInitWriteback = 1U << 16, kInitPassthrough = 1U << 5;
 constexpr std::size_t kOutHeader = 16, kInitOut = 64;               // bytes
 constexpr std::size_t kFlags = 12, kFlags2 = 32, kStackDepth = 36;  // places in the reply to INIT
@@ -101,7 +101,7 @@ std::int32_t Passthrough::add_backing(int file) const {
 }
 
 Passthrough::OpenReply Passthrough::reply(std::uint64_t handle, std::int32_t backing) noexcept {
-  return {handle, kPassthrough | kKeepCache, backing};
+  return {handle, kPassthrough, backing};
 }
 
 }  // namespace wedge
