@@ -51,6 +51,7 @@ class LazyReader::File {
   const std::uint64_t size;
   const std::function<Made()> made;
   std::atomic<std::uint64_t> next = 0;      ///< where the last read ended
+  std::atomic<std::uint64_t> run = 0;       ///< bytes that were read in order up to there
   std::atomic<std::uint64_t> ahead_to = 0;  ///< read ahead up to there
 
   std::mutex mutex;  ///< guards what follows
@@ -174,9 +175,15 @@ std::size_t LazyReader::read(const FilePtr& file, std::uint64_t offset, base::Mu
     if (!piece->is_hole && options_.on_touch) options_.on_touch(piece->id);
     parts.emplace_back(&*piece, piece->is_hole ? Coming() : want(piece->id, piece->size));
   }
-  if (const bool is_next = file->next.exchange(end) == offset; is_next || offset == 0) {
-    read_ahead(*file, *all, end);
-    if (is_next) decode_ahead(*file, *all, end);
+  const bool is_next = file->next.exchange(end) == offset;
+  const auto run = is_next ? file->run.fetch_add(bytes.size()) + bytes.size() : 0;
+  if (is_next) {
+    // A part of what was read in order: whoever stops has not cost much.
+    read_ahead(*file, *all, end, std::min(options_.ahead, run / options_.caution));
+    decode_ahead(*file, *all, end, std::min(kDecodeAhead, run));
+  } else {
+    file->run = bytes.size();
+    file->ahead_to = end;
   }
   for (const auto& [piece, coming] : parts) {
     const auto from = std::max(offset, piece->begin), to = std::min(end, piece->begin + piece->size);
@@ -217,17 +224,17 @@ LazyReader::Run LazyReader::run_at(const FilePtr& file, std::uint64_t offset,
 }
 
 /// So that the next read finds it done.
-void LazyReader::decode_ahead(const File& file, const Pieces& all, std::uint64_t end) {
-  const auto wanted = std::min(file.size, end + kDecodeAhead);
+void LazyReader::decode_ahead(const File& file, const Pieces& all, std::uint64_t end, std::uint64_t size) {
+  const auto wanted = std::min({file.size, end + size, file.ahead_to.load()});
   for (auto piece = all.from(end); piece != all.pieces.end() && piece->begin < wanted; ++piece)
     if (!piece->is_hole) (void)want(piece->id, piece->size);
 }
 
 /// Has the source fetch what comes next.
-void LazyReader::read_ahead(File& file, const Pieces& all, std::uint64_t end) {
+void LazyReader::read_ahead(File& file, const Pieces& all, std::uint64_t end, std::uint64_t size) {
   const auto done = std::max(file.ahead_to.load(), end);
-  const auto wanted = std::min(file.size, end + options_.ahead);
-  if (done >= wanted || (done > end && wanted - done < options_.ahead / 4 && wanted < file.size)) return;
+  const auto wanted = std::min(file.size, end + size);
+  if (done >= wanted || (done > end && wanted - done < size / 4 && wanted < file.size)) return;
   file.ahead_to = wanted;
   std::vector<ObjectId> ids;
   for (auto piece = all.from(done); piece != all.pieces.end() && piece->begin < wanted; ++piece)

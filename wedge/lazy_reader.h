@@ -24,9 +24,11 @@ namespace wedge {
 class LazyReader {
  public:
   struct Options {
-    std::size_t memory = std::size_t{64} << 20;    ///< bytes of chunks
-    std::uint64_t ahead = std::uint64_t{8} << 20;  ///< bytes a reader in order is read ahead for
-    unsigned threads = 16;                         ///< that fetch and decode; most of them wait
+    std::size_t memory = std::size_t{64} << 20;  ///< bytes of chunks
+    /// Bytes a reader in order is read ahead for; at first fewer: those it has read, over `caution`.
+    std::uint64_t ahead = std::uint64_t{8} << 20;
+    std::uint64_t caution = 1;
+    unsigned threads = 16;  ///< that fetch and decode; most of them wait
     /// Told, on any thread, of each chunk that a read asks for; not of what is read ahead. May be empty.
     std::function<void(const base::ObjectId&)> on_touch = {};
   };
@@ -75,8 +77,8 @@ class LazyReader {
   std::shared_ptr<const Pieces> pieces_of(const FilePtr& file, const std::function<bool()>& is_over);
   Coming want(const base::ObjectId& id, std::size_t size);
   void forget(const base::ObjectId& id);
-  void decode_ahead(const File& file, const Pieces& pieces, std::uint64_t end);
-  void read_ahead(File& file, const Pieces& pieces, std::uint64_t end);
+  void decode_ahead(const File& file, const Pieces& pieces, std::uint64_t end, std::uint64_t size);
+  void read_ahead(File& file, const Pieces& pieces, std::uint64_t end, std::uint64_t size);
 
   vat::BlobSource& source_;
   const Options options_;

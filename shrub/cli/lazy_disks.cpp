@@ -108,6 +108,7 @@ LazyDisks::Opened& LazyDisks::opened(const shrub::Shrub& shrub) {
   if (known != opened_.end()) return known->second;
   auto vats = open_vats(shrub, call_, output_);
   wedge::LazyReader::Options options;
+  options.caution = 4;  // what is next on a disk is often of another file
   if (call_.has("--trace-out")) {
     if (trace_ == nullptr)
       trace_ = std::make_unique<TraceFile>(call_.get("--trace-out"), shrub.list().object_format);

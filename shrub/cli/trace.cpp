@@ -15,8 +15,8 @@ using base::Category;
 using base::Error;
 
 constexpr std::size_t kMaxTrace = std::size_t{256} << 20;  ///< bytes of a file
-constexpr std::size_t kTogether = 64;                      ///< chunks that are asked for at once
-constexpr std::size_t kAhead = 4;                          ///< times that, before the first has come
+constexpr std::size_t kTogether = 256;                     ///< chunks that are asked for at once
+constexpr std::size_t kAhead = 2;                          ///< times that, before the first has come
 
 std::string header(base::ObjectFormat format) {
   return "trace 1 " + std::string(base::to_string(format));
