@@ -127,6 +127,9 @@ std::unique_ptr<formats::Disk> ImageFile::open_below(const std::string& path, co
   if (given) {
     file = options_.backing[depth - 1];
     fd = base::open_at(AT_FDCWD, file, O_RDONLY | O_NONBLOCK);
+    if (find_foreign_format(read_begin(fd.get())) != nullptr)
+      throw Error(Category::refused, shown + ", is neither raw nor qcow2",
+                  "qemu-img convert -O qcow2 makes one of it");
   } else {
     const auto directory = std::filesystem::path(plain_path(path)).parent_path();
     if (name.front() == '/' || name.find(':') != std::string::npos || name.find('\0') != std::string::npos)

@@ -197,6 +197,7 @@ wedge::EntryRoot entry_root(const formats::Vref& vref) {
   root.recipe = vref.recipe;
   root.size = vref.size;
   root.unpack = vref.unpack;
+  root.as_qcow2 = vref.materialize == "qcow2";
   return root;
 }
 

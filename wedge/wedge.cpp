@@ -47,6 +47,8 @@ using internal::spool;
 using internal::WritableTop;
 using Outcome = SyncResult::Outcome;
 
+constexpr const char* kQcow2 = " qcow2";
+
 std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
   static constexpr const char* kNames[] = {"tree", "file", "image"};
   std::string key = kNames[static_cast<std::size_t>(root.type)];
@@ -54,11 +56,12 @@ std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
     key += " " + (*id ? (*id)->hex() : "-");
   return key + " " + (root.unpack.empty() ? "-" : root.unpack) + (fidelity.owners ? " owners" : "") +
          (fidelity.acls ? " acls" : "") + (fidelity.fifos ? " fifos" : "") +
-         (fidelity.devices ? " devices" : "");
+         (fidelity.devices ? " devices" : "") + (root.as_qcow2 ? kQcow2 : "");
 }
 
-/// What key_of() was told; nullopt if it is no key.
+/// What key_of() was told; nullopt if it is no key, or what lies there holds the content in another form.
 std::optional<vat::Root> root_of(const std::string& key, base::ObjectFormat format) {
+  if (key.ends_with(kQcow2)) return std::nullopt;
   std::string_view rest = key;
   (void)base::take_field(rest, ' ');
   vat::Root root;
@@ -90,8 +93,8 @@ Row file_row(int dir, const std::string& name, const EntryRoot& root) {
   row.path = ".";
   row.mode = info->st_mode & 07777;
   row.mtime = {info->st_mtim.tv_sec, static_cast<std::uint32_t>(info->st_mtim.tv_nsec)};
-  row.size = root.size;
-  if (root.blob) row.blob = *root.blob;
+  row.size = static_cast<std::uint64_t>(info->st_size);
+  if (root.blob && !root.as_qcow2) row.blob = *root.blob;
   return row;
 }
 
@@ -348,7 +351,8 @@ class Wedge::Impl {
   bool can_change_in_place(const Record& record, const EntryRoot& root, const Fidelity& fidelity,
                            const struct stat& there) const {
     if (!is_tree(root))
-      return root.recipe && recipe_of(record.key, root.recipe->format()) && S_ISREG(there.st_mode);
+      return root.recipe && !root.as_qcow2 && recipe_of(record.key, root.recipe->format()) &&
+             S_ISREG(there.st_mode);
     struct stat workspace;
     return root.unpack.empty() && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
            fidelity_of(record.key) == fidelity && ::fstat(tmp_.get(), &workspace) == 0 &&
@@ -546,7 +550,7 @@ class Wedge::Impl {
 
   /// Reading a small file again costs less than a tick of the clock.
   bool is_remembered(const EntryRoot& root) const {
-    return cache_ != nullptr && (is_tree(root) || root.size >= kWorthATick);
+    return cache_ != nullptr && !root.as_qcow2 && (is_tree(root) || root.size >= kWorthATick);
   }
 
   /// Until now nobody else could change the files that were made; whoever does from here on leaves another
@@ -747,7 +751,7 @@ class Wedge::Impl {
     vat::Expected reading{{root.manifest, root.layout, root.blob, root.recipe}, {}, {}, true};
     if (!record) return reading;
     if (auto base = root_of(record->key, record->format);
-        base && base->manifest.has_value() == root.manifest.has_value())
+        base && !root.as_qcow2 && base->manifest.has_value() == root.manifest.has_value())
       reading.base = std::move(base);
     if (!root.manifest || !record->key.starts_with("tree ")) return reading;
     auto changes = std::make_shared<internal::RowChanges>(
@@ -774,7 +778,8 @@ class Wedge::Impl {
   bool clone_content(vat::BlobSource& source, const std::string& path, const EntryRoot& root, int work,
                      WriteSummary& summary) const {
     const auto record = find_record(path);
-    if (!record || !root.recipe || !recipe_of(record->key, root.recipe->format())) return false;
+    if (!record || !root.recipe || root.as_qcow2 || !recipe_of(record->key, root.recipe->format()))
+      return false;
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = look_for_parent(parent_path);
     const auto old = parent ? base::find_regular_at(parent->get(), name) : std::nullopt;
@@ -796,7 +801,9 @@ class Wedge::Impl {
              WriteSummary& summary) const {
     if (!is_tree(root)) {
       summary.files = 1;
-      if (!clone_content(source, path, root, work, summary))
+      if (root.as_qcow2)
+        summary.fetched_size = internal::write_image_as_qcow2(source, root, work, "new", options.progress);
+      else if (!clone_content(source, path, root, work, summary))
         summary.fetched_size =
             write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image,
                           work, "new", options.progress);

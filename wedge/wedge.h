@@ -22,7 +22,8 @@ struct EntryRoot {
   std::optional<base::ObjectId> manifest, layout;  ///< tree
   std::optional<base::ObjectId> blob, recipe;      ///< file, image
   std::uint64_t size = 0;
-  std::string unpack;  ///< file: unpack it as this kind of archive, or empty
+  std::string unpack;     ///< file: unpack it as this kind of archive, or empty
+  bool as_qcow2 = false;  ///< image: as a qcow2 file, not raw
   friend bool operator==(const EntryRoot&, const EntryRoot&) = default;
 };
 

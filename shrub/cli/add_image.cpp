@@ -22,6 +22,8 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("DISK");
   const auto addition = begin_addition(call, output);
   const auto parent = find_parent(call, addition);
+  if (const auto form = call.find("--materialize").value_or("raw"); form != "raw" && form != "qcow2")
+    throw base::Error(base::Category::usage, "--materialize: '" + form + "' is not raw or qcow2");
   shrub::ImageFile file(path, {call.has("--exact"), call.all("--backing"), addition.vat().path() + "/tmp"});
   vat::Adder adder(addition.vat(), addition.options);
   vat::ImageOptions options;
@@ -46,6 +48,7 @@ int run(const cli::Call& call, cli::Output& output) {
   else if (addition.before)
     vref.parent = addition.before->parent;
   if (addition.before) vref.materialize = addition.before->materialize;
+  if (call.has("--materialize")) vref.materialize = call.get("--materialize") == "raw" ? "" : "qcow2";
   finish_addition(addition, std::move(vref), summary, output);
   return 0;
 }
@@ -64,6 +67,13 @@ cli::Command add_image_command() {
       {{"DISK", cli::Argument::Count::one, "the image, a regular file", cli::Completion::file},
        {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
       {{"--parent", "VREF", "the image it was made from, which VREF then names", cli::Completion::file},
+       {"--materialize",
+        "raw|qcow2",
+        "what sync makes of it (default: as the vref says, else raw)",
+        cli::Completion::none,
+        false,
+        false,
+        {"raw", "qcow2"}},
        {"--exact", "", "store the bytes of DISK as they are, whatever its format"},
        {"--backing", "FILE", "the disk below, in place of the one that is named; again for the next below",
         cli::Completion::file, true},

@@ -4,33 +4,13 @@
 
 #include "formats/base/error.h"
 #include "shrub/checkpoints.h"
+#include "wedge/lazy_disk.h"
 
 namespace shrub_cli {
 namespace {
 
 using base::Category;
 using base::Error;
-
-class OpenDisk final : public formats::Disk {
- public:
-  OpenDisk(wedge::LazyReader& reader, wedge::LazyReader::FilePtr file, std::uint64_t size)
-      : reader_(reader), file_(std::move(file)), size_(size) {}
-  [[nodiscard]] std::uint64_t size() const noexcept override { return size_; }
-  [[nodiscard]] Extent find_extent(std::uint64_t at) override {
-    while (at < size_) {
-      const auto run = reader_.run_at(file_, at);
-      if (!run.is_hole) return {at, run.end};
-      at = run.end;
-    }
-    return {size_, size_};
-  }
-  void read(std::uint64_t at, base::MutableBytes to) override { (void)reader_.read(file_, at, to); }
-
- private:
-  wedge::LazyReader& reader_;
-  const wedge::LazyReader::FilePtr file_;
-  const std::uint64_t size_;
-};
 
 }  // namespace
 
@@ -72,7 +52,7 @@ wedge::NbdDisk LazyDisk::export_as(const std::string& name,
 }
 
 std::unique_ptr<formats::Disk> LazyDisk::open() const {
-  return std::make_unique<OpenDisk>(*reader, file, vref.size);
+  return wedge::open_lazy_disk(*reader, file, vref.size);
 }
 
 LazyDisk LazyDisks::open(const std::string& path) {

@@ -136,6 +136,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   // Chunks come and go: memory that was given back each time would be cleared each time.
   (void)::mallopt(M_MMAP_THRESHOLD, 32 << 20);
   (void)::mallopt(M_TRIM_THRESHOLD, 128 << 20);
+  (void)::mallopt(M_ARENA_MAX, 4);  // threads come and go, too
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto directory = std::filesystem::absolute(call.get("DIR")).lexically_normal().string();
   struct stat info {};

@@ -14,7 +14,9 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/numbers.h"
+#include "formats/disk/qcow2_writer.h"
 #include "formats/text/recipe.h"
+#include "wedge/lazy_disk.h"
 #include "wedge/unpack.h"
 
 namespace wedge::internal {
@@ -41,7 +43,7 @@ std::string mount_point(std::string_view text) {
 }
 
 /// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
-bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, int fd) {
+bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, const base::ReadAt& read) {
   formats::RecipeReader reader(source.read(recipe), source.object_format(),
                                [&](const ObjectId& id) { return source.read(id); });
   base::ObjectHasher hasher(source.object_format());
@@ -50,7 +52,7 @@ bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, int fd) {
     std::uint64_t offset = reader.offset() - item.size;
     if (item.type != formats::RecipeItem::Type::hole) {
       buffer.resize(static_cast<std::size_t>(item.size));
-      if (!base::read_exact_at(fd, offset, buffer)) return false;
+      if (!read(offset, buffer)) return false;
       if (item.type == formats::RecipeItem::Type::chunk) {
         if (hasher.hash(buffer) != item.id) return false;
       } else {
@@ -65,7 +67,7 @@ bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, int fd) {
     buffer.resize(std::size_t{64} << 10);
     for (std::uint64_t left = item.size; left > 0;) {
       const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer.size()));
-      if (!base::read_exact_at(fd, offset, {buffer.data(), count}) ||
+      if (!read(offset, {buffer.data(), count}) ||
           std::any_of(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(count),
                       [](std::byte b) { return b != std::byte{0}; }))
         return false;
@@ -144,6 +146,45 @@ ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size) {
   return size == 0 ? hasher.finish() : ObjectId();
 }
 
+std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, int dir,
+                                   const std::string& name,
+                                   const std::function<void(std::uint64_t)>& progress) {
+  LazyReader reader(source, {});
+  const auto disk = open_lazy_disk(reader,
+                                   reader.open(root.size,
+                                               [&] {
+                                                 return LazyReader::Made{root.blob, root.recipe};
+                                               }),
+                                   root.size);
+  auto fd = base::open_at(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+  formats::write_qcow2(*disk, fd.get(), std::nullopt, progress);
+  base::sync_file(fd.get());
+  const auto size = base::file_size(fd.get());
+  fd.close();
+  return size;
+}
+
+namespace {
+
+/// Whether what a guest sees of the file is what the recipe says.
+bool holds_as_qcow2(vat::BlobSource& source, const EntryRoot& root, int fd) {
+  try {
+    const auto size = base::file_size(fd);
+    if (formats::find_backing(base::reader_of(fd), size)) return false;  // it is not ours
+    const auto disk = formats::open_qcow2(base::reader_of(fd), size, nullptr);
+    return disk->size() == root.size &&
+           holds_recipe(source, *root.recipe, [&](std::uint64_t at, base::MutableBytes to) {
+             disk->read(at, to);
+             return true;
+           });
+  } catch (const Error& error) {
+    if (!std::string_view(error.what()).starts_with("qcow2: ")) throw;
+    return false;
+  }
+}
+
+}  // namespace
+
 std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& path, const EntryRoot& root,
                            const CompareOptions& options,
                            const std::function<void(const Difference&)>& on_difference) {
@@ -187,11 +228,14 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
         on_difference);
   }
   if (!S_ISREG(info->st_mode)) return report(Difference::Kind::type);
-  if (static_cast<std::uint64_t>(info->st_size) != root.size) return report(Difference::Kind::content);
+  if (!root.as_qcow2 && static_cast<std::uint64_t>(info->st_size) != root.size)
+    return report(Difference::Kind::content);
   if (!options.read_content) return 0;
   const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
+  if (root.as_qcow2) return holds_as_qcow2(source, root, fd.get()) ? 0 : report(Difference::Kind::content);
   if (root.recipe)
-    return holds_recipe(source, *root.recipe, fd.get()) ? 0 : report(Difference::Kind::content);
+    return holds_recipe(source, *root.recipe, base::reader_of(fd.get())) ? 0
+                                                                         : report(Difference::Kind::content);
   return hash_content(fd.get(), source.object_format(), root.size) == *root.blob
              ? 0
              : report(Difference::Kind::content);

@@ -16,6 +16,11 @@
 
 namespace wedge::internal {
 
+/// Makes `name` in `dir`, durably; returns its size in bytes.
+std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, int dir,
+                                   const std::string& name,
+                                   const std::function<void(std::uint64_t)>& progress);
+
 /// nullopt if there is nothing of that name.
 [[nodiscard]] std::optional<struct stat> find_stat(int dir, const std::string& name);
 
