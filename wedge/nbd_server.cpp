@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -23,10 +24,11 @@ using base::Category;
 using base::Error;
 
 constexpr std::size_t kThreads = 8;  ///< of a connection: requests that are answered at a time
-constexpr std::size_t kMaxConnections = 16;
-constexpr std::uint32_t kMaxRequest = std::uint32_t{32} << 20;  ///< bytes of a read or write
-constexpr std::uint32_t kMaxOption = 4096;                      ///< bytes
-constexpr std::uint32_t kAllocation = 1;                        ///< number of the context base:allocation
+constexpr std::size_t kMaxConnections = 8;
+constexpr std::time_t kPatience = 10;  ///< seconds, with a client that has not said which disk it wants
+constexpr std::uint32_t kMaxRequest = std::uint32_t{4} << 20;  ///< bytes of a read or write
+constexpr std::uint32_t kMaxOption = 4096;                     ///< bytes
+constexpr std::uint32_t kAllocation = 1;                       ///< number of the context base:allocation
 constexpr std::string_view kAllocationName = "base:allocation";
 constexpr std::size_t kMaxRuns = 4096;  ///< in one answer
 
@@ -91,8 +93,10 @@ class NbdServer::Connection {
 
   void run() {
     try {
+      set_patience(kPatience);
       shake_hands();
       if (disk_ == nullptr) return;
+      set_patience(0);
       std::vector<std::jthread> others;
       for (std::size_t i = 1; i < kThreads; ++i) others.emplace_back([this] { answer_all(); });
       answer_all();
@@ -103,6 +107,11 @@ class NbdServer::Connection {
   void close() { (void)::shutdown(socket_.get(), SHUT_RDWR); }
 
  private:
+  void set_patience(std::time_t seconds) {
+    const timeval time{seconds, 0};
+    (void)::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
+  }
+
   void receive(base::MutableBytes to) {
     while (!to.empty()) {
       const auto count = ::recv(socket_.get(), to.data(), to.size(), 0);

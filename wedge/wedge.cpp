@@ -93,7 +93,8 @@ Row file_row(int dir, const std::string& name, const EntryRoot& root) {
   row.path = ".";
   row.mode = info->st_mode & 07777;
   row.mtime = {info->st_mtim.tv_sec, static_cast<std::uint32_t>(info->st_mtim.tv_nsec)};
-  row.size = static_cast<std::uint64_t>(info->st_size);
+  // A raw file may be about to be changed in place.
+  row.size = root.as_qcow2 ? static_cast<std::uint64_t>(info->st_size) : root.size;
   if (root.blob && !root.as_qcow2) row.blob = *root.blob;
   return row;
 }

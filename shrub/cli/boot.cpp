@@ -201,6 +201,7 @@ int run(const cli::Call& call, cli::Output& output) {
     return 0;
   }
   const bool commits = call.has("--commit");
+  if (commits && call.has("--ephemeral")) throw Error(Category::usage, "--ephemeral or --commit, not both");
   if (commits && (machine.disks.empty() || !machine.disks.front().is_writable))
     throw Error(Category::usage, "--commit: there is no first disk that can be written");
   std::optional<Addition> addition;
@@ -229,6 +230,9 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   if (commits && opened.front().vref.type != formats::Vref::Type::image)
     throw Error(Category::usage, machine.disks.front().vref + ": not an image");
+  // Its chunks lie in the vats of its shrub, and only what is new goes to those of the child's.
+  if (commits && addition->named.shrub.root() != opened.front().named.shrub.root())
+    throw Error(Category::usage, call.get("--commit") + ": lies in another shrub than the image");
   disks.prefetch();
   if (!machine.kernel.empty()) place_file(disks, call, machine.kernel, places.kernel);
   if (!machine.initrd.empty()) place_file(disks, call, machine.initrd, places.initrd);

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <future>
+#include <numeric>
 #include <thread>
 
 #include "cli/environment.h"
@@ -169,13 +170,24 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   cli::add_path(head, "mount", directory);
   cli::add_path(head, "shrub", options.name);
   Report report(mounts_directory(), std::move(head));
+  const auto size = std::accumulate(
+      entries.begin(), entries.end(), std::uint64_t{0},
+      [](std::uint64_t sum, const wedge::MountEntry& entry) { return sum + entry.root.size; });
   const auto now = [&] {
     const auto& counts = mount.counts();
     formats::json::Object record{{"opened", counts.opens.load()},
                                  {"read", counts.bytes.load()},
                                  {"failures", counts.failures.load()},
-                                 {"filled", filled.load()}};
-    if (vats.peers != nullptr) record.emplace_back("received", vats.peers->received());
+                                 {"filled", filled.load()},
+                                 {"size", size}};
+    if (vats.peers == nullptr) return record;
+    record.emplace_back("received", vats.peers->received());
+    formats::json::Array peers;
+    for (const auto& peer : vats.peers->report())
+      if (peer.requests > 0)
+        peers.push_back(formats::json::Object{
+            {"name", peer.name}, {"requests", peer.requests}, {"received", peer.received}});
+    record.emplace_back("peers", std::move(peers));
     return record;
   };
   report.write(now());
@@ -201,7 +213,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
         try {
           wedge::fill(
               *vats.source, root_of(entries[i]), [&] { return is_over.load(); },
-              [&](std::uint64_t size) { filled = before + size; });
+              [&](std::uint64_t done) { filled = before + done; });
         } catch (const Error& error) {
           output.warning(entries[i].path + ": " + error.what());
         }

@@ -19,6 +19,7 @@ KINDS = {
     'flag': lambda v: type(v) is bool,
     'text': lambda v: isinstance(v, str) and v,
     'path': lambda v: isinstance(v, str) and v,
+    'array': lambda v: isinstance(v, list),
     'seconds': lambda v: type(v) in (int, float),
 }
 

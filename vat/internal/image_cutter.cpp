@@ -87,7 +87,8 @@ std::optional<KnownBlocks::Candidate> ImageCutter::find_known(base::Bytes bytes)
   known_->find(block, [&](const KnownBlocks::Candidate& candidate) {
     if (found || candidate.size > bytes.size()) return;
     try {
-      if (hasher_.hash(bytes.first(candidate.size)) == candidate.id) found = candidate;
+      if (hasher_.hash(bytes.first(candidate.size)) == candidate.id && known_->is_stored(candidate))
+        found = candidate;
     } catch (const base::Error&) {  // refused by the hash; whoever stores it says so
     }
   });

@@ -109,6 +109,10 @@ void KnownBlocks::read_pack(const PackRecord& record) {
   tables_.add(sorted, base::as_bytes(name.substr(0, kNameSize)), {});
 }
 
+bool KnownBlocks::is_stored(const Candidate& candidate) {
+  return vat_.impl().known_good(candidate.id, candidate.size);
+}
+
 void KnownBlocks::find(base::Bytes block, const std::function<void(const Candidate&)>& visit) {
   base::Buffer key;
   base::append_le(key, hash_of(block.data()));

@@ -31,6 +31,8 @@ class KnownBlocks {
   };
   /// Blobs that may begin with `block`, of kBlock bytes; a few at most.
   void find(base::Bytes block, const std::function<void(const Candidate&)>& visit);
+  /// Whether the vat still has it, good.
+  [[nodiscard]] bool is_stored(const Candidate& candidate);
 
  private:
   void read_pack(const PackRecord& record);
