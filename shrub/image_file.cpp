@@ -152,7 +152,7 @@ std::unique_ptr<formats::Disk> ImageFile::open_below(const std::string& path, co
       throw Error(Category::refused, shown + ", lies below itself");
   const int raw = fd.get();
   below_.push_back({shown, std::move(fd), state});
-  return base::named(shown, [&] { return open(raw, file, !given && format == "raw", depth); });
+  return base::named(shown, [&] { return open(raw, file, format == "raw", depth); });
 }
 
 void ImageFile::require_unchanged() const {

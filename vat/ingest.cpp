@@ -260,7 +260,10 @@ class Worker {
     std::uint64_t at = 0;
     const auto read_skeleton = [&](std::uint64_t end) {
       while (at < end) {
-        if (skeleton.size() == kMaxSkeleton) emit_skeleton(skeleton);
+        if (skeleton.size() == kMaxSkeleton) {
+          emit_skeleton(skeleton);
+          if (parcel_.bytes.size() >= kParcelSize) flush();
+        }
         const auto count =
             static_cast<std::size_t>(std::min<std::uint64_t>(end - at, kMaxSkeleton - skeleton.size()));
         skeleton.resize(skeleton.size() + count);

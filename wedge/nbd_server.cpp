@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <system_error>
 
 #include "formats/base/file.h"
 
@@ -98,9 +99,13 @@ class NbdServer::Connection {
       if (disk_ == nullptr) return;
       set_patience(0);
       std::vector<std::jthread> others;
-      for (std::size_t i = 1; i < kThreads; ++i) others.emplace_back([this] { answer_all(); });
+      try {
+        for (std::size_t i = 1; i < kThreads; ++i) others.emplace_back([this] { answer_all(); });
+      } catch (const std::system_error&) {  // those that are there do
+      }
       answer_all();
     } catch (const Over&) {
+    } catch (const std::exception&) {  // out of memory; the client is told by the end
     }
   }
 
@@ -339,6 +344,9 @@ class NbdServer::Connection {
     } catch (const Error& error) {
       if (error.category() != Category::busy && server_.on_failure_)
         server_.on_failure_(disk_->name + ": " + error.what());
+      failure = EIO;
+    } catch (const std::exception& error) {
+      if (server_.on_failure_) server_.on_failure_(disk_->name + ": " + error.what());
       failure = EIO;
     }
     if (request.type == read_ && failure == 0)

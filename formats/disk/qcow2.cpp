@@ -212,6 +212,7 @@ class Qcow2 final : public Disk {
   }
 
   void read(std::uint64_t at, base::MutableBytes to) override {
+    if (at > size() || to.size() > size() - at) throw Error(Category::internal, "read beyond the disk");
     while (!to.empty()) {
       const auto piece = piece_at(at);
       const auto part =

@@ -247,14 +247,33 @@ int run(const cli::Call& call, cli::Output& output) {
     status = qemu.wait(signals, damaged, signal);
   }
   disks.report();
-  if (damage) throw Error(*damage);
-  if (signal != 0) return 128 + signal;
+  // What was written is not lost because it could not be committed.
+  const auto keep = [&](const Error& error) {
+    if (!commits) return error;
+    const auto kept = addition->vat().path() + "/tmp/uncommitted-" + base::random_name() + ".qcow2";
+    std::error_code failure;
+    std::filesystem::copy_file(places.overlays.front(), kept, failure);
+    return failure ? error
+                   : Error(error.category(), std::string(error.what()) + "; nothing was committed",
+                           "what was written is in " + kept + ", a qcow2 above the image");
+  };
+  if (damage) throw Error(keep(*damage));
+  if (signal != 0) {
+    if (commits) output.warning(keep(Error(Category::local, "ended by a signal")).hint());
+    return 128 + signal;
+  }
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    throw Error(Category::local, "qemu-system-x86_64 ended with " +
-                                     (WIFEXITED(status) ? "exit code " + std::to_string(WEXITSTATUS(status))
-                                                        : "signal " + std::to_string(WTERMSIG(status))) +
-                                     (commits ? "; nothing was committed" : ""));
-  if (commits) commit(places.overlays.front(), opened.front(), *addition, output);
+    throw keep(
+        Error(Category::local, "qemu-system-x86_64 ended with " +
+                                   (WIFEXITED(status) ? "exit code " + std::to_string(WEXITSTATUS(status))
+                                                      : "signal " + std::to_string(WTERMSIG(status)))));
+  if (commits) {
+    try {
+      commit(places.overlays.front(), opened.front(), *addition, output);
+    } catch (const Error& error) {
+      throw keep(error);
+    }
+  }
   return 0;
 }
 

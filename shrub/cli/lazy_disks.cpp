@@ -14,7 +14,7 @@ using base::Error;
 
 }  // namespace
 
-Error LazyDisk::explain(const Error& error, std::uint64_t at, std::size_t size) const {
+Error LazyDisk::explain(const Error& error, std::uint64_t at, std::size_t size) const try {
   for (const auto& id : reader->chunks_at(file, at, size)) {
     try {
       (void)vats->source->read(id);
@@ -27,6 +27,8 @@ Error LazyDisk::explain(const Error& error, std::uint64_t at, std::size_t size) 
                    std::string(damage.what()) + "; it is of " + (holders.empty() ? named.entry : holders));
     }
   }
+  return error;
+} catch (const Error&) {  // not even what it is made of is to be had
   return error;
 }
 

@@ -53,7 +53,7 @@ class Mount::Impl {
     if (session_ == nullptr) throw Error(Category::local, "FUSE: cannot begin");
     device_ = Passthrough::mount(directory, options.name, options.allow_other).value_or(base::UniqueFd());
     if (device_.get() >= 0 && Passthrough::attach(session_, device_.get())) {
-      passthrough_.emplace(device_.get());
+      passthrough_.emplace(device_.release());  // the session closes it
       directory_ = directory;
     } else if (device_.get() >= 0) {
       (void)::umount2(directory.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);

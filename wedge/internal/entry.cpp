@@ -43,9 +43,11 @@ std::string mount_point(std::string_view text) {
 }
 
 /// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
-bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, const base::ReadAt& read) {
+bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t size,
+                  const base::ReadAt& read) {
   formats::RecipeReader reader(source.read(recipe), source.object_format(),
                                [&](const ObjectId& id) { return source.read(id); });
+  if (reader.header().size != size) return false;
   base::ObjectHasher hasher(source.object_format());
   base::Buffer buffer;
   for (formats::RecipeItem item; reader.next(item);) {
@@ -173,7 +175,7 @@ bool holds_as_qcow2(vat::BlobSource& source, const EntryRoot& root, int fd) {
     if (formats::find_backing(base::reader_of(fd), size)) return false;  // it is not ours
     const auto disk = formats::open_qcow2(base::reader_of(fd), size, nullptr);
     return disk->size() == root.size &&
-           holds_recipe(source, *root.recipe, [&](std::uint64_t at, base::MutableBytes to) {
+           holds_recipe(source, *root.recipe, root.size, [&](std::uint64_t at, base::MutableBytes to) {
              disk->read(at, to);
              return true;
            });
@@ -234,8 +236,9 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
   const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
   if (root.as_qcow2) return holds_as_qcow2(source, root, fd.get()) ? 0 : report(Difference::Kind::content);
   if (root.recipe)
-    return holds_recipe(source, *root.recipe, base::reader_of(fd.get())) ? 0
-                                                                         : report(Difference::Kind::content);
+    return holds_recipe(source, *root.recipe, root.size, base::reader_of(fd.get()))
+               ? 0
+               : report(Difference::Kind::content);
   return hash_content(fd.get(), source.object_format(), root.size) == *root.blob
              ? 0
              : report(Difference::Kind::content);
