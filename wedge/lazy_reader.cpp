@@ -25,7 +25,7 @@ constexpr std::uint64_t kDecodeAhead = std::uint64_t{2} << 20;  ///< bytes
 struct Piece {
   std::uint64_t begin = 0;  ///< in the content
   std::uint64_t slice = 0;  ///< where in the blob it begins
-  std::uint32_t size = 0;
+  std::uint64_t size = 0;
   bool is_hole = false;
   ObjectId id;
 };
@@ -85,19 +85,13 @@ std::shared_ptr<const LazyReader::Pieces> LazyReader::pieces_of(const FilePtr& f
                                    [&](const ObjectId& id) { return source_.read(id); });
       if (reader.header().size != size) throw Error(Category::refused, "recipe: of another size");
       for (RecipeItem item; reader.next(item);) {
-        auto begin = reader.offset() - item.size;
-        for (auto left = item.size; left > 0;) {  // a hole may be longer than a piece can say
-          const auto part = std::min<std::uint64_t>(left, std::uint64_t{1} << 30);
-          all->pieces.push_back({begin, item.offset, static_cast<std::uint32_t>(part),
-                                 item.type == RecipeItem::Type::hole, item.id});
-          begin += part;
-          left -= part;
-        }
+        all->pieces.push_back({reader.offset() - item.size, item.offset, item.size,
+                               item.type == RecipeItem::Type::hole, item.id});
       }
     } else if (size > formats::kMaxPackedBlob) {
       all->stream = made.blob.value();
     } else {
-      all->pieces.push_back({0, 0, static_cast<std::uint32_t>(size), false, made.blob.value()});
+      all->pieces.push_back({0, 0, size, false, made.blob.value()});
     }
     return std::shared_ptr<const Pieces>(std::move(all));
   };

@@ -184,12 +184,14 @@ class Qcow2 final : public Disk {
   [[nodiscard]] std::uint64_t size() const noexcept override { return header_.size; }
 
   [[nodiscard]] Extent find_extent(std::uint64_t at) override {
+    Extent there{0, 0};  // the last answer from below, which may be of use again
     while (at < size()) {
       const auto piece = piece_at(at);
       const auto end = std::min(size(), piece.end);
       if (piece.type == Piece::Type::below && backing_ != nullptr && at < backing_->size()) {
-        const auto there = backing_->find_extent(at);
-        if (there.begin < std::min(end, backing_->size())) return {there.begin, std::min(end, there.end)};
+        if (at >= there.end) there = backing_->find_extent(at);
+        if (there.begin < std::min(end, backing_->size()))
+          return {std::max(at, there.begin), std::min(end, there.end)};
       } else if (piece.type == Piece::Type::plain || piece.type == Piece::Type::compressed) {
         return {at, end};
       }

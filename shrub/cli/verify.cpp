@@ -1,4 +1,4 @@
-#include <set>
+#include <map>
 
 #include "cli/peers.h"
 #include "formats/base/error.h"
@@ -17,7 +17,7 @@ using base::Error;
 int verify_to_root(const NamedShrub& named, vat::BlobSource& source, cli::Output& output) {
   const auto all = shrub::find_checkpoints(named.shrub);
   std::uint64_t images = 0, size = 0;
-  std::set<base::ObjectId> proven;
+  std::map<base::ObjectId, std::uint64_t> proven;  // with the size of the chunk
   for (const auto& entry : named.shrub.entries(named.below)) {
     const auto vref = named.shrub.read(entry);
     if (vref.type != formats::Vref::Type::image) continue;
@@ -31,17 +31,20 @@ int verify_to_root(const NamedShrub& named, vat::BlobSource& source, cli::Output
         if (reader.header().size != node.size)
           throw Error(Category::refused, "its recipe is of another size than the vref says");
         for (formats::RecipeItem item; reader.next(item);) {
-          if (item.type == formats::RecipeItem::Type::hole || proven.contains(item.id)) continue;
+          if (item.type == formats::RecipeItem::Type::hole) continue;
           try {
-            const auto bytes = source.read(item.id);
-            if (item.offset + item.size > bytes.size())
+            auto known = proven.find(item.id);
+            if (known == proven.end()) {
+              known = proven.emplace(item.id, source.read(item.id).size()).first;
+              size += known->second;
+            }
+            if (item.type == formats::RecipeItem::Type::chunk ? item.size != known->second
+                                                              : item.offset + item.size > known->second)
               throw Error(Category::refused, "chunk " + item.id.hex() + " is not of the size it lists");
-            size += bytes.size();
           } catch (const Error& error) {
             throw Error(error.category(), std::string(error.what()) + "; it is of " +
                                               shrub::holders_of(source, all, chain, item.id));
           }
-          proven.insert(item.id);
           output.progress("verified", size, 0);
         }
       });
