@@ -8,6 +8,10 @@
 
 namespace shrub {
 
+std::optional<base::ObjectId> parent_of_child(const formats::Vref& parent, const base::ObjectId& recipe) {
+  return parent.recipe == recipe ? parent.parent : parent.recipe;
+}
+
 std::vector<Checkpoint> find_checkpoints(const Shrub& shrub) {
   std::vector<Checkpoint> all;
   for (const auto& entry : shrub.entries(".")) {

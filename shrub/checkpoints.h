@@ -20,6 +20,10 @@ struct Checkpoint {
   std::optional<base::ObjectId> parent;
 };
 
+/// What the vref of an image names as its parent that was made from `parent`: that, unless it is the same.
+[[nodiscard]] std::optional<base::ObjectId> parent_of_child(const formats::Vref& parent,
+                                                            const base::ObjectId& recipe);
+
 /// All images of a shrub, in the order of their first entries.
 [[nodiscard]] std::vector<Checkpoint> find_checkpoints(const Shrub& shrub);
 

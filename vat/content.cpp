@@ -178,6 +178,14 @@ void stream_recipe(BlobSource& source, const ObjectId& recipe, const ByteRange& 
   });
 }
 
+void stream_pinned(BlobSource& source, const std::optional<ObjectId>& blob,
+                   const std::optional<ObjectId>& recipe, const base::ByteSink& sink, const HoleSink& holes) {
+  if (recipe)
+    stream_recipe(source, *recipe, {}, sink, holes);
+  else
+    source.stream(blob.value(), sink);
+}
+
 Content find_content(BlobSource& source, const ObjectId& id) {
   std::optional<Error> failure;
   try {

@@ -26,6 +26,11 @@ using HoleSink = std::function<void(std::uint64_t)>;
 void stream_recipe(BlobSource& source, const base::ObjectId& recipe, const ByteRange& range,
                    const base::ByteSink& sink, const HoleSink& holes = {});
 
+/// The same of what a vref or a layout names: the recipe, or, where there is none, the blob.
+void stream_pinned(BlobSource& source, const std::optional<base::ObjectId>& blob,
+                   const std::optional<base::ObjectId>& recipe, const base::ByteSink& sink,
+                   const HoleSink& holes = {});
+
 /// Where content is to be had from.
 struct Content {
   std::uint64_t size = 0;

@@ -26,8 +26,9 @@ struct Piece {
   std::uint64_t begin = 0;  ///< in the content
   std::uint64_t slice = 0;  ///< where in the blob it begins
   std::uint64_t size = 0;
-  bool is_hole = false;
+  RecipeItem::Type type = RecipeItem::Type::chunk;
   ObjectId id;
+  [[nodiscard]] bool is_hole() const noexcept { return type == RecipeItem::Type::hole; }
 };
 
 }  // namespace
@@ -85,13 +86,12 @@ std::shared_ptr<const LazyReader::Pieces> LazyReader::pieces_of(const FilePtr& f
                                    [&](const ObjectId& id) { return source_.read(id); });
       if (reader.header().size != size) throw Error(Category::refused, "recipe: of another size");
       for (RecipeItem item; reader.next(item);) {
-        all->pieces.push_back({reader.offset() - item.size, item.offset, item.size,
-                               item.type == RecipeItem::Type::hole, item.id});
+        all->pieces.push_back({reader.offset() - item.size, item.offset, item.size, item.type, item.id});
       }
     } else if (size > formats::kMaxPackedBlob) {
       all->stream = made.blob.value();
     } else {
-      all->pieces.push_back({0, 0, size, false, made.blob.value()});
+      all->pieces.push_back({0, 0, size, RecipeItem::Type::chunk, made.blob.value()});
     }
     return std::shared_ptr<const Pieces>(std::move(all));
   };
@@ -166,8 +166,8 @@ std::size_t LazyReader::read(const FilePtr& file, std::uint64_t offset, base::Mu
   }
   std::vector<std::pair<const Piece*, Coming>> parts;
   for (auto piece = all->from(offset); piece != all->pieces.end() && piece->begin < end; ++piece) {
-    if (!piece->is_hole && options_.on_touch) options_.on_touch(piece->id);
-    parts.emplace_back(&*piece, piece->is_hole ? Coming() : want(piece->id, piece->size));
+    if (!piece->is_hole() && options_.on_touch) options_.on_touch(piece->id);
+    parts.emplace_back(&*piece, piece->is_hole() ? Coming() : want(piece->id, piece->size));
   }
   const bool is_next = file->next.exchange(end) == offset;
   const auto run = is_next ? file->run.fetch_add(bytes.size()) + bytes.size() : 0;
@@ -183,14 +183,15 @@ std::size_t LazyReader::read(const FilePtr& file, std::uint64_t offset, base::Mu
     const auto from = std::max(offset, piece->begin), to = std::min(end, piece->begin + piece->size);
     const auto out =
         bytes.subspan(static_cast<std::size_t>(from - offset), static_cast<std::size_t>(to - from));
-    if (piece->is_hole) {
+    if (piece->is_hole()) {
       std::fill(out.begin(), out.end(), std::byte{0});
       continue;
     }
     wait_for(coming, is_over);
     const auto& chunk = *coming.get();
     const auto at = piece->slice + (from - piece->begin);
-    if (at + out.size() > chunk.size()) throw Error(Category::refused, "recipe: a chunk of another size");
+    if (piece->type == RecipeItem::Type::chunk ? chunk.size() != piece->size : at + out.size() > chunk.size())
+      throw Error(Category::refused, "recipe: a chunk of another size");
     std::copy_n(chunk.begin() + static_cast<std::ptrdiff_t>(at), out.size(), out.begin());
   }
   return bytes.size();
@@ -200,7 +201,7 @@ std::vector<ObjectId> LazyReader::chunks_at(const FilePtr& file, std::uint64_t o
   const auto all = pieces_of(file, {});
   std::vector<ObjectId> ids;
   for (auto piece = all->from(offset); piece != all->pieces.end() && piece->begin < offset + size; ++piece)
-    if (!piece->is_hole && std::find(ids.begin(), ids.end(), piece->id) == ids.end())
+    if (!piece->is_hole() && std::find(ids.begin(), ids.end(), piece->id) == ids.end())
       ids.push_back(piece->id);
   return ids;
 }
@@ -211,9 +212,9 @@ LazyReader::Run LazyReader::run_at(const FilePtr& file, std::uint64_t offset,
   if (all->stream) return {file->size, false};
   auto piece = all->from(offset);
   if (piece == all->pieces.end()) return {file->size, false};
-  const bool is_hole = piece->is_hole;
+  const bool is_hole = piece->is_hole();
   auto end = offset;
-  for (; piece != all->pieces.end() && piece->is_hole == is_hole; ++piece) end = piece->begin + piece->size;
+  for (; piece != all->pieces.end() && piece->is_hole() == is_hole; ++piece) end = piece->begin + piece->size;
   return {end, is_hole};
 }
 
@@ -221,7 +222,7 @@ LazyReader::Run LazyReader::run_at(const FilePtr& file, std::uint64_t offset,
 void LazyReader::decode_ahead(const File& file, const Pieces& all, std::uint64_t end, std::uint64_t size) {
   const auto wanted = std::min({file.size, end + size, file.ahead_to.load()});
   for (auto piece = all.from(end); piece != all.pieces.end() && piece->begin < wanted; ++piece)
-    if (!piece->is_hole) (void)want(piece->id, piece->size);
+    if (!piece->is_hole()) (void)want(piece->id, piece->size);
 }
 
 /// Has the source fetch what comes next.
@@ -232,7 +233,7 @@ void LazyReader::read_ahead(File& file, const Pieces& all, std::uint64_t end, st
   file.ahead_to = wanted;
   std::vector<ObjectId> ids;
   for (auto piece = all.from(done); piece != all.pieces.end() && piece->begin < wanted; ++piece)
-    if (!piece->is_hole) ids.push_back(piece->id);
+    if (!piece->is_hole()) ids.push_back(piece->id);
   if (!ids.empty()) source_.prefetch(ids);
 }
 

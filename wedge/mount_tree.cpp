@@ -203,9 +203,8 @@ class MountTree::Impl {
 
   /// False if it failed; whoever reads what could not be learnt hears why.
   bool learn(std::size_t entry, bool content) {
-    const auto& root = entries_[entry].root;
     try {
-      source_.learn({root.manifest, root.layout, root.blob, root.recipe}, content);
+      source_.learn(entries_[entry].root.content(), content);
       return true;
     } catch (const Error&) {
       return false;

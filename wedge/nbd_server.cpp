@@ -13,9 +13,13 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <list>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <system_error>
 
+#include "formats/base/endian.h"
 #include "formats/base/file.h"
 
 namespace wedge {
@@ -72,17 +76,6 @@ constexpr std::uint32_t kHoleAndZero = 3;
 /// The client is gone, or does not speak the protocol.
 struct Over {};
 
-void append_be(base::Buffer& to, auto value) {
-  for (std::size_t i = sizeof value; i-- > 0;) to.push_back(static_cast<std::byte>(value >> (8 * i)));
-}
-template <typename T>
-T load_be(const std::byte* from) {
-  T value = 0;
-  for (std::size_t i = 0; i < sizeof(T); ++i)
-    value = static_cast<T>(value << 8 | std::to_integer<T>(from[i]));
-  return value;
-}
-
 }  // namespace
 
 class NbdServer::Connection {
@@ -129,7 +122,7 @@ class NbdServer::Connection {
   T receive() {
     std::array<std::byte, sizeof(T)> bytes{};
     receive(bytes);
-    return load_be<T>(bytes.data());
+    return base::load_be<T>(bytes.data());
   }
   void send(base::Bytes bytes, bool more = false) {
     while (!bytes.empty()) {
@@ -145,19 +138,19 @@ class NbdServer::Connection {
 
   void reply(std::uint32_t option, std::uint32_t type, base::Bytes data = {}) {
     base::Buffer bytes;
-    append_be(bytes, kReplyMagic);
-    append_be(bytes, option);
-    append_be(bytes, type);
-    append_be(bytes, static_cast<std::uint32_t>(data.size()));
+    base::append_be(bytes, kReplyMagic);
+    base::append_be(bytes, option);
+    base::append_be(bytes, type);
+    base::append_be(bytes, static_cast<std::uint32_t>(data.size()));
     base::append(bytes, data);
     send(bytes);
   }
 
   void shake_hands() {
     base::Buffer hello;
-    append_be(hello, kMagic);
-    append_be(hello, kOptionMagic);
-    append_be(hello, static_cast<std::uint16_t>(kFixedNewstyle | kNoZeroes));
+    base::append_be(hello, kMagic);
+    base::append_be(hello, kOptionMagic);
+    base::append_be(hello, static_cast<std::uint16_t>(kFixedNewstyle | kNoZeroes));
     send(hello);
     const auto flags = receive<std::uint32_t>();
     if (flags & ~std::uint32_t{kFixedNewstyle | kNoZeroes}) throw Over{};
@@ -184,7 +177,7 @@ class NbdServer::Connection {
         if (!data.empty()) return reply(option, kInvalid), true;
         for (const auto& disk : server_.disks_) {
           base::Buffer name;
-          append_be(name, static_cast<std::uint32_t>(disk.name.size()));
+          base::append_be(name, static_cast<std::uint32_t>(disk.name.size()));
           base::append(name, base::as_bytes(disk.name));
           reply(option, kServer, name);
         }
@@ -220,8 +213,8 @@ class NbdServer::Connection {
     const auto* disk = find_disk(base::as_chars(name));
     if (disk == nullptr) return false;
     base::Buffer bytes;
-    append_be(bytes, disk->size);
-    append_be(bytes, flags_of(*disk));
+    base::append_be(bytes, disk->size);
+    base::append_be(bytes, flags_of(*disk));
     if (!no_zeroes) bytes.resize(bytes.size() + 124);
     send(bytes);
     disk_ = disk;
@@ -231,7 +224,7 @@ class NbdServer::Connection {
   /// Takes a string with its size before it off the front; nullopt if there is none.
   static std::optional<std::string_view> take_string(base::Bytes& data) {
     if (data.size() < 4) return std::nullopt;
-    const auto size = load_be<std::uint32_t>(data.data());
+    const auto size = base::load_be<std::uint32_t>(data.data());
     data = data.subspan(4);
     if (size > data.size()) return std::nullopt;
     const auto text = base::as_chars(data.first(size));
@@ -241,20 +234,21 @@ class NbdServer::Connection {
 
   void answer_info(std::uint32_t option, base::Bytes data) {
     const auto name = take_string(data);
-    if (!name || data.size() < 2 || data.size() != 2 + 2 * std::size_t{load_be<std::uint16_t>(data.data())})
+    if (!name || data.size() < 2 ||
+        data.size() != 2 + 2 * std::size_t{base::load_be<std::uint16_t>(data.data())})
       return reply(option, kInvalid);
     const auto* disk = find_disk(*name);
     if (disk == nullptr) return reply(option, kUnknown);
     base::Buffer what;
-    append_be(what, std::uint16_t{0});  // size and flags
-    append_be(what, disk->size);
-    append_be(what, flags_of(*disk));
+    base::append_be(what, std::uint16_t{0});  // size and flags
+    base::append_be(what, disk->size);
+    base::append_be(what, flags_of(*disk));
     reply(option, kInfo, what);
     what.clear();
-    append_be(what, std::uint16_t{3});  // sizes of requests
-    append_be(what, std::uint32_t{1});
-    append_be(what, std::uint32_t{65536});
-    append_be(what, kMaxRequest);
+    base::append_be(what, std::uint16_t{3});  // sizes of requests
+    base::append_be(what, std::uint32_t{1});
+    base::append_be(what, std::uint32_t{65536});
+    base::append_be(what, kMaxRequest);
     reply(option, kInfo, what);
     reply(option, kAck);
     if (option == go) disk_ = disk;
@@ -263,7 +257,7 @@ class NbdServer::Connection {
   void answer_context(std::uint32_t option, base::Bytes data) {
     const auto name = take_string(data);
     if (!name || data.size() < 4 || !is_structured_) return reply(option, kInvalid);
-    auto count = load_be<std::uint32_t>(data.data());
+    auto count = base::load_be<std::uint32_t>(data.data());
     data = data.subspan(4);
     bool wanted = count == 0 && option == list_context;
     for (; count > 0; --count) {
@@ -275,7 +269,7 @@ class NbdServer::Connection {
     if (option == set_context) has_context_ = wanted;
     if (wanted) {
       base::Buffer context;
-      append_be(context, kAllocation);
+      base::append_be(context, kAllocation);
       base::append(context, base::as_bytes(kAllocationName));
       reply(option, kContext, context);
     }
@@ -308,10 +302,11 @@ class NbdServer::Connection {
     const std::lock_guard turn(receiving_);
     std::array<std::byte, 28> bytes{};
     receive(bytes);
-    if (load_be<std::uint32_t>(bytes.data()) != kRequestMagic) throw Over{};
-    Request request{load_be<std::uint16_t>(bytes.data() + 4), load_be<std::uint16_t>(bytes.data() + 6),
-                    load_be<std::uint64_t>(bytes.data() + 8), load_be<std::uint64_t>(bytes.data() + 16),
-                    load_be<std::uint32_t>(bytes.data() + 24)};
+    if (base::load_be<std::uint32_t>(bytes.data()) != kRequestMagic) throw Over{};
+    Request request{
+        base::load_be<std::uint16_t>(bytes.data() + 4), base::load_be<std::uint16_t>(bytes.data() + 6),
+        base::load_be<std::uint64_t>(bytes.data() + 8), base::load_be<std::uint64_t>(bytes.data() + 16),
+        base::load_be<std::uint32_t>(bytes.data() + 24)};
     if (request.type == write_) {
       if (request.size > kMaxRequest) throw Over{};
       data.resize(request.size);
@@ -332,7 +327,7 @@ class NbdServer::Connection {
         data.resize(failure != 0 ? 0 : request.size);
         if (failure == 0) disk_->read(request.at, data, is_over);
       } else if (request.type == write_ || request.type == write_zeroes || request.type == trim) {
-        failure = write(request, data);
+        failure = write(request, data, is_over);
       } else if (request.type == block_status) {
         if (!has_context_ || request.size == 0)
           failure = EINVAL;
@@ -357,31 +352,33 @@ class NbdServer::Connection {
       send_result(request, failure);
   }
 
-  int write(const Request& request, base::Bytes data) {
+  int write(const Request& request, base::Bytes data, const std::function<bool()>& is_over) {
     if (!disk_->write) return EPERM;
     if (request.type == write_) {
-      disk_->write(request.at, data);
+      disk_->write(request.at, data, is_over);
       return 0;
     }
     if (request.type == trim) return 0;
     const base::Buffer zeros(std::min<std::uint32_t>(request.size, 1 << 20));
     for (std::uint64_t done = 0; done < request.size; done += zeros.size())
-      disk_->write(request.at + done, base::Bytes(zeros).first(static_cast<std::size_t>(
-                                          std::min<std::uint64_t>(zeros.size(), request.size - done))));
+      disk_->write(request.at + done,
+                   base::Bytes(zeros).first(
+                       static_cast<std::size_t>(std::min<std::uint64_t>(zeros.size(), request.size - done))),
+                   is_over);
     return 0;
   }
 
   base::Buffer find_runs(const Request& request, const std::function<bool()>& is_over) const {
     base::Buffer runs;
-    append_be(runs, kAllocation);
+    base::append_be(runs, kAllocation);
     const auto end = request.at + request.size;
     std::size_t count = 0;
     for (auto at = request.at; at < end && count < kMaxRuns; ++count) {
       const auto run = disk_->run_at(at, is_over);
       const auto to = std::min(run.end, end);
       if (to <= at) throw Error(Category::internal, "a run of no bytes");
-      append_be(runs, static_cast<std::uint32_t>(to - at));
-      append_be(runs, run.is_hole ? kHoleAndZero : std::uint32_t{0});
+      base::append_be(runs, static_cast<std::uint32_t>(to - at));
+      base::append_be(runs, run.is_hole ? kHoleAndZero : std::uint32_t{0});
       at = to;
       if (request.flags & kOneRun) break;
     }
@@ -391,15 +388,15 @@ class NbdServer::Connection {
   void send_result(const Request& request, int failure) {
     if (is_structured_ && (failure != 0 || request.type == read_ || request.type == block_status)) {
       base::Buffer error;
-      append_be(error, static_cast<std::uint32_t>(failure));
-      append_be(error, std::uint16_t{0});
+      base::append_be(error, static_cast<std::uint32_t>(failure));
+      base::append_be(error, std::uint16_t{0});
       return send_chunk(request, failure != 0 ? kChunkError : kChunkNone,
                         failure != 0 ? base::Bytes(error) : base::Bytes());
     }
     base::Buffer bytes;
-    append_be(bytes, kSimpleMagic);
-    append_be(bytes, static_cast<std::uint32_t>(failure));
-    append_be(bytes, request.cookie);
+    base::append_be(bytes, kSimpleMagic);
+    base::append_be(bytes, static_cast<std::uint32_t>(failure));
+    base::append_be(bytes, request.cookie);
     const std::lock_guard turn(sending_);
     send(bytes);
   }
@@ -408,11 +405,11 @@ class NbdServer::Connection {
     base::Buffer bytes;
     if (is_structured_) {
       append_chunk_head(bytes, request, kChunkData, data.size() + 8);
-      append_be(bytes, request.at);
+      base::append_be(bytes, request.at);
     } else {
-      append_be(bytes, kSimpleMagic);
-      append_be(bytes, std::uint32_t{0});
-      append_be(bytes, request.cookie);
+      base::append_be(bytes, kSimpleMagic);
+      base::append_be(bytes, std::uint32_t{0});
+      base::append_be(bytes, request.cookie);
     }
     const std::lock_guard turn(sending_);
     send(bytes, true);
@@ -429,11 +426,11 @@ class NbdServer::Connection {
 
   static void append_chunk_head(base::Buffer& bytes, const Request& request, std::uint16_t type,
                                 std::size_t size) {
-    append_be(bytes, kStructuredMagic);
-    append_be(bytes, kDone);
-    append_be(bytes, type);
-    append_be(bytes, request.cookie);
-    append_be(bytes, static_cast<std::uint32_t>(size));
+    base::append_be(bytes, kStructuredMagic);
+    base::append_be(bytes, kDone);
+    base::append_be(bytes, type);
+    base::append_be(bytes, request.cookie);
+    base::append_be(bytes, static_cast<std::uint32_t>(size));
   }
 
   /// Whoever reads for it need not wait on.
@@ -477,13 +474,10 @@ void NbdServer::accept_all() {
     if ((poll.revents & POLLIN) == 0) continue;
     base::UniqueFd socket(::accept4(listening_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (socket.get() < 0 || all.size() >= kMaxConnections) continue;
-    ++connections_;
-    ++open_;
     auto& one = all.emplace_back();
     one.connection = std::make_unique<Connection>(*this, std::move(socket));
     one.thread = std::jthread([this, &one] {
       one.connection->run();
-      --open_;
       one.is_done = true;
     });
   }

@@ -5,8 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <list>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -29,7 +27,8 @@ struct NbdDisk {
     bool is_hole = false;
   };
   std::function<Run(std::uint64_t at, const std::function<bool()>& is_over)> run_at;
-  std::function<void(std::uint64_t at, base::Bytes)> write = {};  ///< empty: it is read-only
+  /// Empty: it is read-only.
+  std::function<void(std::uint64_t at, base::Bytes, const std::function<bool()>& is_over)> write = {};
 };
 
 /// A socket that is bound and listens.
@@ -54,10 +53,6 @@ class NbdServer {
   NbdServer(const NbdServer&) = delete;
   NbdServer& operator=(const NbdServer&) = delete;
 
-  /// Connections so far, and those that are open.
-  [[nodiscard]] std::uint64_t connections() const noexcept { return connections_; }
-  [[nodiscard]] std::uint64_t open_connections() const noexcept { return open_; }
-
  private:
   class Connection;
   void accept_all();
@@ -66,7 +61,6 @@ class NbdServer {
   const std::vector<NbdDisk> disks_;
   const std::function<void(const std::string&)> on_failure_;
   std::atomic<bool> is_over_ = false;
-  std::atomic<std::uint64_t> connections_ = 0, open_ = 0;
   std::thread acceptor_;
 };
 

@@ -31,12 +31,13 @@ class Overlay {
     std::uint64_t end;
     bool is_written;
   };
-  [[nodiscard]] Part part_at(std::uint64_t at);
+  /// Looks no further than `limit`.
+  [[nodiscard]] Part part_at(std::uint64_t at, std::uint64_t limit);
   void read(std::uint64_t at, base::MutableBytes to, const std::function<bool()>& is_over);
   [[nodiscard]] NbdDisk::Run run_at(std::uint64_t at, const std::function<bool()>& is_over);
-  void write(std::uint64_t at, base::Bytes bytes);
+  void write(std::uint64_t at, base::Bytes bytes, const std::function<bool()>& is_over);
   /// Takes over the block around `at`, unless all of it is about to be written.
-  void copy_up(std::uint64_t at);
+  void copy_up(std::uint64_t at, const std::function<bool()>& is_over);
 
   const NbdDisk below_;
   base::UniqueFd file_;

@@ -67,12 +67,8 @@ std::uint64_t fill(vat::BlobSource& source, const std::optional<ObjectId>& blob,
     fetched += bytes.size();
     writer.write(bytes);
   };
-  if (recipe) {
-    check_recipe(source, *recipe, blob, size);
-    vat::stream_recipe(source, *recipe, {}, write, [&](std::uint64_t hole) { writer.hole(hole); });
-  } else {
-    source.stream(*blob, write);
-  }
+  if (recipe) check_recipe(source, *recipe, blob, size);
+  vat::stream_pinned(source, blob, recipe, write, [&](std::uint64_t hole) { writer.hole(hole); });
   writer.finish();
   if (writer.size() != size) throw Error(Category::refused, "content is not of the size listed");
   return fetched;

@@ -22,6 +22,7 @@
 #include "formats/base/numbers.h"
 #include "wedge/internal/content_update.h"
 #include "wedge/internal/entry.h"
+#include "wedge/internal/entry_key.h"
 #include "wedge/internal/in_place.h"
 #include "wedge/internal/place_file.h"
 #include "wedge/internal/record.h"
@@ -36,50 +37,22 @@ using base::Category;
 using base::Error;
 using base::ObjectId;
 using formats::Row;
+using internal::fidelity_of;
 using internal::find_stat;
 using internal::hash_content;
 using internal::is_by_product;
+using internal::key_of;
+using internal::read_first;
+using internal::read_rows;
 using internal::reading;
+using internal::recipe_of;
 using internal::Record;
-using internal::RecordReader;
+using internal::record_name;
 using internal::RecordWriter;
+using internal::root_of;
 using internal::spool;
 using internal::WritableTop;
 using Outcome = SyncResult::Outcome;
-
-constexpr const char* kQcow2 = " qcow2";
-
-std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
-  static constexpr const char* kNames[] = {"tree", "file", "image"};
-  std::string key = kNames[static_cast<std::size_t>(root.type)];
-  for (const auto* id : {&root.manifest, &root.layout, &root.blob, &root.recipe})
-    key += " " + (*id ? (*id)->hex() : "-");
-  return key + " " + (root.unpack.empty() ? "-" : root.unpack) + (fidelity.owners ? " owners" : "") +
-         (fidelity.acls ? " acls" : "") + (fidelity.fifos ? " fifos" : "") +
-         (fidelity.devices ? " devices" : "") + (root.as_qcow2 ? kQcow2 : "");
-}
-
-/// What key_of() was told; nullopt if it is no key, or what lies there holds the content in another form.
-std::optional<vat::Root> root_of(const std::string& key, base::ObjectFormat format) {
-  if (key.ends_with(kQcow2)) return std::nullopt;
-  std::string_view rest = key;
-  (void)base::take_field(rest, ' ');
-  vat::Root root;
-  for (auto* id : {&root.manifest, &root.layout, &root.blob, &root.recipe})
-    *id = ObjectId::parse(format, std::string(base::take_field(rest, ' ')));
-  return root.manifest || root.blob || root.recipe ? std::optional(root) : std::nullopt;
-}
-
-/// The recipe of a file or image, as key_of() wrote it.
-std::optional<ObjectId> recipe_of(const std::string& key, base::ObjectFormat format) {
-  const auto root = root_of(key, format);
-  return root ? root->recipe : std::nullopt;
-}
-
-Fidelity fidelity_of(const std::string& key) {
-  const auto has = [&](const char* flag) { return key.find(flag) != std::string::npos; };
-  return {has(" owners"), has(" acls"), has(" fifos"), has(" devices")};
-}
 
 constexpr const char* kPinned = "entry";   ///< in a workspace: a link to the file that changes in place
 constexpr std::time_t kLongestWrite = 10;  ///< seconds
@@ -294,7 +267,7 @@ class Wedge::Impl {
     if (!records_) return paths;
     for (const auto& name : base::list_directory(records_.get())) {
       if (!name.ends_with(".state")) continue;
-      const auto record = read_record(name);
+      const auto record = internal::read_record(records_.get(), name);
       if (record && record->owner == owner) paths.push_back(record->path);
     }
     std::sort(paths.begin(), paths.end());
@@ -302,11 +275,6 @@ class Wedge::Impl {
   }
 
  private:
-  /// Records are named by hash, so that no path of an entry can clash with another or with a suffix.
-  static std::string record_name(const std::string& path) {
-    return base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(path)).hex().substr(0, 40);
-  }
-
   /// nullopt if it does not exist; refused if something else stands there.
   std::optional<base::UniqueFd> find_parent(const std::string& path) const {
     if (!top_) return std::nullopt;
@@ -339,14 +307,8 @@ class Wedge::Impl {
     return at;
   }
 
-  std::optional<Record> read_record(const std::string& name) const {
-    if (!records_) return std::nullopt;
-    auto fd = base::find_open_at(records_.get(), name, O_RDONLY | O_NOFOLLOW);
-    if (!fd) return std::nullopt;
-    return RecordReader(std::move(*fd)).head();
-  }
   std::optional<Record> find_record(const std::string& path) const {
-    return read_record(record_name(path) + ".state");
+    return internal::read_record(records_.get(), record_name(path) + ".state");
   }
 
   bool can_change_in_place(const Record& record, const EntryRoot& root, const Fidelity& fidelity,
@@ -376,7 +338,7 @@ class Wedge::Impl {
 
   void stage_tree(vat::BlobSource& source, const EntryRoot& root, const SyncOptions& options,
                   const Record& made, int work, RecordWriter& next, WriteSummary& summary) const {
-    internal::RowChanges changes(read_rows(record_name(made.path) + ".state"));
+    internal::RowChanges changes(read_rows(records_.get(), record_name(made.path) + ".state"));
     const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
     auto write = write_options(options, top.get(), next);
     write.is_there = [&](const Row& row) { return changes.next(row) != internal::RowChanges::Change::made; };
@@ -419,12 +381,12 @@ class Wedge::Impl {
   /// it is because it is no longer what sync made.
   std::vector<std::string> carry_out(const Record& made, int work, bool again) const {
     const auto name = record_name(made.path);
-    const auto after = read_first(name + ".next");
+    const auto after = read_first(records_.get(), name + ".next");
     if (!after) throw Error(Category::local, "the record of what was under way is not readable");
     if (after->type != Row::Type::directory) return carry_out_content(made, *after, work, again);
     const auto top = base::open_beneath(top_.get(), made.path, O_RDONLY | O_DIRECTORY);
-    const std::function<NextRow()> before = [&] { return read_rows(name + ".state"); };
-    auto left = internal::change_tree(top.get(), work, before, read_rows(name + ".next"),
+    const std::function<NextRow()> before = [&] { return read_rows(records_.get(), name + ".state"); };
+    auto left = internal::change_tree(top.get(), work, before, read_rows(records_.get(), name + ".next"),
                                       fidelity_of(made.key), cache_);
     if (::syncfs(top.get()) != 0) base::throw_errno("sync", errno);
     return left;
@@ -433,7 +395,7 @@ class Wedge::Impl {
   std::vector<std::string> carry_out_content(const Record& made, const Row& after, int work,
                                              bool again) const {
     const auto name = record_name(made.path);
-    const auto before = read_first(name + ".state");
+    const auto before = read_first(records_.get(), name + ".state");
     const auto [parent_path, entry] = formats::split_path(made.path);
     const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
     const auto pinned = find_stat(work, kPinned), there = find_stat(parent.get(), entry),
@@ -469,19 +431,6 @@ class Wedge::Impl {
     cache_->put(state_of(*info), known, StatCache::now());
   }
 
-  /// The rows of a record; none if there is no such record.
-  NextRow read_rows(const std::string& name) const {
-    auto fd = base::find_open_at(records_.get(), name, O_RDONLY | O_NOFOLLOW);
-    if (!fd) return [](Row&) { return false; };
-    auto reader = std::make_shared<RecordReader>(std::move(*fd));  // shared: a function has to be copyable
-    (void)reader->head();
-    return [reader](Row& row) { return reader->next(row); };
-  }
-  std::optional<Row> read_first(const std::string& name) const {
-    Row row;
-    return read_rows(name)(row) ? std::optional(std::move(row)) : std::nullopt;
-  }
-
   /// After the exchange: finishes the top of the new entry, keeps the previous state under old/, makes the
   /// record the current one. May be interrupted and run again at any point: `again`. Returns what carry_out()
   /// left.
@@ -510,7 +459,7 @@ class Wedge::Impl {
 
   /// Whether a sync was ended while it changed the entry in place.
   bool is_unfinished(const std::string& path, const struct stat& there) const {
-    const auto next = read_record(record_name(path) + ".next");
+    const auto next = internal::read_record(records_.get(), record_name(path) + ".next");
     return next && next->in_place && next->inode == there.st_ino;
   }
 
@@ -573,7 +522,7 @@ class Wedge::Impl {
 
   void finish_top(const Record& made) const {
     // Some file systems (xfs) change the time of a directory that is moved.
-    const auto top = read_first(record_name(made.path) + ".next");
+    const auto top = read_first(records_.get(), record_name(made.path) + ".next");
     if (top && top->type == Row::Type::directory) set_top(top_.get(), made.path, *top, fidelity_of(made.key));
   }
 
@@ -585,7 +534,7 @@ class Wedge::Impl {
     std::set<std::string> needed;
     for (const auto& name : base::list_directory(records_.get())) {
       if (!name.ends_with(".next")) continue;
-      const auto record = read_record(name);
+      const auto record = internal::read_record(records_.get(), name);
       if (record && formats::is_safe_path(record->path)) {
         const auto [parent_path, entry] = formats::split_path(record->path);
         const auto parent = look_for_parent(parent_path);
@@ -644,7 +593,7 @@ class Wedge::Impl {
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
     const auto info = find_stat(parent.get(), name);
-    const auto first = read_first(record_name(path) + ".state");
+    const auto first = read_first(records_.get(), record_name(path) + ".state");
     if (!first) return false;
     if (first->type == Row::Type::file) {
       if (!S_ISREG(info->st_mode))
@@ -666,7 +615,7 @@ class Wedge::Impl {
     const auto made = fidelity_of(record.key);
     compare.fidelity = {options.fidelity.owners && made.owners, options.fidelity.acls && made.acls,
                         made.fifos, made.devices};
-    const auto next = read_rows(record_name(path) + ".state");
+    const auto next = read_rows(records_.get(), record_name(path) + ".state");
     (void)compare_tree(top.get(), record.format, next, compare, note);
     return true;
   }
@@ -749,14 +698,14 @@ class Wedge::Impl {
   /// What making the entry will read; `record`: of what lies there untouched.
   [[nodiscard]] vat::Expected reading_of(const EntryRoot& root, const std::string& path,
                                          const std::optional<Record>& record) const {
-    vat::Expected reading{{root.manifest, root.layout, root.blob, root.recipe}, {}, {}, true};
+    vat::Expected reading{root.content(), {}, {}, true};
     if (!record) return reading;
     if (auto base = root_of(record->key, record->format);
         base && !root.as_qcow2 && base->manifest.has_value() == root.manifest.has_value())
       reading.base = std::move(base);
     if (!root.manifest || !record->key.starts_with("tree ")) return reading;
     auto changes = std::make_shared<internal::RowChanges>(
-        read_rows(record_name(path) + ".state"));  // shared: with copies
+        read_rows(records_.get(), record_name(path) + ".state"));  // shared: with copies
     reading.is_read = [changes](const Row& row) {
       return changes->next(row) == internal::RowChanges::Change::made;
     };

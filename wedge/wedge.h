@@ -24,6 +24,8 @@ struct EntryRoot {
   std::uint64_t size = 0;
   std::string unpack;     ///< file: unpack it as this kind of archive, or empty
   bool as_qcow2 = false;  ///< image: as a qcow2 file, not raw
+  /// What a vat has to have for it.
+  [[nodiscard]] vat::Root content() const { return {manifest, layout, blob, recipe}; }
   friend bool operator==(const EntryRoot&, const EntryRoot&) = default;
 };
 

@@ -1,7 +1,9 @@
-// Integers as they stand in files: little-endian fixed width, and LEB128 varints.
+// Integers as they stand in files and protocols: fixed width, little-endian and big-endian, and LEB128
+// varints.
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -30,6 +32,20 @@ template <typename T>
 void append_le(Buffer& to, T value) {
   const auto* bytes = reinterpret_cast<const std::byte*>(&value);
   to.insert(to.end(), bytes, bytes + sizeof value);
+}
+
+/// The caller has checked that sizeof(T) bytes are there.
+template <typename T>
+[[nodiscard]] T load_be(const std::byte* from) noexcept {
+  T value = 0;
+  for (std::size_t i = 0; i < sizeof(T); ++i)
+    value = static_cast<T>(static_cast<T>(value << 8) | std::to_integer<T>(from[i]));
+  return value;
+}
+
+template <typename T>
+void append_be(Buffer& to, T value) {
+  for (std::size_t i = sizeof value; i-- > 0;) to.push_back(static_cast<std::byte>(value >> (8 * i)));
 }
 
 /// Appends `value` as an unsigned LEB128: seven bits a byte, lowest first, high bit set on all but the last.

@@ -8,6 +8,8 @@
 
 namespace formats {
 
+constexpr std::uint64_t kMaxDiskSize = std::uint64_t{1} << 50;  ///< bytes; what is larger is refused
+
 /// One thread at a time. Errors: local; refused if the file is malformed.
 class Disk {
  public:

@@ -5,6 +5,7 @@
 #include <bit>
 #include <vector>
 
+#include "formats/base/endian.h"
 #include "formats/base/error.h"
 #include "formats/compression/bounded.h"
 
@@ -16,7 +17,6 @@ using base::Error;
 
 constexpr std::array<unsigned char, 4> kMagic{'Q', 'F', 'I', 0xfb};
 constexpr std::uint64_t kMaxL1 = std::uint64_t{32} << 20;  ///< bytes of the first-level table, as QEMU has it
-constexpr std::uint64_t kMaxDisk = std::uint64_t{1} << 50;  ///< bytes
 constexpr std::size_t kMaxName = 1023;
 constexpr std::uint32_t kBackingFormat = 0xe2792aca;  ///< header extension
 
@@ -29,14 +29,6 @@ constexpr std::uint64_t kCompressed = std::uint64_t{1} << 62, kZero = 1;
 
 [[noreturn]] void refuse(const std::string& what) {
   throw Error(Category::refused, "qcow2: " + what);
-}
-
-template <typename T>
-T load_be(const std::byte* from) {
-  T value = 0;
-  for (std::size_t i = 0; i < sizeof(T); ++i)
-    value = static_cast<T>(value << 8) | static_cast<T>(std::to_integer<std::uint8_t>(from[i]));
-  return value;
 }
 
 struct Header {
@@ -57,7 +49,7 @@ base::Buffer read_first_cluster(const base::ReadAt& read, std::uint64_t file_siz
       !read(0, std::span(start).first(static_cast<std::size_t>(std::min<std::uint64_t>(file_size, 112)))))
     refuse("cut off in its header");
   if (!is_qcow2(start)) refuse("not a qcow2 image");
-  const auto bits = load_be<std::uint32_t>(start.data() + 20);
+  const auto bits = base::load_be<std::uint32_t>(start.data() + 20);
   if (bits < 9 || bits > 21) refuse("clusters of 2^" + std::to_string(bits) + " bytes");
   base::Buffer bytes(static_cast<std::size_t>(std::min(file_size, std::uint64_t{1} << bits)));
   if (!read(0, bytes)) refuse("cut off in its header");
@@ -69,8 +61,8 @@ base::Buffer read_first_cluster(const base::ReadAt& read, std::uint64_t file_siz
 std::string read_backing_format(const base::Buffer& bytes, std::uint32_t at, std::uint64_t end) {
   std::string format;
   while (at + 8 <= end) {
-    const auto type = load_be<std::uint32_t>(bytes.data() + at);
-    const auto size = load_be<std::uint32_t>(bytes.data() + at + 4);
+    const auto type = base::load_be<std::uint32_t>(bytes.data() + at);
+    const auto size = base::load_be<std::uint32_t>(bytes.data() + at + 4);
     at += 8;
     if (type == 0) break;
     if (size > end - at) refuse("header extension beyond the first cluster");
@@ -82,15 +74,15 @@ std::string read_backing_format(const base::Buffer& bytes, std::uint32_t at, std
 
 Header read_header(const base::ReadAt& read, std::uint64_t file_size) {
   const auto bytes = read_first_cluster(read, file_size);
-  const auto u32 = [&](std::size_t at) { return load_be<std::uint32_t>(bytes.data() + at); };
-  const auto u64 = [&](std::size_t at) { return load_be<std::uint64_t>(bytes.data() + at); };
+  const auto u32 = [&](std::size_t at) { return base::load_be<std::uint32_t>(bytes.data() + at); };
+  const auto u64 = [&](std::size_t at) { return base::load_be<std::uint64_t>(bytes.data() + at); };
   Header header;
   header.version = u32(4);
   if (header.version != 2 && header.version != 3) refuse("version " + std::to_string(header.version));
   header.cluster_bits = u32(20);
   header.size = u64(24);
   const auto cluster = header.cluster_size();
-  if (header.size > kMaxDisk) refuse("a disk of " + std::to_string(header.size) + " bytes");
+  if (header.size > kMaxDiskSize) refuse("a disk of " + std::to_string(header.size) + " bytes");
   if (u32(32) != 0) refuse("it is encrypted");
   if (header.version == 3) {
     const auto features = u64(72);
@@ -177,7 +169,7 @@ class Qcow2 final : public Disk {
     base::Buffer table(static_cast<std::size_t>(header_.l1_count * 8));
     if (!read_(header_.l1_offset, table)) refuse("cut off in its first-level table");
     for (std::size_t i = 0; i < header_.l1_count; ++i)
-      l1_.push_back(load_be<std::uint64_t>(table.data() + i * 8));
+      l1_.push_back(base::load_be<std::uint64_t>(table.data() + i * 8));
     check_tables();
   }
 
@@ -300,11 +292,11 @@ class Qcow2 final : public Disk {
       refuse("cut off in a second-level table");
   }
   [[nodiscard]] std::uint64_t l2_entry(std::uint64_t j) const {
-    return load_be<std::uint64_t>(l2_.data() + j * header_.entry_size());
+    return base::load_be<std::uint64_t>(l2_.data() + j * header_.entry_size());
   }
   /// Bit i: subcluster i is there; bit 32 + i: it is zero.
   [[nodiscard]] std::uint64_t bitmap(std::uint64_t j) const {
-    return load_be<std::uint64_t>(l2_.data() + j * 16 + 8);
+    return base::load_be<std::uint64_t>(l2_.data() + j * 16 + 8);
   }
 
   [[nodiscard]] Piece piece_at(std::uint64_t at) {

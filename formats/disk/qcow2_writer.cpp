@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "formats/base/endian.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 
@@ -19,10 +20,7 @@ constexpr std::uint64_t kPerBlock = kCluster / 2;  ///< refcounts of a block of 
 constexpr std::uint64_t kCopied = std::uint64_t{1} << 63, kZero = 1;
 constexpr std::uint32_t kBackingFormat = 0xe2792aca;
 constexpr std::size_t kHeaderSize = 104;
-
-void append_be(base::Buffer& to, auto value) {
-  for (std::size_t i = sizeof value; i-- > 0;) to.push_back(static_cast<std::byte>(value >> (8 * i)));
-}
+constexpr std::uint64_t kSector = 512;  ///< bytes
 
 bool is_zero(base::Bytes bytes) {
   static constexpr std::array<std::byte, 4096> kZeros{};
@@ -60,7 +58,7 @@ class Writer {
     end_table();
     write_refcounts();
     base::Buffer table;
-    for (const auto offset : l1_) append_be(table, offset == 0 ? offset : offset | kCopied);
+    for (const auto offset : l1_) base::append_be(table, offset == 0 ? offset : offset | kCopied);
     base::write_at(fd_, kCluster, table);
     write_header();
   }
@@ -91,7 +89,7 @@ class Writer {
   void end_table() {
     if (table_.empty()) return;
     base::Buffer bytes;
-    for (const auto entry : table_) append_be(bytes, entry);
+    for (const auto entry : table_) base::append_be(bytes, entry);
     base::write_at(fd_, next_ * kCluster, bytes);
     l1_[static_cast<std::size_t>(table_of_)] = next_++ * kCluster;
     table_.clear();
@@ -111,10 +109,10 @@ class Writer {
     base::Buffer table, block;
     for (std::uint64_t i = 0; i < blocks; ++i) {
       const auto place = next_ + tables_ + i;
-      append_be(table, place * kCluster);
+      base::append_be(table, place * kCluster);
       block.clear();
       for (std::uint64_t j = 0; j < kPerBlock; ++j)
-        append_be(block, static_cast<std::uint16_t>(i * kPerBlock + j < used ? 1 : 0));
+        base::append_be(block, static_cast<std::uint16_t>(i * kPerBlock + j < used ? 1 : 0));
       base::write_at(fd_, place * kCluster, block);
     }
     table.resize(static_cast<std::size_t>(tables_ * kCluster));
@@ -125,31 +123,31 @@ class Writer {
   void write_header() {
     base::Buffer extensions;
     if (below_) {
-      append_be(extensions, kBackingFormat);
-      append_be(extensions, static_cast<std::uint32_t>(below_->format.size()));
+      base::append_be(extensions, kBackingFormat);
+      base::append_be(extensions, static_cast<std::uint32_t>(below_->format.size()));
       base::append(extensions, base::as_bytes(below_->format));
       extensions.resize(divide_up(extensions.size(), 8) * 8);
     }
     extensions.resize(extensions.size() + 8);  // the end of them
     base::Buffer header;
-    append_be(header, std::uint32_t{0x514649fb});
-    append_be(header, std::uint32_t{3});
-    append_be(header, below_ ? std::uint64_t{kHeaderSize + extensions.size()} : std::uint64_t{0});
-    append_be(header, below_ ? static_cast<std::uint32_t>(below_->name.size()) : std::uint32_t{0});
-    append_be(header, kBits);
-    append_be(header, disk_.size());
-    append_be(header, std::uint32_t{0});  // not encrypted
-    append_be(header, static_cast<std::uint32_t>(l1_.size()));
-    append_be(header, kCluster);
-    append_be(header, refcounts_ * kCluster);
-    append_be(header, static_cast<std::uint32_t>(tables_));
-    append_be(header, std::uint32_t{0});  // no snapshots
-    append_be(header, std::uint64_t{0});
-    append_be(header, std::uint64_t{0});  // features: none
-    append_be(header, std::uint64_t{0});
-    append_be(header, std::uint64_t{0});
-    append_be(header, std::uint32_t{4});  // refcounts of 16 bits
-    append_be(header, static_cast<std::uint32_t>(kHeaderSize));
+    base::append_be(header, std::uint32_t{0x514649fb});
+    base::append_be(header, std::uint32_t{3});
+    base::append_be(header, below_ ? std::uint64_t{kHeaderSize + extensions.size()} : std::uint64_t{0});
+    base::append_be(header, below_ ? static_cast<std::uint32_t>(below_->name.size()) : std::uint32_t{0});
+    base::append_be(header, kBits);
+    base::append_be(header, disk_.size());
+    base::append_be(header, std::uint32_t{0});  // not encrypted
+    base::append_be(header, static_cast<std::uint32_t>(l1_.size()));
+    base::append_be(header, kCluster);
+    base::append_be(header, refcounts_ * kCluster);
+    base::append_be(header, static_cast<std::uint32_t>(tables_));
+    base::append_be(header, std::uint32_t{0});  // no snapshots
+    base::append_be(header, std::uint64_t{0});
+    base::append_be(header, std::uint64_t{0});  // features: none
+    base::append_be(header, std::uint64_t{0});
+    base::append_be(header, std::uint64_t{0});
+    base::append_be(header, std::uint32_t{4});  // refcounts of 16 bits
+    base::append_be(header, static_cast<std::uint32_t>(kHeaderSize));
     base::append(header, extensions);
     if (below_) base::append(header, base::as_bytes(below_->name));
     header.resize(kCluster);
@@ -182,6 +180,9 @@ class EmptyDisk final : public Disk {
 
 void write_qcow2(Disk& disk, int fd, const std::optional<Backing>& below,
                  const std::function<void(std::uint64_t)>& progress) {
+  if (disk.size() > kMaxDiskSize || disk.size() % kSector != 0)
+    throw base::Error(base::Category::refused,
+                      "qcow2: no image has " + std::to_string(disk.size()) + " bytes");
   Writer(disk, fd, below).run(progress);
 }
 

@@ -13,8 +13,8 @@ namespace formats {
 
 /// Writes `disk` to `fd`, an empty file. With `below` only what differs from the disk below, as
 /// disk.find_changed() says, and the name of that; else what is not zero. What is written depends on the disk
-/// only. `progress`: bytes of the disk that are done; may be empty. Not synced. Errors: local; what reading
-/// the disk throws.
+/// only. `progress`: bytes of the disk that are done; may be empty. Not synced. Errors: local; refused if the
+/// disk is larger than kMaxDiskSize or no whole sectors of 512 bytes; what reading it throws.
 void write_qcow2(Disk& disk, int fd, const std::optional<Backing>& below,
                  const std::function<void(std::uint64_t)>& progress = {});
 

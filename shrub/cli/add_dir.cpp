@@ -49,8 +49,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   std::optional<vat::Root> old;  // as it is before this add, which may be of the same vref
   if (const auto from = call.find("--delta-from")) {
     const auto [shrub, entry] = find_named(*from, call);
-    const auto root = shrub::entry_root(shrub.read(entry));
-    old = vat::Root{root.manifest, root.layout, root.blob, root.recipe};
+    old = shrub::entry_root(shrub.read(entry)).content();
   }
 
   const auto cache = open_stat_cache(addition.vat().object_format());

@@ -1,4 +1,5 @@
 #include "formats/base/file.h"
+#include "shrub/checkpoints.h"
 #include "shrub/cli/verbs.h"
 #include "shrub/image_file.h"
 #include "vat/ingest.h"
@@ -44,7 +45,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vref.recipe = image.recipe;
   vref.size = image.size;
   if (parent)
-    vref.parent = parent->recipe == image.recipe ? parent->parent : parent->recipe;
+    vref.parent = shrub::parent_of_child(*parent, image.recipe);
   else if (addition.before)
     vref.parent = addition.before->parent;
   if (addition.before) vref.materialize = addition.before->materialize;

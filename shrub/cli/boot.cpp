@@ -1,13 +1,7 @@
 #include <fcntl.h>
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <cerrno>
+#include <algorithm>
 #include <filesystem>
 #include <mutex>
 
@@ -15,7 +9,9 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/disk/qcow2_writer.h"
+#include "shrub/checkpoints.h"
 #include "shrub/cli/acceleration.h"
+#include "shrub/cli/child.h"
 #include "shrub/cli/lazy_disks.h"
 #include "shrub/cli/machine.h"
 #include "shrub/cli/signals.h"
@@ -38,28 +34,34 @@ Machine read_machine(const std::string& path) {
   return base::named(path, [&] { return parse_machine(text, directory); });
 }
 
+/// A vref, and a path in it behind a colon.
+struct InVref {
+  std::string vref;
+  std::optional<std::string> path;
+};
+/// nullopt: `from` is a file of the host.
+std::optional<InVref> find_vref(const std::string& from) {
+  const auto colon = from.find(".vref:");
+  if (colon != std::string::npos) return InVref{from.substr(0, colon + 5), from.substr(colon + 6)};
+  return from.ends_with(shrub::kVrefSuffix) ? std::optional(InVref{from, std::nullopt}) : std::nullopt;
+}
+
 /// A file of the host, or what a vref, or a path in one, says.
 void place_file(LazyDisks& disks, const cli::Call& call, const std::string& from, const std::string& to) {
-  const auto colon = from.find(".vref:");
-  const auto vref_path = colon == std::string::npos ? from : from.substr(0, colon + 5);
+  const auto in_vref = find_vref(from);
   const auto file = base::open_at(AT_FDCWD, to, O_WRONLY | O_CREAT | O_EXCL, 0600);
   const auto write = [&](base::Bytes bytes) { base::write_all(file.get(), bytes); };
-  if (!vref_path.ends_with(shrub::kVrefSuffix)) {
+  if (!in_vref) {
     write(base::as_bytes(base::read_file(AT_FDCWD, from, kMaxKernel)));
     return;
   }
-  const auto named = find_named(vref_path, call);
+  const auto named = find_named(in_vref->vref, call);
   const auto vref = named.shrub.read(named.entry);
   auto& source = *disks.vats_of(named.shrub).source;
-  const auto content = find_content(
-      source, vref, colon == std::string::npos ? std::nullopt : std::optional(from.substr(colon + 6)),
-      named.entry);
+  const auto content = find_content(source, vref, in_vref->path, named.entry);
   if (!content.target.empty())
     throw Error(Category::usage, from + ": a symlink to " + formats::escape(content.target));
-  if (content.recipe)
-    vat::stream_recipe(source, *content.recipe, {}, write);
-  else
-    source.stream(content.blob.value(), write);
+  vat::stream_pinned(source, content.blob, content.recipe, write);
 }
 
 std::string quoted(const std::string& argument) {
@@ -71,121 +73,135 @@ std::string quoted(const std::string& argument) {
   return text + "'";
 }
 
-/// Wakes who polls.
-class Notice {
- public:
-  Notice() : fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    if (fd_.get() < 0) base::throw_errno("eventfd", errno);
-  }
-  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
-  void notify() const noexcept { (void)::eventfd_write(fd_.get(), 1); }
-  void take() const noexcept {
-    eventfd_t count = 0;
-    (void)::eventfd_read(fd_.get(), &count);
-  }
-
- private:
-  base::UniqueFd fd_;
-};
-
-/// QEMU, with the terminal. Ends with this process, whatever becomes of that.
-class Child {
- public:
-  explicit Child(std::vector<std::string> arguments) {
-    std::vector<char*> argv;
-    for (auto& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) base::throw_errno("pipe", errno);
-    const base::UniqueFd read_end(ends[0]);
-    base::UniqueFd write_end(ends[1]);
-    const auto parent = ::getpid();
-    pid_ = ::fork();
-    if (pid_ < 0) base::throw_errno("begin a process", errno);
-    if (pid_ == 0) {
-      (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      sigset_t none;
-      ::sigemptyset(&none);
-      (void)::sigprocmask(SIG_SETMASK, &none, nullptr);
-      if (::getppid() == parent) ::execvp(argv.front(), argv.data());
-      const int failure = errno;
-      (void)::write(write_end.get(), &failure, sizeof failure);
-      ::_exit(127);
-    }
-    write_end.reset();
-    int failure = 0;
-    if (::read(read_end.get(), &failure, sizeof failure) == sizeof failure) {
-      (void)::waitpid(pid_, nullptr, 0);
-      if (failure == ENOENT)
-        throw Error(Category::local, "no qemu-system-x86_64 on PATH", "shrub doctor says what is missing");
-      base::throw_errno("run " + arguments.front(), failure);
-    }
-    handle_ = base::UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
-    if (handle_.get() < 0) base::throw_errno("pidfd_open", errno);
-  }
-  ~Child() {
-    if (pid_ <= 0) return;
-    (void)::kill(pid_, SIGKILL);
-    (void)::waitpid(pid_, nullptr, 0);
-  }
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-
-  /// Its status, once it has ended; a notice or a signal ends it, and then `signal` is that.
-  int wait(const Signals& signals, const Notice& notice, int& signal) {
-    while (true) {
-      pollfd fds[] = {{handle_.get(), POLLIN, 0}, {signals.fd(), POLLIN, 0}, {notice.fd(), POLLIN, 0}};
-      if (::poll(fds, 3, -1) < 0 && errno != EINTR) base::throw_errno("poll", errno);
-      if (fds[2].revents & POLLIN) {
-        notice.take();
-        (void)::kill(pid_, SIGTERM);
-      }
-      if (fds[1].revents & POLLIN) {
-        signal = signals.take();
-        (void)::kill(pid_, SIGTERM);
-      }
-      if (fds[0].revents == 0) continue;
-      int status = 0;
-      (void)::waitpid(pid_, &status, 0);
-      pid_ = -1;
-      return status;
-    }
-  }
-
- private:
-  pid_t pid_ = -1;
-  base::UniqueFd handle_;
-};
-
-/// What was written becomes a child of the image.
-void commit(const std::string& overlay, const LazyDisk& parent, const Addition& addition,
-            cli::Output& output) {
-  vat::Adder adder(addition.vat(), addition.options);
-  vat::ImageOptions options;
-  options.base = vat::ImageBase{parent.vats->source.get(), *parent.vref.recipe, true};
-  options.open_disk = [&](int fd) {
-    return formats::open_qcow2(base::reader_of(fd), base::file_size(fd), parent.open());
+/// Files of the host that a machine is given lie beside its description, which may be somebody else's.
+void require_inside(const Machine& machine, const std::filesystem::path& directory) {
+  const auto place_of = [](const std::filesystem::path& path) {
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path).lexically_normal());
   };
-  const auto image = vat::ingest_image(
-      overlay, adder, profile_for(parent.vref, *parent.vats->source, addition.vat()), options,
-      [&](std::uint64_t done) { output.progress("added", done, parent.vref.size); });
-  const auto summary = adder.finish();
-  formats::Vref vref;
-  vref.type = formats::Vref::Type::image;
-  vref.recipe = image.recipe;
-  vref.size = image.size;
-  vref.parent = image.recipe == *parent.vref.recipe ? parent.vref.parent : parent.vref.recipe;
-  finish_addition(addition, std::move(vref), summary, output);
+  const auto top = place_of(directory.empty() ? "." : directory.lexically_normal());
+  const auto require = [&](const std::string& path) {
+    const auto place = place_of(path);
+    if (std::mismatch(top.begin(), top.end(), place.begin(), place.end()).first != top.end())
+      throw Error(Category::refused, path + ": lies outside of the directory of the machine file",
+                  "--allow-outside, if the file is to be trusted");
+  };
+  for (const auto& path : {machine.kernel, machine.initrd})
+    if (!path.empty() && !find_vref(path)) require(path);
+  for (const auto& wedge : machine.wedges) require(wedge.path);
+}
+
+/// What the guest writes, to become a child of the first disk's image.
+class Commit {
+ public:
+  Commit(const cli::Call& call, const Machine& machine, cli::Output& output)
+      : addition_(begin_addition(call, output, "--commit")), name_(call.get("--commit")), output_(output) {
+    if (call.has("--ephemeral")) throw Error(Category::usage, "--ephemeral or --commit, not both");
+    if (machine.disks.empty() || !machine.disks.front().is_writable)
+      throw Error(Category::usage, "--commit: there is no first disk that can be written");
+  }
+
+  void require_image(const LazyDisk& disk, const std::string& path) const {
+    if (disk.vref.type != formats::Vref::Type::image) throw Error(Category::usage, path + ": not an image");
+    // Its chunks lie in the vats of its shrub, and only what is new goes to those of the child's.
+    if (addition_.named.shrub.root() != disk.named.shrub.root())
+      throw Error(Category::usage, name_ + ": lies in another shrub than the image");
+  }
+
+  void run(const std::string& overlay, const LazyDisk& parent) {
+    vat::Adder adder(addition_.vat(), addition_.options);
+    vat::ImageOptions options;
+    options.base = vat::ImageBase{parent.vats->source.get(), *parent.vref.recipe, true};
+    options.open_disk = [&](int fd) {
+      return formats::open_qcow2(base::reader_of(fd), base::file_size(fd), parent.open());
+    };
+    const auto image = vat::ingest_image(
+        overlay, adder, profile_for(parent.vref, *parent.vats->source, addition_.vat()), options,
+        [&](std::uint64_t done) { output_.progress("added", done, parent.vref.size); });
+    const auto summary = adder.finish();
+    formats::Vref vref;
+    vref.type = formats::Vref::Type::image;
+    vref.recipe = image.recipe;
+    vref.size = image.size;
+    vref.parent = shrub::parent_of_child(parent.vref, image.recipe);
+    finish_addition(addition_, std::move(vref), summary, output_);
+  }
+
+  /// What was written is not lost because it could not be committed; `error` is why, and gets to say where it
+  /// is.
+  [[nodiscard]] Error keep(const std::string& overlay, const Error& error) const {
+    const auto kept = addition_.vat().path() + "/tmp/uncommitted-" + base::random_name() + ".qcow2";
+    std::error_code failure;
+    std::filesystem::copy_file(overlay, kept, failure);
+    return failure ? error
+                   : Error(error.category(), std::string(error.what()) + "; nothing was committed",
+                           "what was written is in " + kept + ", a qcow2 above the image");
+  }
+
+ private:
+  const Addition addition_;
+  const std::string name_;
+  cli::Output& output_;
+};
+
+/// The disks of a machine as they are served to it, and the first thing that is wrong with one of them.
+class ServedDisks {
+ public:
+  ServedDisks(const Machine& machine, const MachinePlaces& places, LazyDisks& disks) {
+    for (std::size_t i = 0; i < machine.disks.size(); ++i) {
+      opened_.push_back(disks.open(machine.disks[i].vref));
+      exports_.push_back(opened_.back().export_as("disk" + std::to_string(i), [this](const Error& error) {
+        const std::lock_guard lock(mutex_);
+        if (damage_) return;
+        damage_.emplace(error);
+        damaged_.notify();
+      }));
+      if (places.overlays[i].empty()) continue;
+      const auto overlay = base::open_at(AT_FDCWD, places.overlays[i], O_RDWR | O_CREAT | O_EXCL, 0600);
+      // Guests know whole sectors only; behind the end of what lies below are zeros.
+      const auto size = (opened_.back().vref.size + kSector - 1) / kSector * kSector;
+      formats::write_qcow2(*formats::make_empty_disk(size), overlay.get(), std::nullopt);
+    }
+  }
+
+  [[nodiscard]] const LazyDisk& first() const { return opened_.front(); }
+  /// Runs QEMU beside their server.
+  [[nodiscard]] Child::Ended run(const std::vector<std::string>& arguments, const std::string& socket,
+                                 const Signals& signals, cli::Output& output) {
+    const wedge::NbdServer server(wedge::listen_at(socket), std::move(exports_),
+                                  [&](const std::string& what) { output.warning(what); });
+    return Child(arguments, "shrub doctor says what is missing").wait(signals, damaged_);
+  }
+  /// Once no server is there any more.
+  [[nodiscard]] const std::optional<Error>& damage() const noexcept { return damage_; }
+
+ private:
+  static constexpr std::uint64_t kSector = 512;  ///< bytes
+  std::vector<LazyDisk> opened_;
+  std::vector<wedge::NbdDisk> exports_;
+  std::mutex mutex_;  ///< guards damage_
+  std::optional<Error> damage_;
+  const Notice damaged_;
+};
+
+/// nullopt: it ended by itself, and all is well.
+std::optional<Error> find_failure(const Child::Ended& ended) {
+  if (WIFEXITED(ended.status) && WEXITSTATUS(ended.status) == 0) return std::nullopt;
+  return Error(Category::local,
+               "qemu-system-x86_64 ended with " +
+                   (WIFEXITED(ended.status) ? "exit code " + std::to_string(WEXITSTATUS(ended.status))
+                                            : "signal " + std::to_string(WTERMSIG(ended.status))));
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto machine = read_machine(call.get("MACHINE"));
+  const auto path = call.get("MACHINE");
+  const auto machine = read_machine(path);
+  if (!call.has("--allow-outside")) require_inside(machine, std::filesystem::path(path).parent_path());
   const auto acceleration = find_acceleration();
   using Wanted = Machine::Acceleration;
+  const cli::Scratch scratch;
   MachinePlaces places;
   places.kvm = machine.acceleration == Wanted::kvm ||
                (machine.acceleration == Wanted::automatic && acceleration.is_usable);
-  const cli::Scratch scratch;
   // Not in the scratch directory: names of sockets have to be short.
   places.socket = (std::filesystem::temp_directory_path() / ("shrub-" + base::random_name())).string();
   for (std::size_t i = 0; i < machine.disks.size(); ++i)
@@ -200,81 +216,39 @@ int run(const cli::Call& call, cli::Output& output) {
     output.line(line);
     return 0;
   }
-  const bool commits = call.has("--commit");
-  if (commits && call.has("--ephemeral")) throw Error(Category::usage, "--ephemeral or --commit, not both");
-  if (commits && (machine.disks.empty() || !machine.disks.front().is_writable))
-    throw Error(Category::usage, "--commit: there is no first disk that can be written");
-  std::optional<Addition> addition;
-  if (commits) addition.emplace(begin_addition(call, output, "--commit"));
+  std::optional<Commit> commit;
+  if (call.has("--commit")) commit.emplace(call, machine, output);
 
   const Signals signals;
   base::make_directories(scratch.path());
   LazyDisks disks(call, output);
-  // A guest that is not given what its disk holds is not run on.
-  std::mutex mutex;
-  std::optional<Error> damage;
-  const Notice damaged;
-  std::vector<LazyDisk> opened;
-  std::vector<wedge::NbdDisk> exports;
-  for (std::size_t i = 0; i < machine.disks.size(); ++i) {
-    opened.push_back(disks.open(machine.disks[i].vref));
-    exports.push_back(opened.back().export_as("disk" + std::to_string(i), [&](const Error& error) {
-      const std::lock_guard lock(mutex);
-      if (damage) return;
-      damage.emplace(error);
-      damaged.notify();
-    }));
-    if (places.overlays[i].empty()) continue;
-    const auto overlay = base::open_at(AT_FDCWD, places.overlays[i], O_RDWR | O_CREAT | O_EXCL, 0600);
-    formats::write_qcow2(*formats::make_empty_disk(opened.back().vref.size), overlay.get(), std::nullopt);
-  }
-  if (commits && opened.front().vref.type != formats::Vref::Type::image)
-    throw Error(Category::usage, machine.disks.front().vref + ": not an image");
-  // Its chunks lie in the vats of its shrub, and only what is new goes to those of the child's.
-  if (commits && addition->named.shrub.root() != opened.front().named.shrub.root())
-    throw Error(Category::usage, call.get("--commit") + ": lies in another shrub than the image");
+  ServedDisks served(machine, places, disks);
+  if (commit) commit->require_image(served.first(), machine.disks.front().vref);
   disks.prefetch();
   if (!machine.kernel.empty()) place_file(disks, call, machine.kernel, places.kernel);
   if (!machine.initrd.empty()) place_file(disks, call, machine.initrd, places.initrd);
   if (!places.kvm && machine.acceleration == Wanted::automatic)
     output.detail("emulation: " + acceleration.reason);
 
-  int signal = 0, status = 0;
-  {
-    const wedge::NbdServer server(wedge::listen_at(places.socket), std::move(exports),
-                                  [&](const std::string& what) { output.warning(what); });
-    Child qemu(arguments);
-    status = qemu.wait(signals, damaged, signal);
-  }
+  const auto ended = served.run(arguments, places.socket, signals, output);
   disks.report();
-  // What was written is not lost because it could not be committed.
-  const auto keep = [&](const Error& error) {
-    if (!commits) return error;
-    const auto kept = addition->vat().path() + "/tmp/uncommitted-" + base::random_name() + ".qcow2";
-    std::error_code failure;
-    std::filesystem::copy_file(places.overlays.front(), kept, failure);
-    return failure ? error
-                   : Error(error.category(), std::string(error.what()) + "; nothing was committed",
-                           "what was written is in " + kept + ", a qcow2 above the image");
-  };
-  if (damage) throw Error(keep(*damage));
-  if (signal != 0) {
-    if (commits) output.warning(keep(Error(Category::local, "ended by a signal")).hint());
-    return 128 + signal;
+  // A guest that was not given what its disk holds is not run on.
+  auto failure = served.damage() ? served.damage() : find_failure(ended);
+  if (ended.signal != 0 && !served.damage()) {
+    if (commit)
+      output.warning(
+          commit->keep(places.overlays.front(), Error(Category::local, "ended by a signal")).hint());
+    return 128 + ended.signal;
   }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    throw keep(
-        Error(Category::local, "qemu-system-x86_64 ended with " +
-                                   (WIFEXITED(status) ? "exit code " + std::to_string(WEXITSTATUS(status))
-                                                      : "signal " + std::to_string(WTERMSIG(status)))));
-  if (commits) {
+  if (commit && !failure) {
     try {
-      commit(places.overlays.front(), opened.front(), *addition, output);
+      commit->run(places.overlays.front(), served.first());
     } catch (const Error& error) {
-      throw keep(error);
+      failure.emplace(error);
     }
   }
-  return 0;
+  if (!failure) return 0;
+  throw commit ? commit->keep(places.overlays.front(), *failure) : Error(*failure);
 }
 
 }  // namespace
@@ -282,15 +256,17 @@ int run(const cli::Call& call, cli::Output& output) {
 cli::Command boot_command() {
   auto options = cli::fetch_options();
   for (auto& option : trace_options()) options.push_back(std::move(option));
-  options.insert(options.begin(),
-                 {{"--ephemeral", "", "throw away what the guest writes (the default)"},
-                  {"--commit", "VREF",
-                   "when the guest has powered off, store its first disk as this vref, a child of the one "
-                   "that was booted",
-                   cli::Completion::file},
-                  {"--level", "N", "zstd level of what --commit stores, 1 to 19 (default 3)"},
-                  {"-n,--dry-run", "", "print the command line of QEMU, and do no more"},
-                  revision_option()});
+  options.insert(
+      options.begin(),
+      {{"--ephemeral", "", "throw away what the guest writes (the default)"},
+       {"--commit", "VREF",
+        "when the guest has powered off, store its first disk as this vref, a child of the one "
+        "that was booted",
+        cli::Completion::file},
+       {"--allow-outside", "", "let a machine file name kernels and wedges outside of its own directory"},
+       {"--level", "N", "zstd level of what --commit stores, 1 to 19 (default 3)"},
+       {"-n,--dry-run", "", "print the command line of QEMU, and do no more"},
+       revision_option()});
   return {
       "boot",
       "Run a virtual machine from an image",

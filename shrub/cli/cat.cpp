@@ -70,10 +70,8 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto content = find_content(*vats.source, vref, call.find("PATH"), named.entry);
   if (!content.target.empty())
     output.line(content.target);
-  else if (content.recipe)
-    vat::stream_recipe(*vats.source, *content.recipe, {}, write);
   else
-    vats.source->stream(*content.blob, write);
+    vat::stream_pinned(*vats.source, content.blob, content.recipe, write);
   return 0;
 }
 

@@ -19,10 +19,8 @@ struct Wanted {
 Wanted roots_of(const NamedShrub& named) {
   Wanted wanted;
   wanted.entries = named.shrub.entries(named.below);
-  for (const auto& entry : wanted.entries) {
-    const auto root = shrub::entry_root(named.shrub.read(entry));
-    wanted.roots.push_back({root.manifest, root.layout, root.blob, root.recipe});
-  }
+  for (const auto& entry : wanted.entries)
+    wanted.roots.push_back(shrub::entry_root(named.shrub.read(entry)).content());
   return wanted;
 }
 

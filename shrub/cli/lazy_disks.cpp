@@ -1,6 +1,6 @@
 #include "shrub/cli/lazy_disks.h"
 
-#include <algorithm>
+#include <atomic>
 
 #include "formats/base/error.h"
 #include "shrub/checkpoints.h"
@@ -34,23 +34,34 @@ Error LazyDisk::explain(const Error& error, std::uint64_t at, std::size_t size) 
 
 wedge::NbdDisk LazyDisk::export_as(const std::string& name,
                                    std::function<void(const Error&)> on_damage) const {
-  return {name, vref.size,
-          [disk = *this, on_damage = std::move(on_damage)](std::uint64_t at, base::MutableBytes to,
-                                                           const std::function<bool()>& is_over) {
-            try {
-              (void)disk.reader->read(disk.file, at, to, is_over);
-            } catch (const Error& error) {
-              const auto category = error.category();
-              if (on_damage && (category == Category::corrupt || category == Category::wrong_bytes ||
-                                category == Category::not_found || category == Category::refused))
-                on_damage(disk.explain(error, at, to.size()));
-              throw;
-            }
-          },
-          [reader = reader, file = file](std::uint64_t at, const std::function<bool()>& is_over) {
-            const auto run = reader->run_at(file, at, is_over);
-            return wedge::NbdDisk::Run{run.end, run.is_hole};
-          }};
+  const auto is_told = std::make_shared<std::atomic<bool>>(!on_damage);  // shared: by both functions
+  const auto tell = [disk = *this, is_told, on_damage = std::move(on_damage)](
+                        const Error& error, std::uint64_t at, std::size_t size) {
+    const auto category = error.category();
+    if ((category == Category::corrupt || category == Category::wrong_bytes ||
+         category == Category::not_found || category == Category::refused) &&
+        !is_told->exchange(true))
+      on_damage(disk.explain(error, at, size));
+  };
+  return {
+      name, vref.size,
+      [disk = *this, tell](std::uint64_t at, base::MutableBytes to, const std::function<bool()>& is_over) {
+        try {
+          (void)disk.reader->read(disk.file, at, to, is_over);
+        } catch (const Error& error) {
+          tell(error, at, to.size());
+          throw;
+        }
+      },
+      [disk = *this, tell](std::uint64_t at, const std::function<bool()>& is_over) {
+        try {
+          const auto run = disk.reader->run_at(disk.file, at, is_over);
+          return wedge::NbdDisk::Run{run.end, run.is_hole};
+        } catch (const Error& error) {
+          tell(error, at, 1);
+          throw;
+        }
+      }};
 }
 
 std::unique_ptr<formats::Disk> LazyDisk::open() const {
@@ -61,6 +72,8 @@ LazyDisk LazyDisks::open(const std::string& path) {
   auto named = find_named(path, call_);
   const auto vref = named.shrub.read(named.entry);
   if (vref.type == formats::Vref::Type::tree) throw Error(Category::usage, path + ": a tree, not a disk");
+  if (vref.size > formats::kMaxDiskSize)
+    throw Error(Category::refused, path + ": no disk has " + std::to_string(vref.size) + " bytes");
   auto& there = opened(named.shrub);
   base::named(path, [&] { there.vats.source->learn({{}, {}, vref.blob, vref.recipe}, true); });
   auto file = there.reader->open(vref.size,

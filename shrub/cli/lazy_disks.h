@@ -1,7 +1,6 @@
 // Images and files of vrefs as disks, read as they are touched.
 #pragma once
 
-#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -22,8 +21,8 @@ struct LazyDisk {
   wedge::LazyReader* reader = nullptr;
   wedge::LazyReader::FilePtr file;
 
-  /// `on_damage`: told, from any thread, of each chunk that is damaged or not to be had: which, and of which
-  /// images it is. May be empty.
+  /// `on_damage`: told, from any thread, of the first chunk that is damaged or not to be had: which, and of
+  /// which images it is. May be empty.
   [[nodiscard]] wedge::NbdDisk export_as(const std::string& name,
                                          std::function<void(const base::Error&)> on_damage = {}) const;
   /// What is wrong with the bytes of a part of it, in full.

@@ -127,10 +127,6 @@ std::vector<wedge::MountEntry> mount_entries(const NamedShrub& named) {
   return entries;
 }
 
-vat::Root root_of(const wedge::MountEntry& entry) {
-  return {entry.root.manifest, entry.root.layout, entry.root.blob, entry.root.recipe};
-}
-
 int run_mount(const cli::Call& call, cli::Output& output) {
   std::optional<Background> background;
   if (!call.has("--foreground")) background.emplace();
@@ -198,7 +194,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   std::optional<Prefetcher> prefetcher;
   if (!known.empty())
     prefetcher.emplace(*vats.source, std::move(known), [&] {
-      for (const auto& entry : entries) vats.source->learn(root_of(entry), true);
+      for (const auto& entry : entries) vats.source->learn(entry.root.content(), true);
     });
   std::promise<void> ended;
   std::thread helper([&, end = ended.get_future()] {
@@ -212,7 +208,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
         const auto before = filled.load();
         try {
           wedge::fill(
-              *vats.source, root_of(entries[i]), [&] { return is_over.load(); },
+              *vats.source, entries[i].root.content(), [&] { return is_over.load(); },
               [&](std::uint64_t done) { filled = before + done; });
         } catch (const Error& error) {
           output.warning(entries[i].path + ": " + error.what());

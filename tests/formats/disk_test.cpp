@@ -9,6 +9,7 @@
 #include "formats/base/file.h"
 #include "formats/disk/qcow2.h"
 #include "formats/disk/qcow2_writer.h"
+#include "tests/formats/damage.h"
 #include "tests/support/temp_dir.h"
 
 using base::Category;
@@ -86,7 +87,7 @@ bool refused(const base::Buffer& bytes) {
   }
 }
 
-constexpr std::uint64_t kSize = 40 * kCluster + 1000;
+constexpr std::uint64_t kSize = 40 * kCluster + 1024;
 
 void make(MadeDisk& disk) {
   disk.fill(0, 100, 1);
@@ -172,6 +173,19 @@ TEST_CASE("a qcow2 header with a field out of range is refused", "[disk]") {
   auto bytes = sound;
   store_be(bytes, field.at, field.value, field.size);
   CHECK(refused(bytes));
+}
+
+TEST_CASE("no qcow2 image is made of parts of sectors, or of a disk too large", "[disk]") {
+  const tests::TempDir dir;
+  const auto file = base::open_at(AT_FDCWD, dir.path() + "/image", O_RDWR | O_CREAT);
+  const auto write = [&](std::uint64_t size) {
+    formats::write_qcow2(*formats::make_empty_disk(size), file.get(), std::nullopt);
+  };
+  for (const auto size : {std::uint64_t{1}, std::uint64_t{65535}, formats::kMaxDiskSize + 512})
+    CHECK(tests::category_of([&] { write(size); }) == Category::refused);
+  CHECK(base::file_size(file.get()) == 0);
+  write(512);
+  CHECK(open_qcow2(base::reader_of(file.get()), base::file_size(file.get()), nullptr)->size() == 512);
 }
 
 TEST_CASE("tables of a qcow2 image that name what they may not are refused", "[disk]") {

@@ -7,14 +7,9 @@
 
 int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto input = fuzz::input_of(data, size);
-  const base::ReadAt read = [input](std::uint64_t at, base::MutableBytes to) {
-    fuzz::require(at <= input.size() && to.size() <= input.size() - at, "nothing is read outside the file");
-    const auto part = input.subspan(static_cast<std::size_t>(at), to.size());
-    std::copy(part.begin(), part.end(), to.begin());
-    return true;
-  };
   (void)fuzz::survives([&] {
-    const auto disk = formats::open_qcow2(read, input.size(), formats::make_empty_disk(1 << 20));
+    const auto disk =
+        formats::open_qcow2(fuzz::reader_of(input), input.size(), formats::make_empty_disk(1 << 20));
     base::Buffer part(4096);
     std::size_t steps = 0;
     for (std::uint64_t at = 0; at < disk->size() && steps < 500; ++steps) {

@@ -1,18 +1,10 @@
 // Input: a tar. What is taken for one has members that lie in it, in order, and apart.
-#include <algorithm>
-
 #include "formats/tar/tar_layout.h"
 #include "tests/fuzz/target.h"
 
 int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto input = fuzz::input_of(data, size);
-  const base::ReadAt read = [input](std::uint64_t at, base::MutableBytes to) {
-    fuzz::require(at <= input.size() && to.size() <= input.size() - at, "nothing is read outside the file");
-    const auto part = input.subspan(static_cast<std::size_t>(at), to.size());
-    std::copy(part.begin(), part.end(), to.begin());
-    return true;
-  };
-  const auto members = formats::find_tar_contents(read, input.size());
+  const auto members = formats::find_tar_contents(fuzz::reader_of(input), input.size());
   if (!members) return 0;
   std::uint64_t at = 512;
   for (const auto& [begin, length] : *members) {

@@ -1,6 +1,7 @@
 // What all fuzz targets share: which errors hostile input may cause, and how broken promises end the program.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -49,6 +50,16 @@ inline unsigned take_choice(base::Bytes& input) {
 
 inline base::Bytes input_of(const std::uint8_t* data, std::size_t size) {
   return {reinterpret_cast<const std::byte*>(data), size};
+}
+
+/// The input as a file; reading outside of it is a broken promise. `input` outlives it.
+inline base::ReadAt reader_of(base::Bytes input) {
+  return [input](std::uint64_t at, base::MutableBytes to) {
+    require(at <= input.size() && to.size() <= input.size() - at, "nothing is read outside the file");
+    const auto part = input.subspan(static_cast<std::size_t>(at), to.size());
+    std::copy(part.begin(), part.end(), to.begin());
+    return true;
+  };
 }
 
 }  // namespace fuzz

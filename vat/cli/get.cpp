@@ -43,16 +43,12 @@ int run(const cli::Call& call, cli::Output& output) {
     size += bytes.size();
     output.progress("written", size, content.size);
   };
-  if (content.recipe) {
-    vat::stream_recipe(*opened, *content.recipe, {}, write, [&](std::uint64_t hole) {
-      size += hole;
-      if (file &&
-          (::ftruncate(file->fd(), static_cast<off_t>(size)) != 0 || ::lseek(file->fd(), 0, SEEK_END) < 0))
-        base::throw_errno("extend", errno);
-    });
-  } else {
-    opened->stream(id, write);
-  }
+  vat::stream_pinned(*opened, id, content.recipe, write, [&](std::uint64_t hole) {
+    size += hole;
+    if (file &&
+        (::ftruncate(file->fd(), static_cast<off_t>(size)) != 0 || ::lseek(file->fd(), 0, SEEK_END) < 0))
+      base::throw_errno("extend", errno);
+  });
   if (file) (void)file->publish(dir.get(), target.filename().string(), base::AtomicFile::Existing::replace);
   if (output.json()) {
     formats::json::Object record{{"blob", id.hex()}, {"size", size}};

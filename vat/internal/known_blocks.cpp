@@ -49,17 +49,18 @@ std::uint64_t hash_of(const std::byte* block) {
 
 }  // namespace
 
-KnownBlocks::KnownBlocks(Vat& vat) : vat_(vat), tables_(shape_of(vat.object_format()), open_blocks(vat)) {
-  const auto directory = open_blocks(vat);
+void KnownBlocks::load() {
+  auto directory = open_blocks(vat_);
   const auto lock = base::open_at(directory.get(), "lock", O_RDWR | O_CREAT, 0600);
   while (::flock(lock.get(), LOCK_EX) != 0)
     if (errno != EINTR) base::throw_errno("lock local/blocks", errno);
-  tables_.load();
+  tables_.emplace(shape_of(vat_.object_format()), std::move(directory));
+  tables_->load();
   std::set<std::string, std::less<>> known;
-  for (auto extra : tables_.extras())
+  for (auto extra : tables_->extras())
     for (; extra.size() >= kNameSize; extra = extra.subspan(kNameSize))
       known.emplace(base::as_chars(extra.first(kNameSize)));
-  for (const auto& pack : vat.impl().with_index([](Index& index) { return index.packs(); }))
+  for (const auto& pack : vat_.impl().with_index([](Index& index) { return index.packs(); }))
     if (const auto name = pack.name.substr(0, kNameSize); !known.contains(name)) read_pack(pack);
 }
 
@@ -106,7 +107,7 @@ void KnownBlocks::read_pack(const PackRecord& record) {
   base::Buffer sorted;
   sorted.reserve(records.size());
   for (const auto at : order) base::append(sorted, base::Bytes(records).subspan(at, size));
-  tables_.add(sorted, base::as_bytes(name.substr(0, kNameSize)), {});
+  tables_->add(sorted, base::as_bytes(name.substr(0, kNameSize)), {});
 }
 
 bool KnownBlocks::is_stored(const Candidate& candidate) {
@@ -114,11 +115,12 @@ bool KnownBlocks::is_stored(const Candidate& candidate) {
 }
 
 void KnownBlocks::find(base::Bytes block, const std::function<void(const Candidate&)>& visit) {
+  if (!tables_) load();
   base::Buffer key;
   base::append_le(key, hash_of(block.data()));
   std::vector<Candidate> found;
   const auto format = vat_.object_format();
-  tables_.find(key, [&](base::Bytes record) {
+  tables_->find(key, [&](base::Bytes record) {
     if (found.size() == kMaxCandidates) return;
     found.push_back(
         {base::ObjectId(format, record.subspan(12)), base::load_le<std::uint32_t>(record.data() + 8)});

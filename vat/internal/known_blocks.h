@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
@@ -22,23 +23,25 @@ class KnownBlocks {
   static constexpr std::uint32_t kMinSize = 512;       ///< of blobs that are worth a line in a recipe
   static constexpr std::uint32_t kMaxSize = 1U << 20;  ///< of blobs that are looked for
 
-  /// Reads the packs that are new since the last time, all of them. `vat` outlives it.
-  explicit KnownBlocks(Vat& vat);
+  /// `vat` outlives it.
+  explicit KnownBlocks(Vat& vat) : vat_(vat) {}
 
   struct Candidate {
     base::ObjectId id;
     std::uint32_t size = 0;  ///< bytes
   };
-  /// Blobs that may begin with `block`, of kBlock bytes; a few at most.
+  /// Blobs that may begin with `block`, of kBlock bytes; a few at most. The first time all packs are read
+  /// that are new since the last process did.
   void find(base::Bytes block, const std::function<void(const Candidate&)>& visit);
   /// Whether the vat still has it, good.
   [[nodiscard]] bool is_stored(const Candidate& candidate);
 
  private:
+  void load();
   void read_pack(const PackRecord& record);
 
   Vat& vat_;
-  formats::TableSet tables_;
+  std::optional<formats::TableSet> tables_;  ///< once it is needed
 };
 
 }  // namespace vat::internal

@@ -4,10 +4,12 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <memory>
 #include <utility>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "formats/json/json.h"
 
 namespace wedge::internal {
@@ -81,6 +83,30 @@ bool RecordReader::next(Row& row) {
   if (!lines_.next(line)) return false;
   row = formats::parse_row(line, format_);
   return true;
+}
+
+std::string record_name(const std::string& path) {
+  return base::hash_blob(base::ObjectFormat::sha256, base::as_bytes(path)).hex().substr(0, 40);
+}
+
+std::optional<Record> read_record(int records, const std::string& name) {
+  if (records < 0) return std::nullopt;
+  auto fd = base::find_open_at(records, name, O_RDONLY | O_NOFOLLOW);
+  if (!fd) return std::nullopt;
+  return RecordReader(std::move(*fd)).head();
+}
+
+NextRow read_rows(int records, const std::string& name) {
+  auto fd = base::find_open_at(records, name, O_RDONLY | O_NOFOLLOW);
+  if (!fd) return [](Row&) { return false; };
+  auto reader = std::make_shared<RecordReader>(std::move(*fd));  // shared: a function has to be copyable
+  (void)reader->head();
+  return [reader](Row& row) { return reader->next(row); };
+}
+
+std::optional<Row> read_first(int records, const std::string& name) {
+  Row row;
+  return read_rows(records, name)(row) ? std::optional(std::move(row)) : std::nullopt;
 }
 
 RecordWriter::RecordWriter(int records, Record record, int work)

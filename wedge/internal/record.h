@@ -10,6 +10,7 @@
 #include "formats/base/object_id.h"
 #include "formats/base/unique_fd.h"
 #include "formats/text/manifest.h"
+#include "wedge/comparison.h"
 
 namespace wedge::internal {
 
@@ -36,6 +37,16 @@ class RecordReader {
   base::LineReader lines_;
   base::ObjectFormat format_ = base::ObjectFormat::sha256;
 };
+
+/// Records are named by hash, so that no path of an entry can clash with another or with a suffix.
+[[nodiscard]] std::string record_name(const std::string& path);
+
+/// The head of a record; nullopt if there is none, or it does not parse. `records`: the directory it is in;
+/// -1: there is none.
+[[nodiscard]] std::optional<Record> read_record(int records, const std::string& name);
+/// Its rows; none if there is no such record.
+[[nodiscard]] NextRow read_rows(int records, const std::string& name);
+[[nodiscard]] std::optional<formats::Row> read_first(int records, const std::string& name);
 
 /// Writes a record as its rows come. The head needs the inode of the entry's top, which exists when the first
 /// row comes.
