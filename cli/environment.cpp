@@ -53,4 +53,11 @@ std::string format_time(std::int64_t seconds) {
   return text;
 }
 
+std::optional<std::int64_t> parse_time(const std::string& text) {
+  std::tm parts{};
+  const char* end = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  if (end == nullptr || *end != '\0') return std::nullopt;
+  return ::timegm(&parts);
+}
+
 }  // namespace cli

@@ -21,5 +21,7 @@ namespace cli {
 
 /// `seconds` as RFC 3339 in UTC: 2026-11-21T10:00:00Z.
 [[nodiscard]] std::string format_time(std::int64_t seconds);
+/// The reverse; nullopt if the text is not of that form.
+[[nodiscard]] std::optional<std::int64_t> parse_time(const std::string& text);
 
 }  // namespace cli

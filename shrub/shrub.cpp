@@ -201,4 +201,10 @@ wedge::EntryRoot entry_root(const formats::Vref& vref) {
   return root;
 }
 
+std::vector<vat::Root> roots_of(const formats::Vref& vref) {
+  std::vector<vat::Root> roots{entry_root(vref).content()};
+  if (vref.trace) roots.push_back({{}, {}, vref.trace, {}});
+  return roots;
+}
+
 }  // namespace shrub

@@ -71,5 +71,7 @@ class Shrub {
 
 /// What a vref becomes in a wedge.
 [[nodiscard]] wedge::EntryRoot entry_root(const formats::Vref& vref);
+/// All that a vat has to have for a vref: its content, then its trace, if it names one.
+[[nodiscard]] std::vector<vat::Root> roots_of(const formats::Vref& vref);
 
 }  // namespace shrub

@@ -124,6 +124,9 @@ base::ObjectFormat PeerSet::object_format() const noexcept {
 std::optional<StoredBlob> PeerSet::find(const ObjectId& id) {
   return impl_->planner_.find(id);
 }
+std::optional<StoredBlob> PeerSet::find_here(const ObjectId& id) {
+  return impl_->faults_.find_here(id);
+}
 base::Buffer PeerSet::read(const ObjectId& id) {
   base::Buffer bytes;
   impl_->planner_.stream(id, [&](base::Bytes part) {

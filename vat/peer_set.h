@@ -73,6 +73,9 @@ class PeerSet final : public BlobSource {
   void learn(const Root& root, bool content) override;
   void prefetch(const std::vector<base::ObjectId>& ids) override;
 
+  /// As find(), but asks no peer.
+  [[nodiscard]] std::optional<StoredBlob> find_here(const base::ObjectId& id);
+
   /// Fetches everything of a root that is not here, and returns when it is durable. `pin`: what of it is in
   /// the cache stays there, whatever the budget, until unpin(); throws local if there is no directory for
   /// that.

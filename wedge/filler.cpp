@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "formats/base/error.h"
 #include "vat/copy.h"
 
 namespace wedge {
@@ -41,7 +42,53 @@ class Window {
   std::uint64_t done_ = 0;
 };
 
+/// Peers of whom none is asked.
+class HereOnly final : public vat::BlobSource {
+ public:
+  explicit HereOnly(vat::PeerSet& peers) : peers_(peers) {}
+  [[nodiscard]] base::ObjectFormat object_format() const noexcept override { return peers_.object_format(); }
+  [[nodiscard]] std::optional<vat::StoredBlob> find(const base::ObjectId& id) override {
+    return peers_.find_here(id);
+  }
+  [[nodiscard]] base::Buffer read(const base::ObjectId& id) override {
+    require(id);
+    return peers_.read(id);
+  }
+  void stream(const base::ObjectId& id, const base::ByteSink& sink) override {
+    require(id);
+    peers_.stream(id, sink);
+  }
+  [[nodiscard]] std::vector<vat::RecipeClaim> find_recipes(const base::ObjectId& /*id*/) override {
+    return {};
+  }
+  void note_proven(const base::ObjectId& /*content*/, const base::ObjectId& /*recipe*/,
+                   std::uint64_t /*size*/) override {}
+
+ private:
+  void require(const base::ObjectId& id) {
+    if (!find(id)) throw base::Error(base::Category::not_found, "blob " + id.hex() + ": not here");
+  }
+  vat::PeerSet& peers_;
+};
+
 }  // namespace
+
+double share_here(vat::PeerSet& peers, const vat::Root& root, const std::function<bool()>& is_over) {
+  HereOnly here(peers);
+  std::uint64_t all = 0, found = 0;
+  try {
+    vat::for_each_blob(here, root, [&](const base::ObjectId& id) {
+      if (is_over()) throw Over();
+      ++all;
+      if (here.find(id)) ++found;
+    });
+  } catch (const Over&) {
+    return 0;
+  } catch (const base::Error&) {  // a list that is not here, or was evicted in between
+    return 0;
+  }
+  return all == 0 ? 1 : static_cast<double>(found) / static_cast<double>(all);
+}
 
 void fill(vat::BlobSource& source, const vat::Root& root, const std::function<bool()>& is_over,
           const std::function<void(std::uint64_t)>& progress) {

@@ -163,6 +163,12 @@ class MountTree::Impl {
         }
         at = frame_.add(at, name, std::move(node));
       }
+      // A directory of vrefs is as new as the newest of them.
+      for (auto above = at; above != 0;) {
+        above = frame_.nodes[above].parent;
+        auto& time = frame_.nodes[above].mtime;
+        if (time.seconds < entries[number].time.seconds) time = entries[number].time;
+      }
     }
   }
 

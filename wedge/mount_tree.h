@@ -23,7 +23,8 @@ namespace wedge {
 struct MountEntry {
   std::string path;  ///< below the top; a safe path, and none of them lies in another
   EntryRoot root;
-  formats::Timestamp time;  ///< of files and images, which have none of their own
+  /// Of files and images, which have none of their own, and of the directories that entries lie in.
+  formats::Timestamp time;
 };
 
 /// Inode numbers depend on the entries and their manifests only. Memory: about 250 bytes for each path of an

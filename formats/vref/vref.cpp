@@ -97,6 +97,7 @@ std::string to_text(const Vref& vref) {
   add_id("blob", vref.blob);
   add_id("recipe", vref.recipe);
   add_id("parent", vref.parent);
+  add_id("trace", vref.trace);
   object.emplace_back("size", vref.size);
   if (vref.entries) object.emplace_back("entries", *vref.entries);
   if (!vref.unpack.empty()) object.emplace_back("unpack", vref.unpack);
@@ -129,6 +130,7 @@ Vref parse_vref(std::string_view text) {
   vref.blob = members.take_id("blob", vref.object_format);
   vref.recipe = members.take_id("recipe", vref.object_format);
   vref.parent = members.take_id("parent", vref.object_format);
+  vref.trace = members.take_id("trace", vref.object_format);
   vref.size = required(members.take_unsigned("size"), "size");
   vref.entries = members.take_unsigned("entries");
   vref.unpack = members.take_string("unpack").value_or("");

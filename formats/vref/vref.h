@@ -25,10 +25,11 @@ struct Vref {
   std::optional<base::ObjectId> blob;      ///< file: whole-content id
   std::optional<base::ObjectId> recipe;    ///< image; file when chunked
   std::optional<base::ObjectId> parent;    ///< image: recipe of the one it was made from
-  std::uint64_t size = 0;                  ///< content bytes, of all files for a tree
-  std::optional<std::uint64_t> entries;    ///< tree: rows of its manifest
-  std::string unpack;                      ///< file: tar, tar.gz, tar.bz2, tar.xz, tar.zst, or empty
-  std::string materialize;                 ///< image: qcow2, or empty: raw
+  std::optional<base::ObjectId> trace;  ///< blob that says what is read first of it (docs/formats/machine.md)
+  std::uint64_t size = 0;               ///< content bytes, of all files for a tree
+  std::optional<std::uint64_t> entries;  ///< tree: rows of its manifest
+  std::string unpack;                    ///< file: tar, tar.gz, tar.bz2, tar.xz, tar.zst, or empty
+  std::string materialize;               ///< image: qcow2, or empty: raw
   json::Object provenance;
   json::Object unknown;  ///< keys this version does not know, kept as they are
 

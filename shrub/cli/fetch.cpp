@@ -11,40 +11,42 @@ namespace {
 using base::Category;
 using base::Error;
 
+/// An entry and the roots of all it needs: its content first, then its trace.
 struct Wanted {
-  std::vector<std::string> entries;
+  std::string entry;
   std::vector<vat::Root> roots;
 };
 
-Wanted roots_of(const NamedShrub& named) {
-  Wanted wanted;
-  wanted.entries = named.shrub.entries(named.below);
-  for (const auto& entry : wanted.entries)
-    wanted.roots.push_back(shrub::entry_root(named.shrub.read(entry)).content());
+std::vector<Wanted> find_wanted(const NamedShrub& named) {
+  std::vector<Wanted> wanted;
+  for (const auto& entry : named.shrub.entries(named.below))
+    wanted.push_back({entry, shrub::roots_of(named.shrub.read(entry))});
   return wanted;
 }
 
 int run_fetch(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto vats = open_vats(named.shrub, call, output);
-  const auto wanted = roots_of(named);
+  const auto wanted = find_wanted(named);
   if (call.has("--unpin")) {
     if (call.has("--pin")) throw Error(Category::usage, "--pin and --unpin exclude each other");
     if (vats.peers != nullptr)
-      for (const auto& root : wanted.roots) vats.peers->unpin(root);
+      for (const auto& [entry, roots] : wanted)
+        for (const auto& root : roots) vats.peers->unpin(root);
     return 0;
   }
   std::uint64_t before = 0;
-  for (std::size_t i = 0; i < wanted.roots.size(); ++i) {
-    output.progress("fetched", i, wanted.roots.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const auto& [entry, roots] = wanted[i];
+    output.progress("fetched", i, wanted.size());
     if (vats.peers != nullptr)
-      base::named(wanted.entries[i], [&] {
-        vats.peers->fetch({wanted.roots[i], {}, {}, true}, call.has("--pin"));
+      base::named(entry, [&, &all = roots] {
+        for (const auto& root : all) vats.peers->fetch({root, {}, {}, true}, call.has("--pin"));
       });
     const auto received = vats.peers != nullptr ? vats.peers->received() : 0;
     if (output.json()) {
       formats::json::Object record{{"received", received - before}};
-      cli::add_path(record, "entry", wanted.entries[i]);
+      cli::add_path(record, "entry", entry);
       output.record("entry", std::move(record));
     }
     before = received;
@@ -53,8 +55,8 @@ int run_fetch(const cli::Call& call, cli::Output& output) {
   if (const auto room = cli::peer_options(call, output).cache_size; before > room && !call.has("--pin"))
     output.warning("the cache keeps " + base::human_size(room) +
                    " (VAT_CACHE_SIZE): some of what was fetched is gone again");
-  output.message(std::to_string(wanted.roots.size()) + (wanted.roots.size() == 1 ? " entry" : " entries") +
-                 " here, " + base::human_size(before) + " fetched");
+  output.message(std::to_string(wanted.size()) + (wanted.size() == 1 ? " entry" : " entries") + " here, " +
+                 base::human_size(before) + " fetched");
   return 0;
 }
 
@@ -62,7 +64,9 @@ int run_push(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto user = user_settings(call, output);
   const auto vats = open_vats(named.shrub, call, output);
-  const auto wanted = roots_of(named);
+  const auto wanted = find_wanted(named);
+  std::vector<vat::Root> roots;
+  for (const auto& one : wanted) roots.insert(roots.end(), one.roots.begin(), one.roots.end());
   vat::CopyOptions options;
   options.add = add_options(call);
   options.progress = [&](std::uint64_t done) { output.progress("pushed", done, 0); };
@@ -77,11 +81,10 @@ int run_push(const cli::Call& call, cli::Output& output) {
       address.may_be_local = true;  // the user named it
       cli::add_credentials(address);
       const cli::Scratch scratch;
-      summary =
-          vat::push_roots(*vats.source, wanted.roots, profile, address, user.peers, scratch.path(), options);
+      summary = vat::push_roots(*vats.source, roots, profile, address, user.peers, scratch.path(), options);
     } else {
       const auto to = vat::Vat::open(full, {user.peers.cache_dir, user.peers.on_note});
-      summary = vat::copy_roots(*vats.source, wanted.roots, *to, options);
+      summary = vat::copy_roots(*vats.source, roots, *to, options);
     }
     if (output.json()) {
       formats::json::Object record{
@@ -89,8 +92,8 @@ int run_push(const cli::Call& call, cli::Output& output) {
       cli::add_path(record, "to", url);
       output.record("push", std::move(record));
     } else {
-      output.message(url + ": " + std::to_string(wanted.roots.size()) +
-                     (wanted.roots.size() == 1 ? " entry, " : " entries, ") + std::to_string(summary.blobs) +
+      output.message(url + ": " + std::to_string(wanted.size()) +
+                     (wanted.size() == 1 ? " entry, " : " entries, ") + std::to_string(summary.blobs) +
                      " blobs that were not there, " + base::human_size(summary.stored_size) + " stored");
     }
   }

@@ -78,6 +78,7 @@ LazyDisk LazyDisks::open(const std::string& path) {
   base::named(path, [&] { there.vats.source->learn({{}, {}, vref.blob, vref.recipe}, true); });
   auto file = there.reader->open(vref.size,
                                  [made = wedge::LazyReader::Made{vref.blob, vref.recipe}] { return made; });
+  there.vrefs.push_back(vref);
   return {std::move(named), vref, &there.vats, there.reader.get(), std::move(file)};
 }
 
@@ -86,11 +87,10 @@ const shrub::Vats& LazyDisks::vats_of(const shrub::Shrub& shrub) {
 }
 
 void LazyDisks::prefetch() {
-  if (!call_.has("--prefetch")) return;
   for (auto& [root, opened] : opened_) {
     auto& source = *opened.vats.source;
-    opened.prefetcher = std::make_unique<Prefetcher>(
-        source, read_trace(call_.get("--prefetch"), source.object_format()), std::function<void()>());
+    if (auto find = find_trace(opened.vrefs, source, call_, output_))
+      opened.prefetcher = std::make_unique<Prefetcher>(source, std::move(find));
   }
 }
 
@@ -110,7 +110,7 @@ LazyDisks::Opened& LazyDisks::opened(const shrub::Shrub& shrub) {
     options.on_touch = [trace = trace_.get()](const base::ObjectId& id) { trace->touch(id); };
   }
   auto reader = std::make_unique<wedge::LazyReader>(*vats.source, options);
-  return opened_.emplace(shrub.root(), Opened{std::move(vats), std::move(reader), nullptr}).first->second;
+  return opened_.emplace(shrub.root(), Opened{std::move(vats), std::move(reader), {}, nullptr}).first->second;
 }
 
 }  // namespace shrub_cli

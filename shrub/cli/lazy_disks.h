@@ -36,7 +36,7 @@ class LazyDisks {
  public:
   /// Both outlive it.
   LazyDisks(const cli::Call& call, cli::Output& output) : call_(call), output_(output) {}
-  /// Begins with what --prefetch names, once all disks are open.
+  /// Begins with what --prefetch or the vrefs name, once all disks are open.
   void prefetch();
   LazyDisks(const LazyDisks&) = delete;
   LazyDisks& operator=(const LazyDisks&) = delete;
@@ -51,6 +51,7 @@ class LazyDisks {
   struct Opened {
     shrub::Vats vats;
     std::unique_ptr<wedge::LazyReader> reader;
+    std::vector<formats::Vref> vrefs;        ///< of the disks
     std::unique_ptr<Prefetcher> prefetcher;  // last: uses the rest
   };
   Opened& opened(const shrub::Shrub& shrub);

@@ -12,11 +12,11 @@ int main(int argc, char** argv) {
       "where the things themselves are put.",
       {{"--vat", "DIR|URL", "use this vat instead of those VAT.json names; may be repeated",
         cli::Completion::directory, true}},
-      {init_command(),    trust_command(),     add_command(),    add_url_command(), url_for_command(),
-       add_dir_command(), add_image_command(), watch_command(),  sync_command(),    status_command(),
-       verify_command(),  ls_command(),        cat_command(),    diff_command(),    fetch_command(),
-       push_command(),    mount_command(),     mounts_command(), nbd_command(),     boot_command(),
-       tree_command(),    doctor_command(),    log_command()}};
+      {init_command(),    trust_command(),     add_command(),       add_url_command(), url_for_command(),
+       add_dir_command(), add_image_command(), add_trace_command(), watch_command(),   sync_command(),
+       status_command(),  verify_command(),    ls_command(),        cat_command(),     diff_command(),
+       fetch_command(),   push_command(),      mount_command(),     mounts_command(),  nbd_command(),
+       boot_command(),    tree_command(),      doctor_command(),    log_command()}};
   for (auto& option : cli::common_options()) program.options.push_back(std::move(option));
   return cli::run(program, argc, argv);
 }

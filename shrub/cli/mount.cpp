@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <future>
 #include <numeric>
@@ -24,6 +25,7 @@
 #include "shrub/cli/verbs.h"
 #include "wedge/filler.h"
 #include "wedge/fuse/mount.h"
+#include "wedge/fuse/writable_view.h"
 #include "wedge/lazy_reader.h"
 #include "wedge/mount_tree.h"
 
@@ -80,6 +82,8 @@ class Background {
   std::string log_;
 };
 
+constexpr std::chrono::seconds kCountAgain{1};
+
 std::string mounts_directory() {
   const auto cache = cli::cache_directory();
   return cache.empty() ? std::string() : cache + "/mounts";
@@ -120,11 +124,13 @@ class Report {
   std::string name_;
 };
 
-std::vector<wedge::MountEntry> mount_entries(const NamedShrub& named) {
-  std::vector<wedge::MountEntry> entries;
-  for (const auto& entry : named.shrub.entries(named.below))
-    entries.push_back({entry, shrub::entry_root(named.shrub.read(entry)), {}});
-  return entries;
+/// When it was added; files and images have no time of their own.
+formats::Timestamp time_of(const formats::Vref& vref) {
+  const auto* added = formats::json::find(vref.provenance, "added");
+  const auto seconds = added != nullptr && added->find_string() != nullptr
+                           ? cli::parse_time(*added->find_string())
+                           : std::nullopt;
+  return {seconds.value_or(0), 0};
 }
 
 int run_mount(const cli::Call& call, cli::Output& output) {
@@ -140,10 +146,14 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   // A mount whose process was killed is replaced.
   if (::stat(directory.c_str(), &info) != 0 ? errno != ENOTCONN : !S_ISDIR(info.st_mode))
     throw Error(Category::local, call.get("DIR") + ": no directory to mount at");
-  const auto entries = mount_entries(named);
+  std::vector<wedge::MountEntry> entries;
+  std::vector<formats::Vref> vrefs;
+  for (const auto& entry : named.shrub.entries(named.below)) {
+    const auto& vref = vrefs.emplace_back(named.shrub.read(entry));
+    entries.push_back({entry, shrub::entry_root(vref), time_of(vref)});
+  }
   const auto vats = open_vats(named.shrub, call, output);
-  std::vector<base::ObjectId> known;
-  if (call.has("--prefetch")) known = read_trace(call.get("--prefetch"), vats.source->object_format());
+  const auto early = find_trace(vrefs, *vats.source, call, output);
   wedge::MountTree tree(*vats.source, entries, ::geteuid() == 0);
   std::unique_ptr<TraceFile> trace;
   wedge::LazyReader::Options reading;
@@ -153,14 +163,17 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   }
   wedge::LazyReader reader(*vats.source, reading);
   std::atomic<bool> is_over = false;
-  std::atomic<std::uint64_t> filled = 0;
+  std::atomic<std::uint64_t> filled = 0;  ///< bytes that --fill has seen to
+  std::atomic<std::uint64_t> here = 0;    ///< bytes that are on this disk, about
 
+  std::optional<wedge::WritableView> view;
+  if (call.has("--rw-overlay")) view.emplace(call.get("--rw-overlay"), directory, !call.has("--allow-other"));
   wedge::MountOptions options;
   options.allow_other = call.has("--allow-other");
   options.name = named.shrub.root() + (named.shrub.commit().empty() ? "" : "@" + named.shrub.commit());
   options.find_file = [&](const base::ObjectId& blob) { return vats.source->find_file(blob); };
   options.on_failure = [&](const std::string& what) { output.warning(what); };
-  wedge::Mount mount(tree, reader, directory, options);
+  wedge::Mount mount(tree, reader, view ? view->lower() : directory, options);
 
   formats::json::Object head{{"pid", static_cast<std::uint64_t>(::getpid())}};
   cli::add_path(head, "mount", directory);
@@ -169,13 +182,12 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   const auto size = std::accumulate(
       entries.begin(), entries.end(), std::uint64_t{0},
       [](std::uint64_t sum, const wedge::MountEntry& entry) { return sum + entry.root.size; });
+  if (vats.peers == nullptr) here = size;
   const auto now = [&] {
     const auto& counts = mount.counts();
-    formats::json::Object record{{"opened", counts.opens.load()},
-                                 {"read", counts.bytes.load()},
-                                 {"failures", counts.failures.load()},
-                                 {"filled", filled.load()},
-                                 {"size", size}};
+    formats::json::Object record{
+        {"opened", counts.opens.load()}, {"read", counts.bytes.load()}, {"failures", counts.failures.load()},
+        {"filled", filled.load()},       {"here", here.load()},         {"size", size}};
     if (vats.peers == nullptr) return record;
     record.emplace_back("received", vats.peers->received());
     formats::json::Array peers;
@@ -187,18 +199,58 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     return record;
   };
   report.write(now());
-  if (background)
-    background->leave(mounts_directory().empty()
-                          ? "/dev/null"
-                          : mounts_directory() + "/" + std::to_string(::getpid()) + ".log");
+  const auto is_ready = [&] {
+    if (background)
+      background->leave(mounts_directory().empty()
+                            ? "/dev/null"
+                            : mounts_directory() + "/" + std::to_string(::getpid()) + ".log");
+  };
+  std::optional<Error> failure;
+  std::thread viewer;
+  if (!view) {
+    is_ready();
+  } else {
+    viewer = std::thread([&] {
+      try {
+        view->mount();
+        is_ready();
+        view->wait([&] { return is_over.load(); });
+      } catch (const Error& error) {
+        failure.emplace(error);
+      }
+      view.reset();
+      mount.stop();
+    });
+  }
   std::optional<Prefetcher> prefetcher;
-  if (!known.empty())
-    prefetcher.emplace(*vats.source, std::move(known), [&] {
+  if (early)
+    prefetcher.emplace(*vats.source, [&] {
+      auto ids = early();
       for (const auto& entry : entries) vats.source->learn(entry.root.content(), true);
+      return ids;
     });
   std::promise<void> ended;
   std::thread helper([&, end = ended.get_future()] {
     while (end.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report.write(now());
+  });
+  // How much is here is counted again when something came, and takes a hundredth of the time at most.
+  std::thread counter([&] {
+    if (vats.peers == nullptr) return;
+    (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
+    auto next = std::chrono::steady_clock::now();
+    for (std::optional<std::uint64_t> counted; !is_over;
+         std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
+      const auto begun = std::chrono::steady_clock::now();
+      const auto received = vats.peers->received();
+      if (counted == received || begun < next) continue;
+      double sum = 0;
+      for (const auto& entry : entries)
+        sum += wedge::share_here(*vats.peers, entry.root.content(), [&] { return is_over.load(); }) *
+               static_cast<double>(entry.root.size);
+      here = static_cast<std::uint64_t>(sum);
+      counted = received;
+      next = begun + kCountAgain + 100 * (std::chrono::steady_clock::now() - begun);
+    }
   });
   std::thread filler;
   if (call.has("--fill"))
@@ -217,13 +269,28 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     });
   mount.run();
   is_over = true;
+  if (viewer.joinable()) viewer.join();
   prefetcher.reset();
   ended.set_value();
   helper.join();
+  counter.join();
   report.remove();
   if (filler.joinable()) filler.join();
+  if (failure) throw Error(*failure);
   if (background) background->forget_log();
   return 0;
+}
+
+/// How much of it is here, for a person; empty if all is.
+std::string share_of(const formats::json::Object& mount) {
+  const auto number_of = [&](const char* key) {
+    const auto* value = formats::json::find(mount, key);
+    std::uint64_t number = 0;
+    return value != nullptr && value->find_unsigned(number) ? number : 0;
+  };
+  const auto here = number_of("here"), size = number_of("size");
+  if (here >= size) return {};
+  return " (" + std::to_string(here * 100 / size) + "% of " + base::human_size(size) + " here)";
 }
 
 int run_mounts(const cli::Call&, cli::Output& output) {
@@ -247,7 +314,7 @@ int run_mounts(const cli::Call&, cli::Output& output) {
     if (output.json())
       output.record("mount", *object);
     else if (mount != nullptr && mount->find_string() != nullptr)
-      output.line(*mount->find_string());
+      output.line(*mount->find_string() + share_of(*object));
   }
   return 0;
 }
@@ -257,11 +324,16 @@ int run_mounts(const cli::Call&, cli::Output& output) {
 cli::Command mount_command() {
   auto options = cli::fetch_options();
   for (auto& option : trace_options()) options.push_back(std::move(option));
-  options.insert(options.begin(),
-                 {{"--foreground", "", "stay in the foreground, and say there what goes wrong"},
-                  {"--fill", "", "get the rest in the background"},
-                  {"--allow-other", "", "other users may look in, as far as modes let them"},
-                  revision_option()});
+  options.insert(
+      options.begin(),
+      {{"--foreground", "", "stay in the foreground, and say there what goes wrong"},
+       {"--fill", "", "get the rest in the background"},
+       {"--rw-overlay", "KEPT",
+        "let it be written to, by overlayfs (needs root): what is written is kept in this directory, "
+        "and is there again the next time",
+        cli::Completion::directory},
+       {"--allow-other", "", "other users may look in, as far as modes let them"},
+       revision_option()});
   return {
       "mount",
       "Show a shrub as a read-only file system",
@@ -274,6 +346,7 @@ cli::Command mount_command() {
        {"DIR", cli::Argument::Count::one, "an empty directory", cli::Completion::directory}},
       options,
       {{"shrub mount deps.shrub /mnt", "everything"},
+       {"shrub mount --rw-overlay changes deps.shrub /mnt", "to try something out in it"},
        {"shrub mount --fill deps.shrub@v1.2 /mnt", "as a tag has it, and all of it in the end"}},
       {4, 5, 6, 7, 8, 9, 10, 11, 12},
       run_mount};

@@ -117,7 +117,10 @@ void finish_addition(const Addition& addition, formats::Vref vref, const vat::Ad
                      cli::Output& output, bool only_news, const formats::json::Object& provenance) {
   const auto& [named, vats, before, options, time] = addition;
   vref.object_format = vats.writable->object_format();
-  if (before) vref.unknown = before->unknown;
+  if (before) {
+    vref.unknown = before->unknown;
+    if (!vref.trace) vref.trace = before->trace;  // most of it is of what is still there
+  }
   // What was known of other content says nothing of this.
   if (before && before->manifest == vref.manifest && before->blob == vref.blob)
     vref.provenance = before->provenance;

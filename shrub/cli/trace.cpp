@@ -28,7 +28,8 @@ std::vector<cli::Option> trace_options() {
   return {
       {"--trace-out", "FILE", "write down which chunks are touched, in which order", cli::Completion::file},
       {"--prefetch", "FILE", "fetch what was written down so, in that order, before it is needed",
-       cli::Completion::file}};
+       cli::Completion::file},
+      {"--no-prefetch", "", "fetch nothing before it is needed, whatever a vref says (shrub add-trace)"}};
 }
 
 TraceFile::TraceFile(const std::string& path, base::ObjectFormat format)
@@ -45,27 +46,55 @@ void TraceFile::touch(const base::ObjectId& id) {
   }
 }
 
-std::vector<base::ObjectId> read_trace(const std::string& path, base::ObjectFormat format) {
-  const auto text = base::read_file(AT_FDCWD, path, kMaxTrace);
-  std::string_view rest = text;
+std::vector<base::ObjectId> parse_trace(const std::string& name, std::string_view text,
+                                        base::ObjectFormat format) {
+  auto rest = text;
   if (base::take_field(rest, '\n') != header(format))
-    throw Error(Category::refused, path + ": not a trace of " + std::string(base::to_string(format)));
+    throw Error(Category::refused, name + ": not a trace of " + std::string(base::to_string(format)));
   std::vector<base::ObjectId> ids;
   while (!rest.empty()) {
     const auto line = base::take_field(rest, '\n');
     const auto id = base::ObjectId::parse(format, line);
-    if (!id) throw Error(Category::refused, path + ": bad line " + std::to_string(ids.size() + 2));
+    if (!id) throw Error(Category::refused, name + ": bad line " + std::to_string(ids.size() + 2));
     ids.push_back(*id);
   }
   return ids;
 }
 
-Prefetcher::Prefetcher(vat::BlobSource& source, std::vector<base::ObjectId> ids,
-                       std::function<void()> prepare)
-    : thread_([this, &source, ids = std::move(ids), prepare = std::move(prepare)] {
+FindTrace find_trace(const std::vector<formats::Vref>& vrefs, vat::BlobSource& source, const cli::Call& call,
+                     cli::Output& output) {
+  const auto format = source.object_format();
+  if (call.has("--no-prefetch")) return {};
+  if (const auto path = call.find("--prefetch")) {
+    auto ids = parse_trace(*path, base::read_file(AT_FDCWD, *path, kMaxTrace), format);
+    return [ids = std::move(ids)] { return ids; };
+  }
+  std::vector<base::ObjectId> traces;
+  for (const auto& vref : vrefs)
+    if (vref.trace) traces.push_back(*vref.trace);
+  if (traces.empty()) return {};
+  return [traces = std::move(traces), &source, &output, format] {
+    std::vector<base::ObjectId> all;
+    for (const auto& trace : traces) {
+      try {
+        source.learn({{}, {}, trace, {}}, true);
+        const auto bytes = source.read(trace);
+        const auto ids = parse_trace("trace " + trace.short_hex(), base::as_chars(bytes), format);
+        all.insert(all.end(), ids.begin(), ids.end());
+      } catch (const Error& error) {
+        output.warning(std::string(error.what()) + ": nothing is fetched before it is needed");
+      }
+    }
+    return all;
+  };
+}
+
+Prefetcher::Prefetcher(vat::BlobSource& source, FindTrace find)
+    : thread_([this, &source, find = std::move(find)] {
+        std::vector<base::ObjectId> ids;
         try {
-          if (prepare) prepare();
-        } catch (const Error&) {  // places are looked up one by one then
+          ids = find();
+        } catch (const Error&) {  // who needs what it would have named is told
         }
         const auto end_of = [&](std::size_t at) { return std::min(at + kTogether, ids.size()); };
         for (std::size_t at = 0, waited = 0; at < ids.size() && !is_over_; at = end_of(at)) {

@@ -5,18 +5,21 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_set>
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/output.h"
 #include "formats/base/object_id.h"
 #include "formats/base/unique_fd.h"
+#include "formats/vref/vref.h"
 #include "vat/blob_source.h"
 
 namespace shrub_cli {
 
-/// --trace-out and --prefetch.
+/// --trace-out, --prefetch and --no-prefetch.
 [[nodiscard]] std::vector<cli::Option> trace_options();
 
 /// A file with the id of each chunk that is touched, when it first is: `trace 1 FORMAT`, then an id a line.
@@ -33,14 +36,23 @@ class TraceFile {
   base::UniqueFd file_;
 };
 
-/// Throws refused if it is no trace of that object format.
-[[nodiscard]] std::vector<base::ObjectId> read_trace(const std::string& path, base::ObjectFormat format);
+/// `name`: for messages. Throws refused if it is no trace of that object format.
+[[nodiscard]] std::vector<base::ObjectId> parse_trace(const std::string& name, std::string_view text,
+                                                      base::ObjectFormat format);
+
+/// Finds what is to be fetched early; may take long, and is called on any thread.
+using FindTrace = std::function<std::vector<base::ObjectId>()>;
+/// What --prefetch names, which is read here, else what these vrefs do, one after the other; empty: nothing,
+/// or
+/// --no-prefetch. A trace of a vref that cannot be read costs a warning. `source` and `output` outlive it.
+[[nodiscard]] FindTrace find_trace(const std::vector<formats::Vref>& vrefs, vat::BlobSource& source,
+                                   const cli::Call& call, cli::Output& output);
 
 /// Fetches what a trace names, in its order, as long as it lives. What is not to be had is passed over.
 class Prefetcher {
  public:
-  /// `prepare` is called first. `source` outlives it.
-  Prefetcher(vat::BlobSource& source, std::vector<base::ObjectId> ids, std::function<void()> prepare);
+  /// `find` is called on a thread of its own; what it throws ends it. `source` outlives it.
+  Prefetcher(vat::BlobSource& source, FindTrace find);
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;

@@ -21,6 +21,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command add_dir_command();
 [[nodiscard]] cli::Command watch_command();
 [[nodiscard]] cli::Command add_image_command();
+[[nodiscard]] cli::Command add_trace_command();
 [[nodiscard]] cli::Command sync_command();
 [[nodiscard]] cli::Command verify_command();
 [[nodiscard]] cli::Command ls_command();

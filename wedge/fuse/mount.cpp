@@ -79,6 +79,11 @@ class Mount::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
+  void stop() {
+    fuse_session_exit(session_);
+    unmount();
+  }
+
   void run() {
     fuse_loop_config config{};
     config.clone_fd = 1;
@@ -110,7 +115,7 @@ class Mount::Impl {
   }
 
   void unmount() {
-    if (!std::exchange(is_mounted_, false)) return;
+    if (!is_mounted_.exchange(false)) return;
     if (passthrough_)
       (void)::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
     else
@@ -365,7 +370,7 @@ class Mount::Impl {
   LazyReader& reader_;
   const MountOptions options_;
   fuse_session* session_ = nullptr;
-  bool is_mounted_ = true;
+  std::atomic<bool> is_mounted_ = true;
   base::UniqueFd device_;  ///< if it was mounted by hand, at directory_
   std::string directory_;
   std::optional<Passthrough> passthrough_;
@@ -374,6 +379,10 @@ class Mount::Impl {
 Mount::Mount(MountTree& tree, LazyReader& reader, const std::string& directory, const MountOptions& options)
     : impl_(std::make_unique<Impl>(tree, reader, directory, options)) {}
 Mount::~Mount() = default;
+
+void Mount::stop() {
+  impl_->stop();
+}
 
 void Mount::run() {
   impl_->run();

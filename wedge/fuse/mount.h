@@ -40,6 +40,8 @@ class Mount {
   /// Answers until it is unmounted, or the process gets SIGTERM, SIGINT or SIGHUP; then it is unmounted, and
   /// whoever still waits for bytes gets an error.
   void run();
+  /// Unmounts, so that run() ends. From any thread.
+  void stop();
   [[nodiscard]] const MountCounts& counts() const noexcept;
 
  private:
