@@ -12,6 +12,18 @@ std::optional<base::ObjectId> parent_of_child(const formats::Vref& parent, const
   return parent.recipe == recipe ? parent.parent : parent.recipe;
 }
 
+wedge::EntryRoot entry_root(const Shrub& shrub, const formats::Vref& vref) {
+  auto root = entry_root(vref);
+  if (vref.materialize != "qcow2-overlay" || !vref.parent || vref.parent == vref.recipe) return root;
+  for (const auto& checkpoint : find_checkpoints(shrub)) {
+    if (checkpoint.recipe != *vref.parent) continue;
+    const auto& entry = checkpoint.entries.front();
+    root.form = wedge::EntryRoot::Form::qcow2_overlay;
+    root.below = {entry, checkpoint.recipe, checkpoint.size, !shrub.read(entry).materialize.empty()};
+  }
+  return root;
+}
+
 std::vector<Checkpoint> find_checkpoints(const Shrub& shrub) {
   std::vector<Checkpoint> all;
   for (const auto& entry : shrub.entries(".")) {

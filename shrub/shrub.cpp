@@ -197,7 +197,11 @@ wedge::EntryRoot entry_root(const formats::Vref& vref) {
   root.recipe = vref.recipe;
   root.size = vref.size;
   root.unpack = vref.unpack;
-  root.as_qcow2 = vref.materialize == "qcow2";
+  // An overlay takes somebody who knows what it stands on: checkpoints.h.
+  if (vref.materialize == "qcow2-zstd")
+    root.form = wedge::EntryRoot::Form::qcow2_zstd;
+  else if (!vref.materialize.empty())
+    root.form = wedge::EntryRoot::Form::qcow2;
   return root;
 }
 

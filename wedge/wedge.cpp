@@ -67,8 +67,8 @@ Row file_row(int dir, const std::string& name, const EntryRoot& root) {
   row.mode = info->st_mode & 07777;
   row.mtime = {info->st_mtim.tv_sec, static_cast<std::uint32_t>(info->st_mtim.tv_nsec)};
   // A raw file may be about to be changed in place.
-  row.size = root.as_qcow2 ? static_cast<std::uint64_t>(info->st_size) : root.size;
-  if (root.blob && !root.as_qcow2) row.blob = *root.blob;
+  row.size = root.is_qcow2() ? static_cast<std::uint64_t>(info->st_size) : root.size;
+  if (root.blob && !root.is_qcow2()) row.blob = *root.blob;
   return row;
 }
 
@@ -162,6 +162,16 @@ class Wedge::Impl {
     }
     if (there) internal::refuse_mounts(top_.get(), path);
     result.in_the_way.clear();
+    if (root.below && !stands(*root.below, source.object_format()))
+      throw Error(Category::refused,
+                  path + ": its overlay belongs on " + root.below->entry +
+                      ", which is not in this wedge, or is of another image",
+                  "sync both");
+    remove_overlays(path, &root, options, result.in_the_way);
+    if (!result.in_the_way.empty()) {
+      result.outcome = Outcome::blocked;
+      return result;
+    }
     result.outcome = there ? Outcome::updated : Outcome::created;
     const auto reading = [&] { return reading_of(root, path, intact ? record : std::nullopt); };
     if (options.on_reading) options.on_reading(reading());
@@ -223,6 +233,11 @@ class Wedge::Impl {
         return result;
       }
       internal::refuse_mounts(top_.get(), path);
+      remove_overlays(path, nullptr, options, result.in_the_way);
+      if (!result.in_the_way.empty()) {
+        result.outcome = Outcome::blocked;
+        return result;
+      }
       if (options.dry_run) return result;
       discard_old(record_name(path));
       const WritableTop writable(parent->get(), name);
@@ -311,10 +326,40 @@ class Wedge::Impl {
     return internal::read_record(records_.get(), record_name(path) + ".state");
   }
 
+  /// Whether the wedge holds what an overlay is to stand on.
+  bool stands(const EntryRoot::Below& below, base::ObjectFormat format) const {
+    const auto record = find_record(below.entry);
+    return record && internal::content_of(record->key, format).recipe == below.recipe;
+  }
+
+  /// Before an image changes: overlays on what it was would show something else. Those that are made anew
+  /// afterwards go; the others are in the way. `after`: what it will be;
+  /// nullptr: gone.
+  void remove_overlays(const std::string& path, const EntryRoot* after, const SyncOptions& options,
+                       std::vector<Difference>& in_the_way) {
+    const auto before = find_record(path);
+    if (!before || !before->key.starts_with("image ")) return;
+    const auto name = record_name(path);
+    for (const auto& other : base::list_directory(records_.get())) {
+      const auto record =
+          other.ends_with(".state") ? internal::read_record(records_.get(), other) : std::nullopt;
+      const auto stand = record ? internal::stand_of(record->key, record->format) : std::nullopt;
+      if (!stand || stand->record != name) continue;
+      if (after != nullptr && after->recipe == stand->recipe && after->is_qcow2() == stand->is_qcow2)
+        continue;
+      if (!options.is_next || !options.is_next(record->path))
+        throw Error(Category::refused, path + ": " + record->path + " is an overlay on it", "sync both");
+      for (auto& difference : remove(record->path, options).in_the_way) {
+        difference.detail = record->path + " stands on this, and was changed";
+        in_the_way.push_back(std::move(difference));
+      }
+    }
+  }
+
   bool can_change_in_place(const Record& record, const EntryRoot& root, const Fidelity& fidelity,
                            const struct stat& there) const {
     if (!is_tree(root))
-      return root.recipe && !root.as_qcow2 && recipe_of(record.key, root.recipe->format()) &&
+      return root.recipe && !root.is_qcow2() && recipe_of(record.key, root.recipe->format()) &&
              S_ISREG(there.st_mode);
     struct stat workspace;
     return root.unpack.empty() && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
@@ -500,7 +545,7 @@ class Wedge::Impl {
 
   /// Reading a small file again costs less than a tick of the clock.
   bool is_remembered(const EntryRoot& root) const {
-    return cache_ != nullptr && !root.as_qcow2 && (is_tree(root) || root.size >= kWorthATick);
+    return cache_ != nullptr && !root.is_qcow2() && (is_tree(root) || root.size >= kWorthATick);
   }
 
   /// Until now nobody else could change the files that were made; whoever does from here on leaves another
@@ -701,7 +746,7 @@ class Wedge::Impl {
     vat::Expected reading{root.content(), {}, {}, true};
     if (!record) return reading;
     if (auto base = root_of(record->key, record->format);
-        base && !root.as_qcow2 && base->manifest.has_value() == root.manifest.has_value())
+        base && !root.is_qcow2() && base->manifest.has_value() == root.manifest.has_value())
       reading.base = std::move(base);
     if (!root.manifest || !record->key.starts_with("tree ")) return reading;
     auto changes = std::make_shared<internal::RowChanges>(
@@ -728,7 +773,7 @@ class Wedge::Impl {
   bool clone_content(vat::BlobSource& source, const std::string& path, const EntryRoot& root, int work,
                      WriteSummary& summary) const {
     const auto record = find_record(path);
-    if (!record || !root.recipe || root.as_qcow2 || !recipe_of(record->key, root.recipe->format()))
+    if (!record || !root.recipe || root.is_qcow2() || !recipe_of(record->key, root.recipe->format()))
       return false;
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = look_for_parent(parent_path);
@@ -751,8 +796,9 @@ class Wedge::Impl {
              WriteSummary& summary) const {
     if (!is_tree(root)) {
       summary.files = 1;
-      if (root.as_qcow2)
-        summary.fetched_size = internal::write_image_as_qcow2(source, root, work, "new", options.progress);
+      if (root.is_qcow2())
+        summary.fetched_size =
+            internal::write_image_as_qcow2(source, root, path, work, "new", options.progress);
       else if (!clone_content(source, path, root, work, summary))
         summary.fetched_size =
             write_content(source, root.blob, root.recipe, root.size, root.type == EntryRoot::Type::image,

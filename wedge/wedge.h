@@ -22,8 +22,20 @@ struct EntryRoot {
   std::optional<base::ObjectId> manifest, layout;  ///< tree
   std::optional<base::ObjectId> blob, recipe;      ///< file, image
   std::uint64_t size = 0;
-  std::string unpack;     ///< file: unpack it as this kind of archive, or empty
-  bool as_qcow2 = false;  ///< image: as a qcow2 file, not raw
+  std::string unpack;  ///< file: unpack it as this kind of archive, or empty
+  /// image: what kind of file it becomes.
+  enum class Form : std::uint8_t { raw, qcow2, qcow2_zstd, qcow2_overlay };
+  Form form = Form::raw;
+  [[nodiscard]] bool is_qcow2() const noexcept { return form != Form::raw; }
+  /// qcow2_overlay: the image entry of the same wedge of which only differences are kept.
+  struct Below {
+    std::string entry;
+    base::ObjectId recipe;
+    std::uint64_t size = 0;
+    bool is_qcow2 = false;
+    friend bool operator==(const Below&, const Below&) = default;
+  };
+  std::optional<Below> below;
   /// What a vat has to have for it.
   [[nodiscard]] vat::Root content() const { return {manifest, layout, blob, recipe}; }
   friend bool operator==(const EntryRoot&, const EntryRoot&) = default;
@@ -37,6 +49,9 @@ struct SyncOptions {
   bool overwrite = false;   ///< … or are left behind in the old one, as changed files are
   bool in_place = false;    ///< change what is as sync left it where it lies, as far as it differs
   bool dry_run = false;
+  /// Whether an entry will be synced by the same caller after this one. One that is an overlay on what
+  /// changes is removed then, and is in the way otherwise. Empty: none will.
+  std::function<bool(const std::string& entry)> is_next;
   std::function<void(std::uint64_t)> progress;
   /// Told what making an entry reads, before it is read; in a dry run too.
   std::function<void(const vat::Expected&)> on_reading;

@@ -19,6 +19,7 @@ namespace formats {
 struct Backing {
   std::string name;    ///< as it stands in the file
   std::string format;  ///< "raw", "qcow2" …; empty: not said
+  friend bool operator==(const Backing&, const Backing&) = default;
 };
 
 /// What its header says lies below; nullopt: nothing. `file_size`: bytes. Throws refused if it is malformed.

@@ -8,6 +8,7 @@
 #include "formats/base/endian.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/compression/zstd.h"
 
 namespace formats {
 namespace {
@@ -17,9 +18,11 @@ constexpr std::uint64_t kCluster = std::uint64_t{1} << kBits;
 constexpr std::uint64_t kPerTable =
     kCluster / 8;  ///< entries of a second-level table, and of the table of refcounts
 constexpr std::uint64_t kPerBlock = kCluster / 2;  ///< refcounts of a block of them
-constexpr std::uint64_t kCopied = std::uint64_t{1} << 63, kZero = 1;
+constexpr std::uint64_t kCopied = std::uint64_t{1} << 63, kCompressed = std::uint64_t{1} << 62, kZero = 1;
+constexpr std::uint64_t kCompressionType = 8;      ///< incompatible feature
+constexpr unsigned kSectorsAt = 62 - (kBits - 8);  ///< bit of a compressed cluster's entry
 constexpr std::uint32_t kBackingFormat = 0xe2792aca;
-constexpr std::size_t kHeaderSize = 104;
+constexpr std::size_t kHeaderSize = 112;
 constexpr std::uint64_t kSector = 512;  ///< bytes
 
 bool is_zero(base::Bytes bytes) {
@@ -37,10 +40,11 @@ constexpr std::uint64_t divide_up(std::uint64_t a, std::uint64_t b) {
 /// of each stretch behind it, refcounts.
 class Writer {
  public:
-  Writer(Disk& disk, int fd, const std::optional<Backing>& below)
+  Writer(Disk& disk, int fd, const Qcow2Options& options)
       : disk_(disk),
         fd_(fd),
-        below_(below),
+        below_(options.below),
+        compresses_(options.compress),
         l1_(static_cast<std::size_t>(divide_up(disk.size(), kCluster * kPerTable))) {
     next_ = 1 + std::max<std::uint64_t>(1, divide_up(l1_.size() * 8, kCluster));
   }
@@ -81,9 +85,29 @@ class Writer {
       entry = kZero;
       return;
     }
-    if (entry != 0) return;  // two runs in one cluster
+    if (entry != 0 || (compresses_ && put_compressed(content, entry)))
+      return;  // not 0: two runs in one cluster
     entry = next_ * kCluster | kCopied;
     base::write_at(fd_, next_++ * kCluster, content);
+  }
+
+  /// One frame after the other, at any byte. False if it would not get smaller.
+  bool put_compressed(base::Bytes content, std::uint64_t& entry) {
+    frame_.clear();
+    const auto size = compressor_.compress(content, frame_);
+    if (size + kSector > content.size()) return false;
+    const auto room = divide_up(packed_, kCluster) * kCluster - packed_;
+    if (room < size && packed_ + room != next_ * kCluster) packed_ = next_ * kCluster;
+    const auto begin = packed_, end = packed_ + size;
+    next_ = std::max(next_, divide_up(end, kCluster));
+    users_.resize(static_cast<std::size_t>(next_));
+    for (auto cluster = begin / kCluster; cluster * kCluster < end; ++cluster)
+      ++users_[static_cast<std::size_t>(cluster)];
+    const auto sectors = (end - 1) / kSector - begin / kSector;  // besides the first
+    entry = kCompressed | sectors << kSectorsAt | begin;
+    base::write_at(fd_, begin, frame_);
+    packed_ = end;
+    return true;
   }
 
   void end_table() {
@@ -95,7 +119,12 @@ class Writer {
     table_.clear();
   }
 
-  /// Each cluster is used once, those of the refcounts too.
+  /// Each cluster is used once, those of the refcounts too; but for those with compressed ones in them.
+  [[nodiscard]] std::uint16_t users_of(std::uint64_t cluster) const {
+    const auto users = cluster < users_.size() ? users_[static_cast<std::size_t>(cluster)] : std::uint16_t{0};
+    return std::max<std::uint16_t>(users, 1);
+  }
+
   void write_refcounts() {
     std::uint64_t blocks = 0;
     while (true) {
@@ -112,7 +141,7 @@ class Writer {
       base::append_be(table, place * kCluster);
       block.clear();
       for (std::uint64_t j = 0; j < kPerBlock; ++j)
-        base::append_be(block, static_cast<std::uint16_t>(i * kPerBlock + j < used ? 1 : 0));
+        base::append_be(block, i * kPerBlock + j < used ? users_of(i * kPerBlock + j) : std::uint16_t{0});
       base::write_at(fd_, place * kCluster, block);
     }
     table.resize(static_cast<std::size_t>(tables_ * kCluster));
@@ -143,11 +172,12 @@ class Writer {
     base::append_be(header, static_cast<std::uint32_t>(tables_));
     base::append_be(header, std::uint32_t{0});  // no snapshots
     base::append_be(header, std::uint64_t{0});
-    base::append_be(header, std::uint64_t{0});  // features: none
+    base::append_be(header, compresses_ ? kCompressionType : std::uint64_t{0});  // features
     base::append_be(header, std::uint64_t{0});
     base::append_be(header, std::uint64_t{0});
     base::append_be(header, std::uint32_t{4});  // refcounts of 16 bits
     base::append_be(header, static_cast<std::uint32_t>(kHeaderSize));
+    base::append_be(header, compresses_ ? std::uint64_t{1} << 56 : std::uint64_t{0});  // zstd, and padding
     base::append(header, extensions);
     if (below_) base::append(header, base::as_bytes(below_->name));
     header.resize(kCluster);
@@ -157,10 +187,15 @@ class Writer {
   Disk& disk_;
   const int fd_;
   const std::optional<Backing>& below_;
+  const bool compresses_;
   std::vector<std::uint64_t> l1_;  ///< offsets of second-level tables
   std::uint64_t next_ = 0;         ///< cluster of the file that is free, as are all after it
   std::vector<std::uint64_t> table_;
-  std::uint64_t table_of_ = 0;  ///< which of the second-level tables it is
+  ZstdCompressor compressor_;
+  base::Buffer frame_;
+  std::uint64_t packed_ = 0;          ///< where the last compressed cluster ends
+  std::vector<std::uint16_t> users_;  ///< how many compressed clusters lie in a cluster of the file
+  std::uint64_t table_of_ = 0;        ///< which of the second-level tables it is
   std::uint64_t refcounts_ = 0, tables_ = 0;
 };
 
@@ -178,12 +213,12 @@ class EmptyDisk final : public Disk {
 
 }  // namespace
 
-void write_qcow2(Disk& disk, int fd, const std::optional<Backing>& below,
+void write_qcow2(Disk& disk, int fd, const Qcow2Options& options,
                  const std::function<void(std::uint64_t)>& progress) {
   if (disk.size() > kMaxDiskSize || disk.size() % kSector != 0)
     throw base::Error(base::Category::refused,
                       "qcow2: no image has " + std::to_string(disk.size()) + " bytes");
-  Writer(disk, fd, below).run(progress);
+  Writer(disk, fd, options).run(progress);
 }
 
 std::unique_ptr<Disk> make_empty_disk(std::uint64_t size) {

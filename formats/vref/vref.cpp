@@ -14,6 +14,7 @@ using base::ObjectId;
 
 constexpr std::array<std::string_view, 3> kTypes = {"tree", "file", "image"};
 constexpr std::array<std::string_view, 5> kUnpack = {"tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"};
+constexpr std::array<std::string_view, 3> kMaterialize = {"qcow2", "qcow2-zstd", "qcow2-overlay"};
 
 [[noreturn]] void refuse(const std::string& what) {
   throw Error(Category::refused, "vref: " + what);
@@ -76,7 +77,9 @@ void check_ids(const Vref& vref) {
     refuse("bad \"unpack\"");
   const bool image = vref.type == Vref::Type::image;
   if (vref.parent && !image) refuse("\"parent\" in what is no image");
-  if (!vref.materialize.empty() && (!image || vref.materialize != "qcow2")) refuse("bad \"materialize\"");
+  if (!vref.materialize.empty() &&
+      (!image || std::find(kMaterialize.begin(), kMaterialize.end(), vref.materialize) == kMaterialize.end()))
+    refuse("bad \"materialize\"");
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ struct Vref {
   std::uint64_t size = 0;               ///< content bytes, of all files for a tree
   std::optional<std::uint64_t> entries;  ///< tree: rows of its manifest
   std::string unpack;                    ///< file: tar, tar.gz, tar.bz2, tar.xz, tar.zst, or empty
-  std::string materialize;               ///< image: qcow2, or empty: raw
+  std::string materialize;               ///< image: qcow2, qcow2-zstd, qcow2-overlay, or empty: raw
   json::Object provenance;
   json::Object unknown;  ///< keys this version does not know, kept as they are
 

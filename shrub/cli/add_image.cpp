@@ -23,8 +23,10 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("DISK");
   const auto addition = begin_addition(call, output);
   const auto parent = find_parent(call, addition);
-  if (const auto form = call.find("--materialize").value_or("raw"); form != "raw" && form != "qcow2")
-    throw base::Error(base::Category::usage, "--materialize: '" + form + "' is not raw or qcow2");
+  const auto form = call.find("--materialize");
+  if (form && *form != "raw" && *form != "qcow2" && *form != "qcow2-zstd" && *form != "qcow2-overlay")
+    throw base::Error(base::Category::usage,
+                      "--materialize: '" + *form + "' is not raw, qcow2, qcow2-zstd or qcow2-overlay");
   shrub::ImageFile file(path, {call.has("--exact"), call.all("--backing"), addition.vat().path() + "/tmp"});
   vat::Adder adder(addition.vat(), addition.options);
   vat::ImageOptions options;
@@ -49,7 +51,7 @@ int run(const cli::Call& call, cli::Output& output) {
   else if (addition.before)
     vref.parent = addition.before->parent;
   if (addition.before) vref.materialize = addition.before->materialize;
-  if (call.has("--materialize")) vref.materialize = call.get("--materialize") == "raw" ? "" : "qcow2";
+  if (form) vref.materialize = *form == "raw" ? "" : *form;
   finish_addition(addition, std::move(vref), summary, output);
   return 0;
 }
@@ -69,12 +71,14 @@ cli::Command add_image_command() {
        {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
       {{"--parent", "VREF", "the image it was made from, which VREF then names", cli::Completion::file},
        {"--materialize",
-        "raw|qcow2",
-        "what sync makes of it (default: as the vref says, else raw)",
+        "FORM",
+        "what sync makes of it: raw, qcow2, qcow2-zstd (compressed), or qcow2-overlay, which stands on what "
+        "the "
+        "parent is in the wedge (default: as the vref says, else raw)",
         cli::Completion::none,
         false,
         false,
-        {"raw", "qcow2"}},
+        {"raw", "qcow2", "qcow2-zstd", "qcow2-overlay"}},
        {"--exact", "", "store the bytes of DISK as they are, whatever its format"},
        {"--backing", "FILE", "the disk below, in place of the one that is named; again for the next below",
         cli::Completion::file, true},

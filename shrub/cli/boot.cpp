@@ -159,7 +159,7 @@ class ServedDisks {
       const auto overlay = base::open_at(AT_FDCWD, places.overlays[i], O_RDWR | O_CREAT | O_EXCL, 0600);
       // Guests know whole sectors only; behind the end of what lies below are zeros.
       const auto size = (opened_.back().vref.size + kSector - 1) / kSector * kSector;
-      formats::write_qcow2(*formats::make_empty_disk(size), overlay.get(), std::nullopt);
+      formats::write_qcow2(*formats::make_empty_disk(size), overlay.get());
     }
   }
 

@@ -1,5 +1,6 @@
 #include <set>
 
+#include "shrub/checkpoints.h"
 #include "shrub/cli/verbs.h"
 
 namespace shrub_cli {
@@ -35,7 +36,7 @@ int run(const cli::Call& call, cli::Output& output) {
     clean = false;
   }
   for (const auto& entry : entries) {
-    const auto status = wedge.status(entry, shrub::entry_root(named.shrub.read(entry)), options);
+    const auto status = wedge.status(entry, shrub::entry_root(named.shrub, named.shrub.read(entry)), options);
     if (status.state != State::clean || output.json() || call.has("--verbose"))
       print(output, entry, wedge::to_string(status.state));
     for (const auto& difference : status.differences) print_difference(output, entry, difference);

@@ -1,9 +1,12 @@
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <set>
 
 #include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "shrub/checkpoints.h"
 #include "shrub/cli/verbs.h"
 
 namespace shrub_cli {
@@ -57,6 +60,22 @@ void print_travel(cli::Output& output, const vat::PeerSet::Travel& travel) {
                           : ""));
 }
 
+/// What overlays stand on comes before them; the rest stays as it is.
+void order_overlays(std::vector<std::pair<std::string, wedge::EntryRoot>>& roots) {
+  std::map<std::string, std::string> below;
+  for (const auto& [entry, root] : roots)
+    if (root.below) below.emplace(entry, root.below->entry);
+  const auto depth_of = [&](std::string entry) {
+    std::size_t depth = 0;
+    for (auto next = below.find(entry); next != below.end() && depth < below.size();
+         next = below.find(next->second))
+      ++depth;
+    return depth;
+  };
+  std::stable_sort(roots.begin(), roots.end(),
+                   [&](const auto& a, const auto& b) { return depth_of(a.first) < depth_of(b.first); });
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto& shrub = named.shrub;
@@ -71,11 +90,12 @@ int run(const cli::Call& call, cli::Output& output) {
   options.in_place = call.has("--in-place");
   options.dry_run = call.has("--dry-run");
   std::uint64_t total = 0, before = 0;
-  std::vector<std::pair<std::string, formats::Vref>> vrefs;
+  std::vector<std::pair<std::string, wedge::EntryRoot>> roots;
   for (const auto& entry : entries) {
-    vrefs.emplace_back(entry, shrub.read(entry));
-    total += vrefs.back().second.size;
+    roots.emplace_back(entry, shrub::entry_root(shrub, shrub.read(entry)));
+    total += roots.back().second.size;
   }
+  order_overlays(roots);
   vat::PeerSet::Travel travel;
   if (options.dry_run && vats.peers != nullptr)
     options.on_reading = [&](const vat::Expected& expected) {
@@ -104,6 +124,7 @@ int run(const cli::Call& call, cli::Output& output) {
   // What the shrub no longer has goes, if this sync covers it and made it; first, so that a new entry can
   // take its place.
   const std::set<std::string> present(entries.begin(), entries.end());
+  options.is_next = [&](const std::string& entry) { return present.contains(entry); };
   for (const auto& entry : place.entries(shrub.root())) {
     const bool covered = below == "." || entry == below || entry.starts_with(below + "/");
     if (covered && !present.contains(entry)) tell(entry, place.remove(entry, options));
@@ -111,9 +132,9 @@ int run(const cli::Call& call, cli::Output& output) {
   std::optional<base::Error> failure;
   std::string told;  ///< of the last failure, without what failed
   std::size_t unchanged = 0;
-  for (const auto& [entry, vref] : vrefs) {
+  for (const auto& [entry, root] : roots) {
     try {
-      const auto result = place.sync(*vats.source, entry, shrub::entry_root(vref), shrub.root(), options);
+      const auto result = place.sync(*vats.source, entry, root, shrub.root(), options);
       tell(entry, result);
       if (result.outcome == Outcome::unchanged) ++unchanged;
     } catch (const base::Error& error) {
@@ -132,7 +153,7 @@ int run(const cli::Call& call, cli::Output& output) {
       if (!failure) failure = error;
       told = why;
     }
-    before += vref.size;
+    before += root.size;
   }
   report_peers(vats, output);
   print_travel(output, travel);
@@ -141,7 +162,7 @@ int run(const cli::Call& call, cli::Output& output) {
       received > 0 && !output.json())
     output.message(base::human_size(received) + " came from other hosts" +
                    (options.dry_run ? ", to find that out" : ""));
-  if (!output.json() && unchanged == vrefs.size())
+  if (!output.json() && unchanged == roots.size())
     output.message(std::to_string(unchanged) +
                    (unchanged == 1 ? " entry, unchanged" : " entries, unchanged"));
   if (blocked)

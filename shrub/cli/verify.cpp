@@ -82,7 +82,7 @@ int run(const cli::Call& call, cli::Output& output) {
   for (const auto& entry : shrub.entries(named.below)) {
     ++count;
     differences += wedge::verify_entry(
-        *vats.source, call.get("WEDGE"), entry, shrub::entry_root(shrub.read(entry)), options,
+        *vats.source, call.get("WEDGE"), entry, shrub::entry_root(shrub, shrub.read(entry)), options,
         [&](const wedge::Difference& difference) { print_difference(output, entry, difference); });
   }
   if (output.json())

@@ -71,6 +71,29 @@ void check_room(int fd, std::uint64_t size) {
     base::throw_errno("make room for " + base::human_size(size) + " in what were holes", ENOSPC);
 }
 
+/// The lines of a recipe, to be compared with those of another from front to back.
+class OldItems {
+ public:
+  OldItems(vat::BlobSource& source, const base::ObjectId& recipe)
+      : reader_(source.read(recipe), source.object_format(),
+                [&source](const base::ObjectId& id) { return source.read(id); }),
+        more_(reader_.next(item_)) {}
+  /// Whether it has the same line at the same offset. Offsets do not go back.
+  [[nodiscard]] bool has(std::uint64_t offset, const Item& item) {
+    while (more_ && offset_ < offset) {
+      offset_ += item_.size;
+      more_ = reader_.next(item_);
+    }
+    return more_ && offset_ == offset && is_same(item_, item);
+  }
+
+ private:
+  formats::RecipeReader reader_;
+  Item item_;
+  std::uint64_t offset_ = 0;
+  bool more_;
+};
+
 /// Told what changes, in order; no bytes: a hole.
 using OnChange = std::function<void(std::uint64_t offset, std::uint64_t size, base::Bytes bytes)>;
 
@@ -78,13 +101,11 @@ using OnChange = std::function<void(std::uint64_t offset, std::uint64_t size, ba
 std::uint64_t find_changes(vat::BlobSource& source, const ContentUpdate& update, int fd,
                            const OnChange& on_change) {
   const auto get = [&](const base::ObjectId& id) { return source.read(id); };
-  formats::RecipeReader old_reader(source.read(update.before), source.object_format(), get);
+  OldItems old(source, update.before);
   formats::RecipeReader reader(source.read(update.after), source.object_format(), get);
   base::ObjectHasher hasher(source.object_format());
   base::Buffer there;
-  Item old, item;
-  std::uint64_t old_offset = 0;
-  bool have_old = old_reader.next(old);
+  Item item;
   const auto still_holds = [&](std::uint64_t offset) {
     if (update.trusted) return true;
     if (item.type != Item::Type::chunk) return false;
@@ -92,11 +113,7 @@ std::uint64_t find_changes(vat::BlobSource& source, const ContentUpdate& update,
     return base::read_exact_at(fd, offset, there) && hasher.hash(there) == item.id;
   };
   for (std::uint64_t offset = 0; reader.next(item); offset += item.size) {
-    while (have_old && old_offset < offset) {
-      old_offset += old.size;
-      have_old = old_reader.next(old);
-    }
-    if (have_old && old_offset == offset && is_same(old, item) && still_holds(offset)) continue;
+    if (old.has(offset, item) && still_holds(offset)) continue;
     if (item.type == Item::Type::hole) {
       on_change(offset, item.size, {});
       continue;
@@ -122,6 +139,23 @@ void write_change(int fd, std::uint64_t offset, base::Bytes bytes) {
 }
 
 }  // namespace
+
+std::vector<formats::Disk::Extent> find_changed_extents(vat::BlobSource& source, const base::ObjectId& before,
+                                                        const base::ObjectId& after) {
+  OldItems old(source, before);
+  formats::RecipeReader reader(source.read(after), source.object_format(),
+                               [&](const base::ObjectId& id) { return source.read(id); });
+  std::vector<formats::Disk::Extent> extents;
+  std::uint64_t offset = 0;
+  for (Item item; reader.next(item); offset += item.size) {
+    if (old.has(offset, item)) continue;
+    if (!extents.empty() && extents.back().end == offset)
+      extents.back().end += item.size;
+    else
+      extents.push_back({offset, offset + item.size});
+  }
+  return extents;
+}
 
 std::uint64_t update_content(vat::BlobSource& source, const ContentUpdate& update, int fd) {
   std::uint64_t written = 0;

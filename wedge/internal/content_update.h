@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "formats/base/object_id.h"
+#include "formats/disk/disk.h"
 #include "vat/blob_source.h"
 
 namespace wedge::internal {
@@ -13,6 +15,11 @@ struct ContentUpdate {
   base::ObjectId before, after;
   bool trusted = false;  ///< nobody changed the file since it was made; else what stays is read and proven
 };
+
+/// Where what `after` describes is not, piece by piece, what `before` does; in order, and apart.
+[[nodiscard]] std::vector<formats::Disk::Extent> find_changed_extents(vat::BlobSource& source,
+                                                                      const base::ObjectId& before,
+                                                                      const base::ObjectId& after);
 
 /// Makes the file of `fd`, which holds what `update.before` describes, hold what `update.after` does. Holes
 /// are punched. Returns how many content bytes were written.

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <filesystem>
 #include <fstream>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "formats/base/numbers.h"
 #include "formats/disk/qcow2_writer.h"
 #include "formats/text/recipe.h"
+#include "wedge/internal/content_update.h"
 #include "wedge/lazy_disk.h"
 #include "wedge/unpack.h"
 
@@ -148,18 +150,59 @@ ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size) {
   return size == 0 ? hasher.finish() : ObjectId();
 }
 
-std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, int dir,
-                                   const std::string& name,
+namespace {
+
+/// An image of a recipe, and what of it is not as in another.
+class ImageDisk final : public formats::Disk {
+ public:
+  ImageDisk(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t size)
+      : reader_(source, {}),
+        disk_(open_lazy_disk(reader_,
+                             reader_.open(size,
+                                          [recipe] {
+                                            return LazyReader::Made{std::nullopt, recipe};
+                                          }),
+                             size)) {}
+  ImageDisk(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t size, const ObjectId& below)
+      : ImageDisk(source, recipe, size) {
+    changed_ = find_changed_extents(source, below, recipe);
+  }
+  [[nodiscard]] std::uint64_t size() const noexcept override { return disk_->size(); }
+  [[nodiscard]] Extent find_extent(std::uint64_t at) override { return disk_->find_extent(at); }
+  [[nodiscard]] Extent find_changed(std::uint64_t at) override {
+    const auto next = std::partition_point(changed_.begin(), changed_.end(),
+                                           [&](const Extent& extent) { return extent.end <= at; });
+    return next == changed_.end() ? Extent{size(), size()} : Extent{std::max(at, next->begin), next->end};
+  }
+  void read(std::uint64_t at, base::MutableBytes to) override { disk_->read(at, to); }
+
+ private:
+  LazyReader reader_;
+  std::unique_ptr<formats::Disk> disk_;
+  std::vector<Extent> changed_;
+};
+
+/// How an overlay names what it stands on.
+formats::Backing backing_of(const EntryRoot::Below& below, const std::string& path) {
+  const auto name = std::filesystem::path(below.entry)
+                        .lexically_relative(std::filesystem::path(path).parent_path())
+                        .generic_string();
+  return {name, below.is_qcow2 ? "qcow2" : "raw"};
+}
+
+}  // namespace
+
+std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, const std::string& path,
+                                   int dir, const std::string& name,
                                    const std::function<void(std::uint64_t)>& progress) {
-  LazyReader reader(source, {});
-  const auto disk = open_lazy_disk(reader,
-                                   reader.open(root.size,
-                                               [&] {
-                                                 return LazyReader::Made{root.blob, root.recipe};
-                                               }),
-                                   root.size);
   auto fd = base::open_at(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
-  formats::write_qcow2(*disk, fd.get(), std::nullopt, progress);
+  if (root.below) {
+    ImageDisk disk(source, *root.recipe, root.size, root.below->recipe);
+    formats::write_qcow2(disk, fd.get(), {backing_of(*root.below, path), false}, progress);
+  } else {
+    ImageDisk disk(source, *root.recipe, root.size);
+    formats::write_qcow2(disk, fd.get(), {std::nullopt, root.form == EntryRoot::Form::qcow2_zstd}, progress);
+  }
   base::sync_file(fd.get());
   const auto size = base::file_size(fd.get());
   fd.close();
@@ -168,12 +211,16 @@ std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& roo
 
 namespace {
 
-/// Whether what a guest sees of the file is what the recipe says.
-bool holds_as_qcow2(vat::BlobSource& source, const EntryRoot& root, int fd) {
+/// Whether what a guest sees of the file is what the recipe says; of an overlay, above what it is to stand
+/// on.
+bool holds_as_qcow2(vat::BlobSource& source, const EntryRoot& root, const std::string& path, int fd) {
   try {
     const auto size = base::file_size(fd);
-    if (formats::find_backing(base::reader_of(fd), size)) return false;  // it is not ours
-    const auto disk = formats::open_qcow2(base::reader_of(fd), size, nullptr);
+    const auto wanted = root.below ? std::optional(backing_of(*root.below, path)) : std::nullopt;
+    if (formats::find_backing(base::reader_of(fd), size) != wanted) return false;  // it is not ours
+    const auto disk = formats::open_qcow2(
+        base::reader_of(fd), size,
+        root.below ? std::make_unique<ImageDisk>(source, root.below->recipe, root.below->size) : nullptr);
     return disk->size() == root.size &&
            holds_recipe(source, *root.recipe, root.size, [&](std::uint64_t at, base::MutableBytes to) {
              disk->read(at, to);
@@ -230,11 +277,12 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
         on_difference);
   }
   if (!S_ISREG(info->st_mode)) return report(Difference::Kind::type);
-  if (!root.as_qcow2 && static_cast<std::uint64_t>(info->st_size) != root.size)
+  if (!root.is_qcow2() && static_cast<std::uint64_t>(info->st_size) != root.size)
     return report(Difference::Kind::content);
   if (!options.read_content) return 0;
   const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
-  if (root.as_qcow2) return holds_as_qcow2(source, root, fd.get()) ? 0 : report(Difference::Kind::content);
+  if (root.is_qcow2())
+    return holds_as_qcow2(source, root, path, fd.get()) ? 0 : report(Difference::Kind::content);
   if (root.recipe)
     return holds_recipe(source, *root.recipe, root.size, base::reader_of(fd.get()))
                ? 0

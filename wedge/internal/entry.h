@@ -16,9 +16,9 @@
 
 namespace wedge::internal {
 
-/// Makes `name` in `dir`, durably; returns its size in bytes.
-std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, int dir,
-                                   const std::string& name,
+/// Makes `name` in `dir`, durably, to become the entry `path`; returns its size in bytes.
+std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, const std::string& path,
+                                   int dir, const std::string& name,
                                    const std::function<void(std::uint64_t)>& progress);
 
 /// nullopt if there is nothing of that name.

@@ -12,6 +12,17 @@ namespace wedge::internal {
 
 [[nodiscard]] std::string key_of(const EntryRoot& root, const Fidelity& fidelity);
 
+/// The ids that key_of() was told, whatever form the content has.
+[[nodiscard]] vat::Root content_of(const std::string& key, base::ObjectFormat format);
+
+/// What an overlay stands on: the record of that entry, and which image it was, in which form.
+struct Stand {
+  std::string record;
+  base::ObjectId recipe;
+  bool is_qcow2 = false;
+};
+[[nodiscard]] std::optional<Stand> stand_of(const std::string& key, base::ObjectFormat format);
+
 /// What key_of() was told; nullopt if it is no key, or what lies there holds the content in another form.
 [[nodiscard]] std::optional<vat::Root> root_of(const std::string& key, base::ObjectFormat format);
 
