@@ -233,6 +233,7 @@ class Wedge::Impl {
         return result;
       }
       internal::refuse_mounts(top_.get(), path);
+      result.in_the_way.clear();
       remove_overlays(path, nullptr, options, result.in_the_way);
       if (!result.in_the_way.empty()) {
         result.outcome = Outcome::blocked;
