@@ -98,8 +98,18 @@ std::shared_ptr<const LazyReader::Pieces> LazyReader::pieces_of(const FilePtr& f
   std::shared_future<std::shared_ptr<const Pieces>> coming;
   {
     const std::lock_guard lock(file->mutex);
-    if (!file->pieces.valid())
-      file->pieces = pool_.submit([file, find] { return find(file->made()); }).share();
+    if (!file->pieces.valid()) {
+      // The future of the job itself would hold what the job holds: the file, which would hold the future.
+      auto found = std::make_shared<std::promise<std::shared_ptr<const Pieces>>>();  // shared: jobs are copied
+      file->pieces = found->get_future().share();
+      (void)pool_.submit([file, find, found] {
+        try {
+          found->set_value(find(file->made()));
+        } catch (...) {
+          found->set_exception(std::current_exception());
+        }
+      });
+    }
     coming = file->pieces;
   }
   wait_for(coming, is_over);
