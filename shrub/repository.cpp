@@ -35,7 +35,7 @@ std::unique_ptr<Repository> Repository::find(const std::string& path) {
 
 void Repository::log(const std::string& commit, const std::string& path,
                      const std::function<bool(const CommitInfo&)>& visit) {
-  walk(commit, [&](const CommitInfo& info) {
+  walk({commit}, [&](const CommitInfo& info) {
     const auto here = find_id(info.id, path);
     const bool changed = info.parents.empty()
                              ? here.has_value()

@@ -18,6 +18,12 @@ struct CommitInfo {
   std::string subject;    ///< first line of the message
 };
 
+/// A name for a commit: a ref, HEAD of a working tree, an entry of a reflog.
+struct GitRef {
+  std::string name;
+  std::string commit;  ///< hex
+};
+
 struct GitEntry {
   enum class Type : std::uint8_t { file, directory, other };  ///< other: symlinks and submodules
   std::string name;
@@ -53,8 +59,18 @@ class Repository {
   /// The id of the blob or tree at `path`; nullopt if there is none.
   [[nodiscard]] virtual std::optional<std::string> find_id(const std::string& commit,
                                                            const std::string& path) = 0;
-  /// The commit and all before it, children first, until `visit` returns false.
-  virtual void walk(const std::string& commit, const std::function<bool(const CommitInfo&)>& visit) = 0;
+  /// These commits and all before them, each once, children first, until `visit` returns false.
+  virtual void walk(const std::vector<std::string>& commits,
+                    const std::function<bool(const CommitInfo&)>& visit) = 0;
+
+  /// All that keeps commits: refs that lead to one, HEAD of each working tree, and what was stashed.
+  /// `reflog`: what they were before, too.
+  [[nodiscard]] virtual std::vector<GitRef> refs(bool reflog) = 0;
+  /// The files of the index: paths from the top, and ids. None in a bare repository.
+  [[nodiscard]] virtual std::vector<GitEntry> index() = 0;
+  /// The same as list() and read() by ids. Throws refused if the repository does not have it.
+  [[nodiscard]] virtual std::vector<GitEntry> list_tree(const std::string& tree) = 0;
+  [[nodiscard]] virtual std::string read_blob(const std::string& blob, std::size_t limit) = 0;
   /// Whether history was cut off when it was fetched.
   [[nodiscard]] virtual bool is_shallow() = 0;
 

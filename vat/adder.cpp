@@ -1,6 +1,7 @@
 #include "vat/adder.h"
 
 #include <array>
+#include <ctime>
 #include <deque>
 #include <unordered_set>
 
@@ -9,8 +10,10 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/worker_pool.h"
+#include "vat/internal/condemned.h"
 #include "vat/internal/pack_file.h"
 #include "vat/internal/vat_impl.h"
+#include "vat/lease.h"
 
 namespace vat {
 namespace {
@@ -36,10 +39,15 @@ class Adder::Impl {
         level_(options.level),
         pack_size_(options.pack_size),
         dry_run_(options.dry_run),
-        replacing_(options.replacing),
+        is_replacing_(options.replacing != nullptr),
         threads_(options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency())),
         hasher_(vat_.format),
         pool_(threads_) {
+    // Taken before the marks are read: what is condemned later stays as long as it is held.
+    if (!dry_run_ && !is_replacing_) lease_.emplace(vat);
+    for (const auto& [pack, mark] : internal::read_marks(vat_.dir.get(), std::time(nullptr)))
+      avoided_.insert(pack);
+    if (is_replacing_) avoided_.insert(options.replacing->begin(), options.replacing->end());
     if (dry_run_) return;
     base::remove_leftovers(vat_.open_tmp());
   }
@@ -95,6 +103,7 @@ class Adder::Impl {
     if (pack_) publish();
     reading_.reset();
     if (dry_run_) return summary_;
+    if (!is_replacing_) rescue();
     if (!claims_.empty())  // of recipes that were there
       vat_.with_index([&](internal::Index& index) { index.put_claims(claims_); });
     note_indexed();
@@ -115,7 +124,15 @@ class Adder::Impl {
   };
 
   [[nodiscard]] bool is_there(const ObjectId& id, std::size_t size) const {
-    return seen_.contains(id) || vat_.known_good(id, size, replacing_);
+    return seen_.contains(id) || vat_.known_good(id, size, avoided_.empty() ? nullptr : &avoided_);
+  }
+
+  /// What was condemned since this began may be what it relied upon, or wrote itself.
+  void rescue() const {
+    for (const auto& [pack, mark] : internal::read_marks(vat_.dir.get(), std::time(nullptr))) {
+      if (!mark.is_dead || avoided_.contains(pack)) continue;
+      internal::remove_mark(vat_.dir.get(), pack);
+    }
   }
 
   void close(Group& group) {
@@ -175,7 +192,9 @@ class Adder::Impl {
   int level_;
   std::uint64_t pack_size_;
   bool dry_run_;
-  const std::set<std::string>* replacing_;
+  bool is_replacing_;
+  std::set<std::string> avoided_;  ///< file names of packs in which nothing counts as there
+  std::optional<Lease> lease_;
   unsigned threads_;
   base::ObjectHasher hasher_;
   std::array<Group, 4> open_;

@@ -163,6 +163,33 @@ void remove_stale_maps(Vat& vat) {
   });
 }
 
+/// Makes those anew that are damaged or lead to packs that are gone, of the same layout or recipe as before.
+void refresh_maps(Vat& vat) {
+  for_each_map(vat, [&](const ObjectId& id, const std::string& file) {
+    if (map_holds(vat, id, file)) return;
+    Root root;
+    try {
+      const auto bytes = base::read_file(vat.impl().dir.get(), file, internal::kMaxMapFile);
+      const auto detail = internal::RootMap(base::as_bytes(bytes), vat.object_format(), id).detail();
+      const auto stored = vat.find(id);
+      if (stored && stored->kind == formats::BlobKind::manifest)
+        root = {id, detail, {}, {}};
+      else if (stored && stored->kind == formats::BlobKind::recipe)
+        root.recipe = id;
+      else
+        root = {{}, {}, id, detail};
+    } catch (const Error&) {  // damaged: only its name is known
+      root.blob = id;
+    }
+    base::remove_tree(vat.impl().dir.get(), file);
+    try {
+      (void)write_one(vat, root);
+    } catch (const Error& error) {  // it is of something that is gone, too
+      if (error.category() == Category::local || error.category() == Category::busy) throw;
+    }
+  });
+}
+
 /// Maps for all roots that have none; counts what is there then, or what there would be.
 RebuildSummary write_maps(Vat& vat, bool dry_run = false) {
   RebuildSummary summary;
@@ -272,8 +299,7 @@ void check_cache(Vat& vat, bool repair,
 
 void refresh_cache(Vat& vat) {
   (void)write_pack_list(vat);
-  remove_stale_maps(vat);
-  (void)write_maps(vat);
+  refresh_maps(vat);
 }
 
 RebuildSummary rebuild(Vat& vat, bool dry_run) {

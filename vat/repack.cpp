@@ -12,9 +12,10 @@
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
-#include "formats/base/numbers.h"
 #include "vat/adder.h"
+#include "vat/internal/condemned.h"
 #include "vat/internal/vat_impl.h"
+#include "vat/lease.h"
 #include "vat/maps.h"
 
 namespace vat {
@@ -25,8 +26,6 @@ using base::Error;
 using formats::BlobKind;
 using internal::PackRecord;
 
-constexpr const char* kCondemned = "condemned";
-constexpr std::size_t kMaxMark = 64;
 /// Fewer small packs than this are left alone.
 constexpr std::size_t kManyPacks = 10;
 /// A pack is small if it is at most so many times as large as those smaller than it are together.
@@ -36,17 +35,19 @@ constexpr std::size_t kWholeGroup = std::size_t{256} << 10;
 
 class Repack {
  public:
-  Repack(Vat& vat, const RepackOptions& options) : vat_(vat), impl_(vat.impl()), options_(options) {
+  Repack(Vat& vat, const RepackOptions& options, const IsLive* is_live)
+      : vat_(vat), impl_(vat.impl()), options_(options), is_live_(is_live) {
     if (!options.dry_run) lock_ = impl_.lock_removal();
   }
 
   RepackSummary run() {
     impl_.refresh(false);
-    read_marks();
+    condemned_ = internal::read_marks(impl_.dir.get(), options_.now);
     remove_condemned();
-    const auto chosen = choose();
+    const auto chosen = is_live_ != nullptr ? choose_dying() : choose();
     if (!chosen.empty()) rewrite(chosen);
-    if (options_.grace == 0) remove_condemned();
+    if (options_.grace == 0 && is_live_ == nullptr) remove_condemned();
+    if (is_live_ != nullptr) count_waiting();
     if (!options_.dry_run && summary_.removed_packs > 0) refresh_cache(vat_);
     return summary_;
   }
@@ -56,42 +57,15 @@ class Repack {
     return impl_.with_index([](internal::Index& index) { return index.packs(); });
   }
 
-  /// Names of packs that were replaced, and since when.
-  void read_marks() {
-    const auto marks = base::find_open_at(impl_.dir.get(), std::string("cache/") + kCondemned,
-                                          O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (!marks) return;
-    for (const auto& name : base::list_directory(marks->get())) {
-      if (!Vat::Impl::is_pack_name(name + ".zst")) continue;
-      // One that says nothing, or that is of the future, counts from now: waiting longer is never wrong.
-      const auto file = base::find_regular_at(marks->get(), name);
-      if (!file) continue;
-      std::string text(kMaxMark, '\0');
-      text.resize(base::read_some(file->get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
-      const auto since = base::parse_decimal(text.substr(0, text.find('\n')));
-      if (since && *since <= static_cast<std::uint64_t>(options_.now))
-        condemned_[name + ".zst"] = static_cast<std::int64_t>(*since);
-      else
-        condemn(marks->get(), name + ".zst");
-    }
-  }
-
-  void condemn(int marks, const std::string& pack) {
-    if (!options_.dry_run)
-      base::write_file_atomically(marks, pack.substr(0, 64),
-                                  base::as_bytes(std::to_string(options_.now) + "\n"));
-    condemned_[pack] = options_.now;
+  void condemn(const std::string& pack) {
+    condemned_[pack] = {options_.now, is_live_ != nullptr};
+    if (!options_.dry_run) internal::write_mark(impl_.dir.get(), pack, condemned_[pack]);
   }
 
   [[nodiscard]] std::set<std::string> condemned_names() const {
     std::set<std::string> names;
-    for (const auto& [name, since] : condemned_) names.insert(name);
+    for (const auto& [name, mark] : condemned_) names.insert(name);
     return names;
-  }
-
-  [[nodiscard]] base::UniqueFd open_marks() const {
-    const auto cache = base::ensure_directory(impl_.dir.get(), "cache", 0777);
-    return base::ensure_directory(cache.get(), kCondemned, 0777);
   }
 
   [[nodiscard]] std::vector<PackRecord> choose() const {
@@ -116,11 +90,71 @@ class Repack {
     return found;
   }
 
+  /// Condemns packs in which nothing is live; gives those of which more than half is not.
+  [[nodiscard]] std::vector<PackRecord> choose_dying() {
+    std::vector<PackRecord> dying;
+    for (auto& pack : packs()) {
+      if (condemned_.contains(pack.name)) continue;
+      const auto file = base::find_regular_at(impl_.dir.get(), path_of(pack.name));
+      if (!file) continue;
+      std::uint64_t live_blobs = 0, live_content = 0, live = 0, dead = 0;
+      for_each_group(file->get(), pack.size, [&](const auto& place, const auto& blobs) {
+        std::uint64_t content = 0, live_here = 0;
+        for (const auto& blob : blobs) {
+          content += blob.size;
+          if (!(*is_live_)(blob.id)) continue;
+          live_here += blob.size;
+          ++live_blobs;
+        }
+        live_content += live_here;
+        // Of a group with both a share is dead.
+        const auto share = content == 0 ? 1.0 : static_cast<double>(live_here) / static_cast<double>(content);
+        const auto size = static_cast<double>(place.size);
+        live += static_cast<std::uint64_t>(size * share);
+        dead += static_cast<std::uint64_t>(size * (1 - share));
+      });
+      if (live_blobs == 0 && is_sound(file->get(), pack.size)) {
+        ++summary_.dead_packs;
+        summary_.dead_size += pack.size;
+        summary_.condemned.push_back(pack.name);
+        condemn(pack.name);
+        continue;
+      }
+      summary_.live_blobs += live_blobs;
+      summary_.live_size += live_content;
+      if (dead > live) dying.push_back(std::move(pack));
+    }
+    return dying;
+  }
+
+  /// Whether its trailer says what it holds: of a pack that does not, nothing is known to be dead.
+  [[nodiscard]] bool is_sound(int file, std::uint64_t size) const {
+    try {
+      formats::read_trailer(impl_.format, base::reader_of(file), size, [](const auto&, const auto&) {});
+      return true;
+    } catch (const Error& error) {
+      if (error.category() != Category::corrupt) throw;
+      return false;
+    }
+  }
+
+  void count_waiting() {
+    for (const auto& [name, mark] : condemned_) {
+      struct stat info;
+      if (::fstatat(impl_.dir.get(), path_of(name).c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
+      ++summary_.waiting_packs;
+      summary_.waiting_size += static_cast<std::uint64_t>(info.st_size);
+    }
+  }
+
+  [[nodiscard]] bool is_live(const base::ObjectId& id) const {
+    return is_live_ == nullptr || (*is_live_)(id);
+  }
+
   void rewrite(const std::vector<PackRecord>& chosen) {
     // What lies only in packs that will go has to be written again.
     std::set<std::string> replacing = condemned_names();
     for (const auto& pack : chosen) replacing.insert(pack.name);
-    const auto marks = options_.dry_run ? base::UniqueFd() : open_marks();
     AddOptions add;
     add.threads = options_.threads;
     add.level = options_.level.value_or(formats::kDefaultLevel);
@@ -146,9 +180,8 @@ class Repack {
     // A pack that came out with the same name, byte for byte, is the one that is wanted.
     for (const auto& name : added.packs) {
       replacing.erase(name + ".zst");
-      if (condemned_.erase(name + ".zst") > 0) (void)::unlinkat(marks.get(), name.c_str(), 0);
+      if (condemned_.erase(name + ".zst") > 0) internal::remove_mark(impl_.dir.get(), name + ".zst");
     }
-    base::remove_leftovers(marks.get());
     for (const auto& pack : chosen) {
       const auto& name = pack.name;
       if (!replacing.contains(name)) continue;
@@ -157,7 +190,7 @@ class Repack {
         impl_.note("pack " + name + ": not all of it could be read, so it stays");
         continue;
       }
-      condemn(marks.get(), name);
+      condemn(name);
     }
   }
 
@@ -191,6 +224,9 @@ class Repack {
 
   void copy(const PackRecord& pack, int file, const Group& group, bool of_image, Adder& adder) {
     const auto& [place, blobs] = group;
+    const auto live =
+        std::count_if(blobs.begin(), blobs.end(), [&](const auto& blob) { return is_live(blob.id); });
+    if (live == 0) return;
     read_ += place.size;
     if (options_.progress) options_.progress(read_);
     try {
@@ -200,7 +236,8 @@ class Repack {
       formats::name_blobs(impl_.format, decoded);
       const bool sound = std::equal(blobs.begin(), blobs.end(), decoded.blobs.begin(), decoded.blobs.end(),
                                     [](const auto& a, const auto& b) { return a.id == b.id; });
-      if (sound && !options_.level && (of_image || decoded.content.size() >= kWholeGroup)) {
+      if (sound && !options_.level && static_cast<std::size_t>(live) == blobs.size() &&
+          (of_image || decoded.content.size() >= kWholeGroup)) {
         whole.blobs = decoded.blobs;
         if (adder.put_group(std::move(whole))) return;
       }
@@ -210,6 +247,7 @@ class Repack {
           if (i < blobs.size()) impl_.mark_damaged(blobs[i].id, pack.name);
           continue;
         }
+        if (!is_live(blob.id)) continue;
         (void)adder.put(blob.id, blob.kind, of_image ? Grouping::single : grouping_of(blob), decoded.blob(i));
       }
     } catch (const Error& error) {
@@ -232,24 +270,27 @@ class Repack {
     }
   }
 
-  /// Whether every blob of the pack has a good copy in a pack that is none of `others`: as the index has it,
-  /// or proven by reading it.
   enum class Proof : std::uint8_t { known, read };
+  [[nodiscard]] bool is_elsewhere(const formats::PackedBlob& blob, const std::set<std::string>& others,
+                                  Proof proof) const {
+    return proof == Proof::read ? impl_.has_proven_copy(blob.id, others, Vat::Impl::Copies::in_packs)
+                                : impl_.known_good(blob.id, blob.size, &others);
+  }
+
+  /// Whether every live blob of the pack has a good copy in a pack that is none of `others`: as the index has
+  /// it, or proven by reading it.
   [[nodiscard]] bool is_elsewhere(const std::string& name, const std::set<std::string>& others,
                                   Proof proof) const {
     const auto file = base::find_regular_at(impl_.dir.get(), path_of(name));
     if (!file) return false;
     bool all = true, any = false;
     try {
-      formats::read_trailer(
-          impl_.format, base::reader_of(file->get()), base::file_size(file->get()),
-          [&](const auto&, const std::vector<formats::PackedBlob>& blobs) {
-            any = true;
-            for (const auto& blob : blobs)
-              all = all && (proof == Proof::read
-                                ? impl_.has_proven_copy(blob.id, others, Vat::Impl::Copies::in_packs)
-                                : impl_.known_good(blob.id, blob.size, &others));
-          });
+      formats::read_trailer(impl_.format, base::reader_of(file->get()), base::file_size(file->get()),
+                            [&](const auto&, const std::vector<formats::PackedBlob>& blobs) {
+                              any = true;
+                              for (const auto& blob : blobs)
+                                all = all && (!is_live(blob.id) || is_elsewhere(blob, others, proof));
+                            });
     } catch (const Error& error) {
       if (error.category() != Category::corrupt) throw;
       return false;
@@ -260,17 +301,21 @@ class Repack {
   void remove_condemned() {
     const auto names = condemned_names();
     std::set<std::string> leaving, needed;
-    for (const auto& [name, since] : condemned_) {
+    const auto oldest = internal::find_oldest_lease(impl_.dir.get());
+    for (const auto& [name, mark] : condemned_) {
       struct stat info;
       const auto path = path_of(name);
       const bool there = ::fstatat(impl_.dir.get(), path.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
-      if (there && options_.now - since < options_.grace) continue;
+      if (there && (options_.now - mark.since < options_.grace || (oldest && *oldest <= mark.since)))
+        continue;
+      if (there && mark.is_dead && is_live_ == nullptr) continue;  // that takes to know what is live
       if (there && !is_elsewhere(name, names, Proof::read)) {
         needed.insert(name);  // what took its place is bad or gone
         continue;
       }
       leaving.insert(name);
       if (!there) continue;
+      summary_.removed.push_back(name);
       ++summary_.removed_packs;
       summary_.removed_size += static_cast<std::uint64_t>(info.st_size);
     }
@@ -280,15 +325,21 @@ class Repack {
     // Nobody may have synced what the others hold.
     if (::syncfs(impl_.dir.get()) != 0) base::throw_errno("sync", errno);
     (void)write_pack_list(vat_, leaving);  // first, so that it never names what is gone
+    bool all = true;
     for (const auto& name : leaving) {
+      const internal::CondemnedLock lock(impl_.dir.get());
+      if (!internal::has_mark(impl_.dir.get(), name)) {  // somebody adds just that
+        all = false;
+        continue;
+      }
       impl_.with_index([&](internal::Index& index) { index.forget_pack(name); });
       if (::unlinkat(impl_.dir.get(), path_of(name).c_str(), 0) != 0 && errno != ENOENT)
         base::throw_errno(path_of(name), errno);
     }
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
-    const auto marks = open_marks();
+    if (!all) (void)write_pack_list(vat_);
     for (const auto* done : {&leaving, &needed})
-      for (const auto& name : *done) (void)::unlinkat(marks.get(), name.substr(0, 64).c_str(), 0);
+      for (const auto& name : *done) internal::remove_mark(impl_.dir.get(), name);
   }
 
   [[nodiscard]] static std::string path_of(const std::string& pack) {
@@ -299,7 +350,8 @@ class Repack {
   Vat::Impl& impl_;
   const RepackOptions& options_;
   base::UniqueFd lock_;
-  std::map<std::string, std::int64_t> condemned_;
+  const IsLive* is_live_;  ///< nullptr: all is
+  std::map<std::string, internal::Mark> condemned_;
   std::uint64_t read_ = 0;
   RepackSummary summary_;
 };
@@ -307,7 +359,11 @@ class Repack {
 }  // namespace
 
 RepackSummary repack(Vat& vat, const RepackOptions& options) {
-  return Repack(vat, options).run();
+  return Repack(vat, options, nullptr).run();
+}
+
+RepackSummary collect_garbage(Vat& vat, const RepackOptions& options, const IsLive& is_live) {
+  return Repack(vat, options, &is_live).run();
 }
 
 }  // namespace vat

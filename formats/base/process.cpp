@@ -72,6 +72,10 @@ Process::~Process() {
   }
 }
 
+void Process::close_input() noexcept {
+  (void)::shutdown(in_.get(), SHUT_WR);
+}
+
 void Process::write(std::string_view text) {
   while (!text.empty()) {
     const auto count = ::send(in_.get(), text.data(), text.size(), MSG_NOSIGNAL);

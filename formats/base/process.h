@@ -24,6 +24,8 @@ class Process {
   Process& operator=(const Process&) = delete;
 
   void write(std::string_view text);
+  /// It reads the end.
+  void close_input() noexcept;
   /// Up to and without `end`; false if nothing is left.
   [[nodiscard]] bool read_until(char end, std::string& text);
   /// Exactly `size` bytes; local if the child ends before.

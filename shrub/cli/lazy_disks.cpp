@@ -102,6 +102,7 @@ LazyDisks::Opened& LazyDisks::opened(const shrub::Shrub& shrub) {
   const auto known = opened_.find(shrub.root());
   if (known != opened_.end()) return known->second;
   auto vats = open_vats(shrub, call_, output_);
+  auto leases = hold_leases(vats);
   wedge::LazyReader::Options options;
   options.caution = 4;  // what is next on a disk is often of another file
   if (call_.has("--trace-out")) {
@@ -110,7 +111,9 @@ LazyDisks::Opened& LazyDisks::opened(const shrub::Shrub& shrub) {
     options.on_touch = [trace = trace_.get()](const base::ObjectId& id) { trace->touch(id); };
   }
   auto reader = std::make_unique<wedge::LazyReader>(*vats.source, options);
-  return opened_.emplace(shrub.root(), Opened{std::move(vats), std::move(reader), {}, nullptr}).first->second;
+  return opened_
+      .emplace(shrub.root(), Opened{std::move(vats), std::move(leases), std::move(reader), {}, nullptr})
+      .first->second;
 }
 
 }  // namespace shrub_cli

@@ -50,6 +50,7 @@ class LazyDisks {
  private:
   struct Opened {
     shrub::Vats vats;
+    std::vector<vat::Lease> leases;
     std::unique_ptr<wedge::LazyReader> reader;
     std::vector<formats::Vref> vrefs;        ///< of the disks
     std::unique_ptr<Prefetcher> prefetcher;  // last: uses the rest

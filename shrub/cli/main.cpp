@@ -16,7 +16,8 @@ int main(int argc, char** argv) {
        add_dir_command(), add_image_command(), add_trace_command(), watch_command(),   sync_command(),
        status_command(),  verify_command(),    ls_command(),        cat_command(),     diff_command(),
        fetch_command(),   push_command(),      mount_command(),     mounts_command(),  nbd_command(),
-       boot_command(),    tree_command(),      doctor_command(),    log_command()}};
+       boot_command(),    tree_command(),      doctor_command(),    log_command(),     reachable_command(),
+       is_live_command(), gc_command()}};
   for (auto& option : cli::common_options()) program.options.push_back(std::move(option));
   return cli::run(program, argc, argv);
 }

@@ -153,6 +153,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     entries.push_back({entry, shrub::entry_root(vref), time_of(vref)});
   }
   const auto vats = open_vats(named.shrub, call, output);
+  const auto leases = hold_leases(vats);
   const auto early = find_trace(vrefs, *vats.source, call, output);
   wedge::MountTree tree(*vats.source, entries, ::geteuid() == 0);
   std::unique_ptr<TraceFile> trace;

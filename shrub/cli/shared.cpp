@@ -26,6 +26,12 @@ shrub::Vats open_vats(const shrub::Shrub& shrub, const cli::Call& call, cli::Out
   return shrub::open_vats(shrub, call.all("--vat"), call.all("--from"), user_settings(call, output));
 }
 
+std::vector<vat::Lease> hold_leases(const shrub::Vats& vats) {
+  std::vector<vat::Lease> leases;
+  for (const auto& local : vats.local) leases.emplace_back(*local);
+  return leases;
+}
+
 void report_peers(const shrub::Vats& vats, cli::Output& output) {
   if (vats.peers == nullptr) return;
   for (const auto& peer : vats.peers->report()) {
@@ -109,13 +115,19 @@ Addition begin_addition(const cli::Call& call, cli::Output& output, const std::s
   auto before = named.shrub.find_vref(named.entry);
   named.shrub.require_free(named.entry);
   auto vats = open_writable_vats(named.shrub, call, output);
-  return {std::move(named), std::move(vats), std::move(before), add_options(call),
-          cli::format_time(cli::current_time())};
+  Addition addition{std::move(named),
+                    std::move(vats),
+                    std::move(before),
+                    add_options(call),
+                    cli::format_time(cli::current_time()),
+                    std::nullopt};
+  if (!addition.options.dry_run) addition.lease.emplace(addition.vat());
+  return addition;
 }
 
 void finish_addition(const Addition& addition, formats::Vref vref, const vat::AddSummary& summary,
                      cli::Output& output, bool only_news, const formats::json::Object& provenance) {
-  const auto& [named, vats, before, options, time] = addition;
+  const auto& [named, vats, before, options, time, lease] = addition;
   vref.object_format = vats.writable->object_format();
   if (before) {
     vref.unknown = before->unknown;

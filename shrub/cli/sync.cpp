@@ -82,6 +82,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto& below = named.below;
   const auto entries = shrub.entries(below);
   const auto vats = open_vats(shrub, call, output);
+  const auto leases = call.has("--dry-run") ? std::vector<vat::Lease>() : hold_leases(vats);
   wedge::SyncOptions options;
   options.threads = jobs(call);
   options.fidelity = fidelity(call, output);

@@ -9,6 +9,7 @@
 #include "shrub/shrub.h"
 #include "shrub/vats.h"
 #include "vat/adder.h"
+#include "vat/lease.h"
 #include "wedge/stat_cache.h"
 
 namespace shrub_cli {
@@ -37,6 +38,9 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command boot_command();
 [[nodiscard]] cli::Command tree_command();
 [[nodiscard]] cli::Command doctor_command();
+[[nodiscard]] cli::Command reachable_command();
+[[nodiscard]] cli::Command is_live_command();
+[[nodiscard]] cli::Command gc_command();
 
 [[nodiscard]] shrub::UserSettings user_settings(const cli::Call& call, cli::Output& output);
 
@@ -45,6 +49,9 @@ namespace shrub_cli {
 /// … of which one can be written; usage if none can.
 [[nodiscard]] shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
                                              cli::Output& output);
+
+/// For what reads for long: nothing goes from the vats on this disk that was needed when it began.
+[[nodiscard]] std::vector<vat::Lease> hold_leases(const shrub::Vats& vats);
 
 /// With -v: what each peer was asked for and sent.
 void report_peers(const shrub::Vats& vats, cli::Output& output);
@@ -89,7 +96,8 @@ struct Addition {
   shrub::Vats vats;
   std::optional<formats::Vref> before;  ///< the vref that is there
   vat::AddOptions options;
-  std::string time;  ///< for the provenance
+  std::string time;                 ///< for the provenance
+  std::optional<vat::Lease> lease;  ///< so that nothing that was added goes before the vref is there
   [[nodiscard]] vat::Vat& vat() const noexcept { return *vats.writable; }
 };
 [[nodiscard]] Addition begin_addition(const cli::Call& call, cli::Output& output,

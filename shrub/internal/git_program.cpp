@@ -35,8 +35,8 @@ class GitProgram final : public Repository {
   }
 
   std::string resolve(const std::string& revision) override {
-    base::Process git(command({"rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"}),
-                kHidden);
+    base::Process git(
+        command({"rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"}), kHidden);
     std::string id;
     const bool found = git.read_until('\n', id);
     if (git.finish() != 0 || !found) throw Error(Category::not_found, "revision " + revision + ": not found");
@@ -46,19 +46,51 @@ class GitProgram final : public Repository {
   std::optional<std::vector<GitEntry>> list(const std::string& commit, const std::string& path) override {
     const auto tree = find(commit + (path == "." ? "^{tree}" : ":" + path), kMaxTree);
     if (!tree || tree->type != "tree") return std::nullopt;
+    return parse_tree(*tree);
+  }
+
+  std::vector<GitEntry> list_tree(const std::string& tree) override {
+    const auto found = find(tree, kMaxTree);
+    if (!found || found->type != "tree") throw Error(Category::refused, "tree " + tree + ": is not there");
+    return parse_tree(*found);
+  }
+
+  std::string read_blob(const std::string& blob, std::size_t limit) override {
+    auto found = find(blob, limit);
+    if (!found || found->type != "blob") throw Error(Category::refused, "blob " + blob + ": is not there");
+    return std::move(found->content);
+  }
+
+  std::vector<GitRef> refs(bool reflog) override {
+    std::vector<GitRef> all;
+    for (const auto& name : lines({"for-each-ref", "--format=%(refname)"})) add_ref(all, name);
+    add_ref(all, "HEAD");
+    for (const auto& line : lines({"worktree", "list", "--porcelain"}))
+      if (line.starts_with("HEAD ")) add_ref(all, line.substr(5));
+    auto logged = std::vector<std::string>{"log", "--walk-reflogs", "--format=%H", "--ignore-missing"};
+    logged.push_back(reflog ? "--all" : "refs/stash");
+    if (reflog || find("refs/stash^{commit}", SIZE_MAX))
+      for (const auto& id : lines(std::move(logged))) all.push_back({"reflog", id});
+    return all;
+  }
+
+  std::vector<GitEntry> index() override {
     std::vector<GitEntry> entries;
-    for (std::string_view rest = tree->content; !rest.empty();) {
+    base::Process bare(command({"rev-parse", "--is-bare-repository"}), kHidden);
+    if (bare.read_rest() == "true\n") return entries;
+    base::Process git(command({"ls-files", "--stage", "-z"}), kHidden);
+    for (std::string line; git.read_until('\0', line);) {
+      std::string_view rest = line;
       const auto mode = base::take_field(rest, ' ');
       GitEntry entry;
-      entry.name = base::take_field(rest, '\0');
-      if (rest.size() < id_size_) throw Error(Category::refused, "tree of " + path + " is cut off");
-      entry.type = mode == "40000"           ? GitEntry::Type::directory
-                   : mode.starts_with("100") ? GitEntry::Type::file
-                                             : GitEntry::Type::other;
-      entry.id = base::to_hex(base::as_bytes(rest.substr(0, id_size_)));
-      rest.remove_prefix(id_size_);
+      entry.id = base::take_field(rest, ' ');
+      (void)base::take_field(rest, '\t');
+      entry.name = rest;
+      entry.type = mode.starts_with("100") ? GitEntry::Type::file : GitEntry::Type::other;
       entries.push_back(std::move(entry));
     }
+    if (git.finish() != 0)
+      throw Error(Category::refused, "repository " + top() + ": git cannot read its index");
     return entries;
   }
 
@@ -75,10 +107,16 @@ class GitProgram final : public Repository {
     return object ? std::optional(object->id) : std::nullopt;
   }
 
-  void walk(const std::string& commit, const std::function<bool(const CommitInfo&)>& visit) override {
+  void walk(const std::vector<std::string>& commits,
+            const std::function<bool(const CommitInfo&)>& visit) override {
+    if (commits.empty()) return;
     base::Process git(command({"rev-list", "--date-order", "--no-commit-header",
-                         "--format=%H%x00%P%x00%ct%x00%an <%ae>%x00%s", commit, "--"}),
-                kHidden);
+                               "--format=%H%x00%P%x00%ct%x00%an <%ae>%x00%s", "--stdin"}),
+                      kHidden);
+    std::string names;
+    for (const auto& commit : commits) names += commit + "\n";
+    git.write(names);
+    git.close_input();
     for (std::string line; git.read_until('\n', line);) {
       std::string_view rest = line;
       CommitInfo info;
@@ -103,6 +141,37 @@ class GitProgram final : public Repository {
   struct Object {
     std::string id, type, content;
   };
+
+  std::vector<GitEntry> parse_tree(const Object& tree) const {
+    std::vector<GitEntry> entries;
+    for (std::string_view rest = tree.content; !rest.empty();) {
+      const auto mode = base::take_field(rest, ' ');
+      GitEntry entry;
+      entry.name = base::take_field(rest, '\0');
+      if (rest.size() < id_size_) throw Error(Category::refused, "tree " + tree.id + " is cut off");
+      entry.type = mode == "40000"           ? GitEntry::Type::directory
+                   : mode.starts_with("100") ? GitEntry::Type::file
+                                             : GitEntry::Type::other;
+      entry.id = base::to_hex(base::as_bytes(rest.substr(0, id_size_)));
+      rest.remove_prefix(id_size_);
+      entries.push_back(std::move(entry));
+    }
+    return entries;
+  }
+
+  /// Unless it leads to something else than a commit.
+  void add_ref(std::vector<GitRef>& all, const std::string& name) {
+    if (auto commit = find(name + "^{commit}", SIZE_MAX)) all.push_back({name, std::move(commit->id)});
+  }
+
+  [[nodiscard]] std::vector<std::string> lines(std::vector<std::string> arguments) const {
+    base::Process git(command(std::move(arguments)), kHidden);
+    std::vector<std::string> all;
+    for (std::string line; git.read_until('\n', line);) all.push_back(std::move(line));
+    if (git.finish() != 0)
+      throw Error(Category::refused, "repository " + top() + ": git cannot read its refs");
+    return all;
+  }
 
   [[nodiscard]] std::vector<std::string> command(std::vector<std::string> arguments) const {
     arguments.insert(arguments.begin(),

@@ -54,6 +54,17 @@ GitEntry::Type type_of(const git_tree_entry& entry) {
   }
 }
 
+/// What a repository has to have: refused, not not_found, if it has not.
+template <typename Read>
+auto required(const std::string& what, Read&& read) {
+  try {
+    return read();
+  } catch (const Error& error) {
+    if (error.category() != Category::not_found) throw;
+    throw Error(Category::refused, what + ": is not there");
+  }
+}
+
 class Libgit2Repository final : public Repository {
  public:
   Libgit2Repository(std::string top, git_repository* repository)
@@ -71,11 +82,78 @@ class Libgit2Repository final : public Repository {
 
   std::optional<std::vector<GitEntry>> list(const std::string& commit, const std::string& path) override {
     const auto tree = find_tree(commit, path);
-    if (tree == nullptr) return std::nullopt;
+    return tree != nullptr ? std::optional(entries_of(tree.get())) : std::nullopt;
+  }
+
+  std::vector<GitEntry> list_tree(const std::string& tree) override {
+    const auto id = id_of(tree);
+    return required("tree " + tree, [&] {
+      return entries_of(make<git_tree, git_tree_free>("tree " + tree, [&](git_tree** out) {
+                          return git_tree_lookup(out, repository_.get(), &id);
+                        }).get());
+    });
+  }
+
+  std::string read_blob(const std::string& blob, std::size_t limit) override {
+    const auto id = id_of(blob);
+    return required("blob " + blob, [&] {
+      return content_of(
+          make<git_blob, git_blob_free>(
+              "blob " + blob, [&](git_blob** out) { return git_blob_lookup(out, repository_.get(), &id); })
+              .get(),
+          "blob " + blob, limit);
+    });
+  }
+
+  std::vector<GitRef> refs(bool reflog) override {
+    std::vector<GitRef> all;
+    std::vector<std::string> names{"HEAD"};
+    const auto list = make<git_reference_iterator, git_reference_iterator_free>(
+        "refs",
+        [&](git_reference_iterator** out) { return git_reference_iterator_new(out, repository_.get()); });
+    for (const char* name = nullptr; true;) {
+      const int code = git_reference_next_name(&name, list.get());
+      if (code == GIT_ITEROVER) break;
+      check(code, "refs");
+      names.emplace_back(name);
+    }
+    for (const auto& name : names) {
+      git_oid id;
+      const int code = git_reference_name_to_id(&id, repository_.get(), name.c_str());
+      if (code == GIT_ENOTFOUND) continue;  // HEAD of no commit yet, a symbolic ref to nothing
+      check(code, name);
+      add_commit(all, name, id);
+      if (!reflog && name != "refs/stash") continue;
+      const auto log = make<git_reflog, git_reflog_free>(
+          name, [&](git_reflog** out) { return git_reflog_read(out, repository_.get(), name.c_str()); });
+      for (std::size_t i = 0; i < git_reflog_entrycount(log.get()); ++i) {
+        const auto* entry = git_reflog_entry_byindex(log.get(), i);
+        for (const auto* logged : {git_reflog_entry_id_new(entry), git_reflog_entry_id_old(entry)})
+          if (git_oid_is_zero(logged) == 0) add_logged(all, name, *logged);
+      }
+    }
+    git_strarray worktrees{};
+    check(git_worktree_list(&worktrees, repository_.get()), "worktrees");
+    for (std::size_t i = 0; i < worktrees.count; ++i) {
+      git_reference* raw = nullptr;
+      if (git_repository_head_for_worktree(&raw, repository_.get(), worktrees.strings[i]) != 0) continue;
+      const base::CPtr<git_reference, git_reference_free> head(raw);
+      if (const auto* id = git_reference_target(head.get()); id != nullptr)
+        add_commit(all, std::string("worktree ") + worktrees.strings[i], *id);
+    }
+    git_strarray_dispose(&worktrees);
+    return all;
+  }
+
+  std::vector<GitEntry> index() override {
     std::vector<GitEntry> entries;
-    for (std::size_t i = 0; i < git_tree_entrycount(tree.get()); ++i) {
-      const git_tree_entry* entry = git_tree_entry_byindex(tree.get(), i);
-      entries.push_back({git_tree_entry_name(entry), type_of(*entry), hex(*git_tree_entry_id(entry))});
+    if (git_repository_is_bare(repository_.get()) == 1) return entries;
+    const auto index = make<git_index, git_index_free>(
+        "index", [&](git_index** out) { return git_repository_index(out, repository_.get()); });
+    for (std::size_t i = 0; i < git_index_entrycount(index.get()); ++i) {
+      const auto* entry = git_index_get_byindex(index.get(), i);
+      const bool file = entry->mode == GIT_FILEMODE_BLOB || entry->mode == GIT_FILEMODE_BLOB_EXECUTABLE;
+      entries.push_back({entry->path, file ? GitEntry::Type::file : GitEntry::Type::other, hex(entry->id)});
     }
     return entries;
   }
@@ -87,11 +165,7 @@ class Libgit2Repository final : public Repository {
     const auto blob = make<git_blob, git_blob_free>(path, [&](git_blob** out) {
       return git_blob_lookup(out, repository_.get(), git_tree_entry_id(entry.get()));
     });
-    const auto size = static_cast<std::uint64_t>(git_blob_rawsize(blob.get()));
-    if (size > limit)
-      throw Error(Category::refused, path + ": larger than " + std::to_string(limit) + " bytes");
-    return std::string(static_cast<const char*>(git_blob_rawcontent(blob.get())),
-                       static_cast<std::size_t>(size));
+    return content_of(blob.get(), path, limit);
   }
 
   std::optional<std::string> find_id(const std::string& commit, const std::string& path) override {
@@ -100,12 +174,15 @@ class Libgit2Repository final : public Repository {
     return entry == nullptr ? std::nullopt : std::optional(hex(*git_tree_entry_id(entry.get())));
   }
 
-  void walk(const std::string& commit, const std::function<bool(const CommitInfo&)>& visit) override {
+  void walk(const std::vector<std::string>& commits,
+            const std::function<bool(const CommitInfo&)>& visit) override {
     const auto walker = make<git_revwalk, git_revwalk_free>(
         "history", [&](git_revwalk** out) { return git_revwalk_new(out, repository_.get()); });
     check(git_revwalk_sorting(walker.get(), GIT_SORT_TOPOLOGICAL | GIT_SORT_TIME), "history");
-    const auto start = id_of(commit);
-    check(git_revwalk_push(walker.get(), &start), "history");
+    for (const auto& commit : commits) {
+      const auto start = id_of(commit);
+      check(git_revwalk_push(walker.get(), &start), "history");
+    }
     for (git_oid id; true;) {
       const int code = git_revwalk_next(&id, walker.get());
       if (code == GIT_ITEROVER) return;
@@ -130,6 +207,40 @@ class Libgit2Repository final : public Repository {
  private:
   using Tree = base::CPtr<git_tree, git_tree_free>;
   using Entry = base::CPtr<git_tree_entry, git_tree_entry_free>;
+
+  static std::vector<GitEntry> entries_of(const git_tree* tree) {
+    std::vector<GitEntry> entries;
+    for (std::size_t i = 0; i < git_tree_entrycount(tree); ++i) {
+      const git_tree_entry* entry = git_tree_entry_byindex(tree, i);
+      entries.push_back({git_tree_entry_name(entry), type_of(*entry), hex(*git_tree_entry_id(entry))});
+    }
+    return entries;
+  }
+  static std::string content_of(const git_blob* blob, const std::string& name, std::size_t limit) {
+    const auto size = static_cast<std::uint64_t>(git_blob_rawsize(blob));
+    if (size > limit)
+      throw Error(Category::refused, name + ": larger than " + std::to_string(limit) + " bytes");
+    return std::string(static_cast<const char*>(git_blob_rawcontent(blob)), static_cast<std::size_t>(size));
+  }
+  /// Unless it is something else than a commit.
+  void add_commit(std::vector<GitRef>& all, const std::string& name, const git_oid& id) const {
+    const auto object = required(name, [&] {
+      return make<git_object, git_object_free>(name, [&](git_object** out) {
+        return git_object_lookup(out, repository_.get(), &id, GIT_OBJECT_ANY);
+      });
+    });
+    git_object* raw = nullptr;
+    if (git_object_peel(&raw, object.get(), GIT_OBJECT_COMMIT) != 0) return;
+    const base::CPtr<git_object, git_object_free> commit(raw);
+    all.push_back({name, hex(*git_object_id(commit.get()))});
+  }
+  /// What a reflog names may have been pruned.
+  void add_logged(std::vector<GitRef>& all, const std::string& name, const git_oid& id) const {
+    git_commit* raw = nullptr;
+    if (git_commit_lookup(&raw, repository_.get(), &id) != 0) return;
+    const base::CPtr<git_commit, git_commit_free> commit(raw);
+    all.push_back({name + "@{…}", hex(id)});
+  }
 
   static git_oid id_of(const std::string& text) {
     git_oid id;

@@ -108,7 +108,7 @@ void check_history(Repository& repository) {
   const auto old = repository.resolve("HEAD~2");
   CHECK(repository.read(old, "a.vref", 100) == "one\n");
   std::vector<CommitInfo> commits;
-  repository.walk(repository.resolve("HEAD"), [&](const CommitInfo& info) {
+  repository.walk({repository.resolve("HEAD")}, [&](const CommitInfo& info) {
     commits.push_back(info);
     return true;
   });
@@ -119,7 +119,7 @@ void check_history(Repository& repository) {
   CHECK(commits[4].subject == "first of all");
   CHECK(commits[4].author == "A U Thor <a@example.org>");
   std::size_t seen = 0;
-  repository.walk(repository.resolve("HEAD"), [&](const CommitInfo&) { return ++seen < 2; });
+  repository.walk({repository.resolve("HEAD")}, [&](const CommitInfo&) { return ++seen < 2; });
   CHECK(seen == 2);
   CHECK_FALSE(repository.is_shallow());
 }

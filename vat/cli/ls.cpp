@@ -1,10 +1,23 @@
 #include "vat/cli/verbs.h"
+#include "vat/live.h"
 
 namespace vat_cli {
 namespace {
 
 int run(const cli::Call& call, cli::Output& output) {
   const auto opened = open_vat(call, output);
+  if (call.has("--files")) {
+    for (const auto& file : vat::list_files(*opened)) {
+      if (!output.json()) {
+        output.line(file);
+        continue;
+      }
+      formats::json::Object record;
+      cli::add_path(record, "file", file);
+      output.record("file", std::move(record));
+    }
+    return 0;
+  }
   const auto print = [&](const base::ObjectId& id, std::uint64_t size, std::string_view kind,
                          const base::ObjectId* recipe) {
     if (!output.json()) return output.line(id.hex() + " " + std::to_string(size) + " " + std::string(kind));
@@ -32,8 +45,9 @@ cli::Command ls_command() {
       "describe "
       "(kind content). Kinds: data, recipe, manifest, layout, skeleton, piece.",
       {},
-      {},
+      {{"--files", "", "the files that hold it instead: packs, hand-filled files, maps, below the vat"}},
       {{"vat --vat deps.vat ls", "everything"},
+       {"vat --vat deps.vat ls --files | shrub is-live --dead deps.shrub", "packs that could go"},
        {"vat --vat deps.vat ls | awk '{ n += $2 } END { print n }'", "how many bytes before compression"}},
       {10, 11},
       run};

@@ -23,6 +23,7 @@ namespace vat_cli {
 [[nodiscard]] cli::Command verify_command();
 [[nodiscard]] cli::Command index_command();
 [[nodiscard]] cli::Command repack_command();
+[[nodiscard]] cli::Command gc_command();
 [[nodiscard]] cli::Command fetch_command();
 [[nodiscard]] cli::Command push_command();
 [[nodiscard]] cli::Command sync_command();

@@ -9,6 +9,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "vat/internal/condemned.h"
 
 namespace vat::internal {
 
@@ -31,9 +32,17 @@ std::string PackFile::publish(const std::vector<Claim>& claims) {
   const auto name = base::to_hex(digest) + ".zst";
   // A file of that name holds these bytes or is damaged; then it is replaced, from wrong to right.
   const auto there = base::find_regular_at(packs_.get(), name);
-  const bool good = there && base::sha256_of_file(there->get()) == digest;
+  bool good = there && base::sha256_of_file(there->get()) == digest;
+  // One that is condemned may be deleted at any moment: this takes its place, and is not condemned.
+  std::optional<CondemnedLock> lock;
+  if (has_mark(vat_.dir.get(), name)) {
+    lock.emplace(vat_.dir.get());
+    remove_mark(vat_.dir.get(), name);
+    good = false;
+  }
   (void)file_.publish(packs_.get(), name,
                       good ? base::AtomicFile::Existing::keep : base::AtomicFile::Existing::replace);
+  lock.reset();
   struct stat info;
   if (::fstatat(packs_.get(), name.c_str(), &info, 0) != 0) base::throw_errno(name, errno);
   const IndexedPack indexed{{0, name, static_cast<std::uint64_t>(info.st_size),

@@ -1,0 +1,63 @@
+#include "cli/gc.h"
+#include <algorithm>
+
+#include "cli/peers.h"
+#include "formats/base/error.h"
+#include "shrub/cli/reach.h"
+#include "shrub/cli/verbs.h"
+#include "vat/live.h"
+
+namespace shrub_cli {
+namespace {
+
+int run(const cli::Call& call, cli::Output& output) {
+  auto options = cli::gc_options_of(call);
+  const auto reach = reach_options_of(call);
+  vat::LiveSet live;
+  std::vector<std::shared_ptr<vat::Vat>> vats;
+  for (const auto& path : call.all("SHRUB")) {
+    const auto opened = open_writable_vats(shrub::Shrub::find(path), call, output);
+    shrub::for_each_reached(path, reach, [&](const shrub::ReachedVref& reached) {
+      base::named(reached.where.substr(0, 12) + ", " + reached.path, [&] {
+        for (const auto& root : shrub::roots_of(reached.vref)) vat::add_live(*opened.source, root, live);
+      });
+      output.progress("live", live.size(), 0);
+    });
+    const auto known = [&](const auto& vat) { return vat->path() == opened.writable->path(); };
+    if (std::none_of(vats.begin(), vats.end(), known)) vats.push_back(opened.writable);
+  }
+  if (live.empty())
+    throw base::Error(base::Category::refused, "nothing is needed, so all of the vat would go",
+                      "if that is wanted, remove its directory");
+  for (const auto& vat : vats)
+    cli::print_gc(
+        output, vat->path(),
+        vat::collect_garbage(*vat, options, [&](const base::ObjectId& id) { return live.contains(id); }),
+        options);
+  return 0;
+}
+
+}  // namespace
+
+cli::Command gc_command() {
+  auto options = cli::gc_options();
+  for (auto& option : reach_options()) options.push_back(std::move(option));
+  for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
+  return {"gc",
+          "Take away from a vat what no vref needs",
+          "Finds what the vrefs need, as `reachable` does, and takes the rest away from the writable vat, as "
+          "`vat gc` "
+          "does: packs of which nothing is needed are condemned by one run, and deleted by the first that "
+          "comes the "
+          "grace period later, if nothing has come to need them. Name all shrubs that use the vat: what "
+          "others need is "
+          "not known.\n\n"
+          "A vref, commit or text that cannot be read ends it (exit 8), and nothing is deleted.",
+          {{"SHRUB", cli::Argument::Count::some, "all shrubs that use the vat", cli::Completion::directory}},
+          options,
+          {{"shrub gc deps.shrub", "every week"}, {"shrub gc -n deps.shrub", "what it would do"}},
+          {4, 5, 6, 7, 8, 9, 10, 11, 12},
+          run};
+}
+
+}  // namespace shrub_cli

@@ -1,0 +1,39 @@
+// Which roots the vrefs of a repository need: those of its commits, of the index and of the working tree.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "formats/vref/vref.h"
+
+namespace shrub {
+
+/// Where vrefs are looked for.
+struct ReachOptions {
+  bool worktree = true, index = true, refs = true;
+  bool reflog = false;  ///< with refs: what they were before, too
+  std::optional<std::int64_t>
+      since;  ///< commits before that time, seconds since 1970, only if a ref names them
+};
+
+/// A vref, and one of the places where it is.
+struct ReachedVref {
+  std::string where;  ///< hex of a commit; "index" or "worktree"
+  std::string path;   ///< of the file, from the top of the repository, or of the shrub if that lies in none
+  formats::Vref vref;
+};
+
+/// Calls `visit` for each different vref of a shrub, or of a directory of one: each text once, wherever it is
+/// found first. Of a whole shrub in a git repository these are the vrefs of all shrubs of that repository, so
+/// that one that was moved is found where it was; of a directory those below the same path. Symlinks are no
+/// vrefs.
+///
+/// Whoever deletes what is not reachable relies on this: throws refused for a vref that cannot be read, a
+/// commit, tree or file that the repository should have and has not, and a shallow repository. Memory: 150
+/// bytes for each different tree and vref.
+void for_each_reached(const std::string& path, const ReachOptions& options,
+                      const std::function<void(const ReachedVref&)>& visit);
+
+}  // namespace shrub

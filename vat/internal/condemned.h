@@ -1,0 +1,35 @@
+// Packs that are to go: cache/condemned/<pack> says since when. docs/design.md ("Taking away")
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "formats/base/unique_fd.h"
+
+namespace vat::internal {
+
+struct Mark {
+  std::int64_t since = 0;  ///< seconds since 1970
+  bool is_dead = false;    ///< no root needs what only it has; else all of it is elsewhere
+};
+
+/// By file name of the pack. One that says nothing, or that is of the future, counts from `now`: waiting
+/// longer is never wrong. `vat`: its directory.
+[[nodiscard]] std::map<std::string, Mark> read_marks(int vat, std::int64_t now);
+
+/// Held while a condemned pack is deleted, or made anew: each is done before the other begins. Dies with its
+/// process; nobody holds it for longer than that takes.
+class CondemnedLock {
+ public:
+  explicit CondemnedLock(int vat);
+
+ private:
+  base::UniqueFd file_;
+};
+
+void write_mark(int vat, const std::string& pack, const Mark& mark);
+void remove_mark(int vat, const std::string& pack);
+[[nodiscard]] bool has_mark(int vat, const std::string& pack);
+
+}  // namespace vat::internal
