@@ -178,14 +178,22 @@ bool Shrub::would_write(const std::string& entry, const formats::Vref& vref) con
 }
 
 bool Shrub::write(const std::string& entry, const formats::Vref& vref) const {
-  if (!commit_.empty()) throw Error(Category::refused, "commit " + commit_ + ": cannot be written");
-  if (!would_write(entry, vref)) return false;
-  const fs::path path = fs::path(root_) / (entry + kVrefSuffix);
-  base::make_directories(path.parent_path().string());
-  const auto dir = base::open_directory(AT_FDCWD, path.parent_path().string());
-  base::remove_leftovers(dir.get());
-  base::write_file_atomically(dir.get(), path.filename().string(), base::as_bytes(formats::to_text(vref)));
+  if (commit_.empty() && !would_write(entry, vref)) return false;
+  write_text(entry + kVrefSuffix, formats::to_text(vref));
   return true;
+}
+
+std::optional<std::string> Shrub::find_text(const std::string& path, std::size_t limit) const {
+  return base::named(path, [&] { return files_->read(path, limit); });
+}
+
+void Shrub::write_text(const std::string& path, const std::string& text) const {
+  if (!commit_.empty()) throw Error(Category::refused, "commit " + commit_ + ": cannot be written");
+  const fs::path full = fs::path(root_) / path;
+  base::make_directories(full.parent_path().string());
+  const auto dir = base::open_directory(AT_FDCWD, full.parent_path().string());
+  base::remove_leftovers(dir.get());
+  base::write_file_atomically(dir.get(), full.filename().string(), base::as_bytes(text));
 }
 
 wedge::EntryRoot entry_root(const formats::Vref& vref) {

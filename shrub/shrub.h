@@ -53,6 +53,11 @@ class Shrub {
 
   [[nodiscard]] formats::Vref read(const std::string& entry) const;
   [[nodiscard]] std::optional<formats::Vref> find_vref(const std::string& entry) const;
+  /// A file of the shrub as it is; nullopt if there is none. Throws refused if it is larger than `limit`
+  /// bytes.
+  [[nodiscard]] std::optional<std::string> find_text(const std::string& path, std::size_t limit) const;
+  /// Throws refused for a shrub of a commit.
+  void write_text(const std::string& path, const std::string& text) const;
   /// Throws refused if no entry can have that name, or it clashes with another or with a directory.
   void require_free(const std::string& entry) const;
   /// Whether the vref says something new, beyond the time it was added. Throws refused if an entry cannot

@@ -37,6 +37,7 @@ namespace shrub_cli {
 [[nodiscard]] cli::Command nbd_command();
 [[nodiscard]] cli::Command boot_command();
 [[nodiscard]] cli::Command tree_command();
+[[nodiscard]] cli::Command sign_command();
 [[nodiscard]] cli::Command doctor_command();
 [[nodiscard]] cli::Command reachable_command();
 [[nodiscard]] cli::Command is_live_command();

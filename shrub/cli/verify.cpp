@@ -1,11 +1,13 @@
 #include <map>
 
+#include "cli/environment.h"
 #include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/text/recipe.h"
 #include "shrub/checkpoints.h"
 #include "shrub/cli/verbs.h"
+#include "shrub/signature.h"
 
 namespace shrub_cli {
 namespace {
@@ -61,9 +63,33 @@ int verify_to_root(const NamedShrub& named, vat::BlobSource& source, cli::Output
   return 0;
 }
 
+/// Before anything is read.
+void verify_signatures(const NamedShrub& named, cli::Output& output) {
+  const cli::Scratch scratch;
+  const shrub::SignerSettings settings{cli::config_directory(), scratch.path()};
+  std::uint64_t count = 0;
+  for (const auto& entry : named.shrub.entries(named.below)) {
+    const auto signed_by = shrub::verify_signature(named.shrub, entry, settings);
+    ++count;
+    if (output.json()) {
+      formats::json::Object record{{"version", signed_by.statement.version}};
+      cli::add_path(record, "signer", signed_by.signer);
+      cli::add_path(record, "entry", entry);
+      output.record("signed", std::move(record));
+    } else {
+      output.detail(entry + ": version " + std::to_string(signed_by.statement.version) + ", signed by " +
+                    formats::escape(signed_by.signer));
+    }
+  }
+  if (!output.json())
+    output.message(std::to_string(count) + (count == 1 ? " entry" : " entries") + ", signed");
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto& shrub = named.shrub;
+  if (call.has("--signed")) verify_signatures(named, output);
+  if (call.has("--signed") && !call.has("WEDGE") && !call.has("--to-root")) return 0;
   const auto vats = open_vats(shrub, call, output);
   if (call.has("--to-root")) {
     if (call.has("WEDGE")) throw Error(Category::usage, "--to-root: reads no wedge");
@@ -100,6 +126,9 @@ cli::Command verify_command() {
   options.push_back({"--to-root", "",
                      "instead of a wedge, read every chunk of the images, and of the images they were made "
                      "from, down to those made from none"});
+  options.push_back({"--signed", "",
+                     "first, or without WEDGE only: each vref has a signature (shrub sign) by one of the "
+                     "allowed_signers in ~/.config/vat, of no lower version than was seen before"});
   options.push_back(revision_option());
   for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
   return {"verify",
@@ -112,6 +141,7 @@ cli::Command verify_command() {
            {"WEDGE", cli::Argument::Count::optional, "where the entries are", cli::Completion::directory}},
           options,
           {{"shrub verify deps.shrub deps", "everything, every byte"},
+           {"shrub verify --signed deps.shrub", "who vouches for it"},
            {"shrub verify --to-root images.shrub/debian-1.vref", "a checkpoint and all it stands on"}},
           {1, 4, 5, 6, 7, 8, 10, 11, 12},
           run};
