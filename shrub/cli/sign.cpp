@@ -13,7 +13,7 @@ int run(const cli::Call& call, cli::Output& output) {
       call.find("--name").value_or(std::filesystem::path(named.shrub.root()).filename().string());
   const auto statement = shrub::sign(named.shrub, named.entry, name, call.get("--key"));
   if (output.json()) {
-    formats::json::Object record{{"version", statement.version}, {"sha256", statement.digest}};
+    formats::json::Object record{{"version", statement.version}, {"digest", statement.digest}};
     cli::add_path(record, "name", statement.name);
     output.record("sign", std::move(record));
   } else {
