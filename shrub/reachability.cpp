@@ -99,15 +99,16 @@ class Finder {
       if (named.insert(ref.commit).second) tips.push_back(ref.commit);
     repository_->walk(tips, [&](const CommitInfo& commit) {
       if (!options_.since || commit.time >= *options_.since || named.contains(commit.id))
-        base::named("commit " + commit.id.substr(0, 12),
-                    [&] { visit_tree(commit.id, {}, tree_of(commit.id), false, 0); });
+        visit_tree(commit.id, {}, tree_of(commit.id), false, 0);
       return true;
     });
   }
 
+  static std::string name_of_commit(const std::string& id) { return "commit " + id.substr(0, 12); }
+
   [[nodiscard]] std::string tree_of(const std::string& commit) {
     auto id = repository_->find_id(commit, ".");
-    if (!id) throw Error(Category::refused, "its tree is not there");
+    if (!id) throw Error(Category::refused, name_of_commit(commit) + ": its tree is not there");
     return *id;
   }
 
@@ -116,7 +117,7 @@ class Finder {
     if (depth > kMaxDepth) throw Error(Category::refused, path + ": too many directories in one another");
     // What a tree holds says nothing of whether it lies in a shrub, or of where.
     if (!trees_.insert(id + (in_shrub ? "+" : "-") + (prefix_.empty() ? "" : path)).second) return;
-    const auto entries = repository_->list_tree(id);
+    const auto entries = base::named(name_of_commit(commit), [&] { return repository_->list_tree(id); });
     for (const auto& entry : entries)
       in_shrub = in_shrub || (entry.type == GitEntry::Type::file && entry.name == kVatListFile);
     for (const auto& entry : entries) {
@@ -131,8 +132,9 @@ class Finder {
 
   void visit_blob(const std::string& where, const std::string& path, const std::string& id) {
     if (!blobs_.insert(id).second) return;
-    const auto text = repository_->read_blob(id, formats::kMaxVref);
-    const auto vref = refused_as(path, [&] { return formats::parse_vref(text); });
+    const auto place = (where == "index" ? where : name_of_commit(where)) + ": " + path;
+    const auto vref =
+        refused_as(place, [&] { return formats::parse_vref(repository_->read_blob(id, formats::kMaxVref)); });
     if (texts_.insert(key_of(formats::to_text(vref))).second) visit_({where, path, vref});
   }
 

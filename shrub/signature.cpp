@@ -29,32 +29,6 @@ constexpr const char* kHeader = "shrub-signature 1";
 constexpr const char* kBegin = "-----BEGIN SSH SIGNATURE-----\n";
 constexpr std::size_t kMaxSignature = std::size_t{64} << 10, kMaxSeen = std::size_t{64} << 20;
 
-std::string to_text(const Statement& statement) {
-  return std::string(kHeader) + "\nname " + formats::escape(statement.name) + "\nversion " +
-         std::to_string(statement.version) + "\nsha256 " + statement.digest + "\n";
-}
-
-/// The statement and the signature below it. Throws refused.
-std::pair<Statement, std::string> parse_signature(const std::string& text) {
-  const auto refuse = [] { throw Error(Category::refused, "signature: malformed"); };
-  const auto begin = text.find(kBegin);
-  if (begin == std::string::npos) refuse();
-  std::string_view rest = std::string_view(text).substr(0, begin);
-  const auto take = [&](std::string_view key) {
-    const auto line = base::take_field(rest, '\n');
-    if (!line.starts_with(key) || line.size() <= key.size()) refuse();
-    return std::string(line.substr(key.size()));
-  };
-  if (base::take_field(rest, '\n') != kHeader) refuse();
-  Statement statement;
-  statement.name = formats::unescape(take("name "));
-  const auto version = base::parse_decimal(take("version "));
-  statement.digest = take("sha256 ");
-  if (!version || statement.digest.size() != 64 || !rest.empty()) refuse();
-  statement.version = *version;
-  return {std::move(statement), text.substr(begin)};
-}
-
 std::string digest_of(const std::string& text) {
   base::Sha256 hash;
   hash.update(base::as_bytes(text));
@@ -144,6 +118,35 @@ std::string required_text(const Shrub& shrub, const std::string& entry) {
 
 }  // namespace
 
+std::string to_text(const Statement& statement) {
+  return std::string(kHeader) + "\nname " + formats::escape(statement.name) + "\nversion " +
+         std::to_string(statement.version) + "\nsha256 " + statement.digest + "\n";
+}
+
+SignatureText parse_signature(const std::string& text) {
+  const auto refuse = [] { throw Error(Category::refused, "signature: malformed"); };
+  const auto begin = text.find(kBegin);
+  if (begin == std::string::npos) refuse();
+  std::string_view rest = std::string_view(text).substr(0, begin);
+  const auto take = [&](std::string_view key) {
+    const auto line = base::take_field(rest, '\n');
+    if (!line.starts_with(key) || line.size() <= key.size()) refuse();
+    return std::string(line.substr(key.size()));
+  };
+  if (base::take_field(rest, '\n') != kHeader) refuse();
+  SignatureText parsed;
+  parsed.statement.name = formats::unescape(take("name "));
+  const auto version = base::parse_decimal(take("version "));
+  parsed.statement.version = version.value_or(0);
+  parsed.statement.digest = take("sha256 ");
+  parsed.armored = text.substr(begin);
+  const auto digest = base::from_hex(parsed.statement.digest);
+  // What is signed is written anew from what was read: it has one text.
+  if (!version || !digest || digest->size() != 32 || to_text(parsed.statement) != text.substr(0, begin))
+    refuse();
+  return parsed;
+}
+
 Statement sign(const Shrub& shrub, const std::string& entry, const std::string& shrub_name,
                const std::string& key) {
   const auto text = required_text(shrub, entry);
@@ -151,7 +154,7 @@ Statement sign(const Shrub& shrub, const std::string& entry, const std::string& 
   Statement statement{shrub_name + "/" + entry, 1, digest_of(text)};
   const auto file = entry + kSignatureSuffix;
   if (const auto before = shrub.find_text(file, kMaxSignature)) {
-    const auto old = base::named(file, [&] { return parse_signature(*before).first; });
+    const auto old = base::named(file, [&] { return parse_signature(*before).statement; });
     if (old.name == statement.name) statement.version = old.version + 1;
   }
   const auto message = to_text(statement);

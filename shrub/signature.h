@@ -16,7 +16,17 @@ struct Statement {
   std::string name;           ///< of the shrub, '/', and the entry
   std::uint64_t version = 0;  ///< goes up with each signature of that name
   std::string digest;         ///< SHA-256 of the vref's text, hex
+  friend bool operator==(const Statement&, const Statement&) = default;
 };
+[[nodiscard]] std::string to_text(const Statement& statement);
+
+/// A statement and the armored signature below it.
+struct SignatureText {
+  Statement statement;
+  std::string armored;
+};
+/// Throws refused unless it is just what to_text() writes, and what may be a signature.
+[[nodiscard]] SignatureText parse_signature(const std::string& text);
 
 /// Where the user keeps who may sign, and what was seen.
 struct SignerSettings {

@@ -324,7 +324,14 @@ class Repack {
     if ((leaving.empty() && needed.empty()) || options_.dry_run) return;
     // Nobody may have synced what the others hold.
     if (::syncfs(impl_.dir.get()) != 0) base::throw_errno("sync", errno);
-    (void)write_pack_list(vat_, leaving);  // first, so that it never names what is gone
+    // First, so that it never names what is gone; but on a full disk, where what goes makes the room for it.
+    bool is_listed = true;
+    try {
+      (void)write_pack_list(vat_, leaving);
+    } catch (const Error& error) {
+      if (error.category() != Category::local) throw;
+      is_listed = false;
+    }
     bool all = true;
     for (const auto& name : leaving) {
       const internal::CondemnedLock lock(impl_.dir.get());
@@ -337,7 +344,7 @@ class Repack {
         base::throw_errno(path_of(name), errno);
     }
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
-    if (!all) (void)write_pack_list(vat_);
+    if (!all || !is_listed) (void)write_pack_list(vat_);
     for (const auto* done : {&leaving, &needed})
       for (const auto& name : *done) internal::remove_mark(impl_.dir.get(), name);
   }

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <functional>
@@ -101,6 +102,49 @@ void check_reading(Repository& repository, const std::string& git_dir) {
   CHECK_FALSE(repository.list(head, "nowhere"));
 }
 
+void check_refs(Repository& repository, const std::string& git) {
+  const auto refs = repository.refs(false);
+  const auto commit_of = [&](const std::string& name) {
+    const auto found = std::find_if(refs.begin(), refs.end(), [&](const auto& ref) { return ref.name == name; });
+    return found == refs.end() ? std::string() : found->commit;
+  };
+  const auto head = repository.resolve("HEAD");
+  CHECK(commit_of("HEAD") == head);
+  CHECK(commit_of("refs/heads/main") == head);
+  CHECK(commit_of("refs/tags/v1") == head);  // of the commit, not of the tag
+  CHECK(commit_of("refs/heads/side") == repository.resolve("side"));
+  // What only a reflog knows.
+  const auto has = [](const auto& all, const std::string& commit) {
+    return std::any_of(all.begin(), all.end(), [&](const auto& ref) { return ref.commit == commit; });
+  };
+  if (const auto lost = output_of(git + " log -g --format=%H HEAD 2>/dev/null || true"); !lost.empty())
+    CHECK(has(repository.refs(true), lost.substr(lost.rfind('\n') + 1)));
+
+  const auto tree = repository.find_id(head, ".").value();
+  const auto entries = repository.list_tree(tree);
+  REQUIRE(entries.size() == 4);
+  CHECK(entries[0].name == "a.vref");
+  CHECK(repository.read_blob(entries[0].id, 100) == "changed\n");
+  CHECK(repository.list_tree(entries[3].id).size() == 2);
+  CHECK(tests::category_of([&] { (void)repository.read_blob(entries[0].id, 3); }) == Category::refused);
+  const std::string absent(tree.size(), 'a');
+  CHECK(tests::category_of([&] { (void)repository.read_blob(absent, 100); }) == Category::refused);
+  CHECK(tests::category_of([&] { (void)repository.list_tree(absent); }) == Category::refused);
+  CHECK(tests::category_of([&] { (void)repository.read_blob(tree, 100); }) == Category::refused);
+  CHECK(tests::category_of([&] { (void)repository.list_tree(entries[0].id); }) == Category::refused);
+  std::size_t seen = 0;
+  repository.walk({head, repository.resolve("side"), head}, [&](const CommitInfo&) { return ++seen > 0; });
+  CHECK(seen == 5);  // each once
+  repository.walk({}, [&](const CommitInfo&) { return ++seen > 0; });
+  CHECK(seen == 5);
+  if (const auto index = repository.index(); !index.empty()) {  // none in a bare one
+    CHECK(index.size() == 5);
+    CHECK(index[0].name == "a.vref");
+    CHECK(index[0].id == entries[0].id);
+    CHECK(index[1].type == GitEntry::Type::other);
+  }
+}
+
 void check_history(Repository& repository) {
   CHECK(subjects(repository, "a.vref") == std::vector<std::string>{"on the side", "first of all"});
   CHECK(subjects(repository, "sub/b.vref") == std::vector<std::string>{"third", "second"});
@@ -154,10 +198,12 @@ TEST_CASE("every kind of repository is read alike", "[shrub][repository]") {
   if (with_libgit2 != nullptr) {
     check_reading(*with_libgit2, git_dir);
     check_history(*with_libgit2);
+    check_refs(*with_libgit2, "git --git-dir=" + git_dir);
   }
   const auto with_program = shrub::internal::open_with_git_program(top);
   check_reading(*with_program, git_dir);
   check_history(*with_program);
+  check_refs(*with_program, "git --git-dir=" + git_dir);
   for (const auto* below : {"", "/sub/deep", "/sub/no/such", "/a.vref"}) {
     const auto found = Repository::find(top + below);
     CHECK(found->top() == top);
