@@ -87,6 +87,8 @@ Shrub Shrub::find(const std::string& path) {
     std::error_code failure;
     if (fs::is_regular_file(at / kVatListFile, failure))
       return {at.string(), internal::files_in(at.string())};
+    if (failure == std::errc::io_error)  // a disk that fails is not one without a shrub
+      base::throw_errno((at / kVatListFile).string(), failure.value());
     if (at == at.root_path()) break;
   }
   throw Error(Category::no_store, path + ": no shrub here or above (no VAT.json)",

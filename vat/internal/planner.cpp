@@ -279,7 +279,7 @@ bool Planner::wait_for_planned(const ObjectId& id, std::optional<Error>& failure
 
 bool Planner::wait_for_plan(const ObjectId& id) {
   std::unique_lock lock(mutex_);
-  if (!planning_) return false;
+  if (!planning_) return planned_.contains(id);  // it may have got there since it was asked first
   while (planning_ && !planned_.contains(id) && !cache_.find(id)) {
     hungry_ = true;
     moved_.notify_all();
