@@ -1,5 +1,6 @@
 #include "shrub/reachability.h"
 
+#include <filesystem>
 #include <set>
 #include <unordered_set>
 #include <vector>
@@ -38,6 +39,15 @@ auto refused_as(const std::string& path, Read&& read) {
   }
 }
 
+std::string name_of_commit(const std::string& id) {
+  return "commit " + id.substr(0, 12);
+}
+
+std::string place_of(const std::string& where, const std::string& path) {
+  const bool is_commit = where.find_first_not_of("0123456789abcdef") == std::string::npos;
+  return (is_commit ? name_of_commit(where) : where) + ": " + path;
+}
+
 class Finder {
  public:
   Finder(const std::string& path, const ReachOptions& options,
@@ -49,34 +59,44 @@ class Finder {
     } catch (const Error& error) {
       if (error.category() != Category::no_store) throw;
     }
-    if (below_ == "." || repository_ == nullptr) return;
-    const auto& top = internal::canonical(repository_->top());
-    prefix_ = shrub_.root() == top ? below_ : shrub_.root().substr(top.size() + 1) + "/" + below_;
+    if (repository_ == nullptr) return;
+    const auto top = internal::canonical(repository_->top());
+    if (shrub_.root() != top) place_ = shrub_.root().substr(top.size() + 1);
+    if (below_ == ".") return;
+    prefix_ = place_ == "." ? below_ : place_ + "/" + below_;
   }
 
   void run() {
-    if (options_.worktree) visit_worktree();
+    if (options_.worktree) visit_worktree(shrub_, "worktree");
     if (repository_ == nullptr) return;
     if (repository_->is_shallow() && options_.refs)
       throw Error(Category::refused,
                   repository_->top() + ": its history was cut off, so what it needs is not known",
                   "git fetch --unshallow");
-    if (options_.index) visit_index();
+    if (options_.index) visit_index(*repository_, "index");
+    // What lies in the other working trees, at the same place, is needed as well.
+    for (const auto& other : repository_->other_worktrees()) {
+      const auto repository = Repository::find(other);
+      if (options_.index) visit_index(*repository, "index of " + other);
+      const auto place = other + "/" + place_;
+      std::error_code absent;
+      if (options_.worktree && std::filesystem::exists(place + "/" + kVatListFile, absent))
+        visit_worktree(Shrub::find(place), "worktree " + other);
+    }
     if (options_.refs) visit_commits();
   }
 
  private:
   /// The shrub as it lies there, committed or not.
-  void visit_worktree() {
-    for (const auto& entry : shrub_.entries(below_)) {
-      const auto vref = refused_as(entry + kVrefSuffix, [&] { return shrub_.read(entry); });
-      if (texts_.insert(key_of(formats::to_text(vref))).second)
-        visit_({"worktree", entry + kVrefSuffix, vref});
+  void visit_worktree(const Shrub& shrub, const std::string& where) {
+    for (const auto& entry : shrub.entries(below_)) {
+      const auto vref = refused_as(entry + kVrefSuffix, [&] { return shrub.read(entry); });
+      if (texts_.insert(key_of(formats::to_text(vref))).second) visit_({where, entry + kVrefSuffix, vref});
     }
   }
 
-  void visit_index() {
-    const auto files = repository_->index();
+  void visit_index(Repository& repository, const std::string& where) {
+    const auto files = repository.index();
     std::set<std::string> shrubs;  // directories
     for (const auto& file : files)
       if (name_of(file.name) == kVatListFile) shrubs.insert(parent_of(file.name));
@@ -87,24 +107,29 @@ class Finder {
       }
     };
     for (const auto& file : files)
-      if (file.type == GitEntry::Type::file && file.name.ends_with(kVrefSuffix) && is_wanted(file.name) &&
-          is_in_shrub(file.name))
-        visit_blob("index", file.name, file.id);
+      if (file.type == GitEntry::Type::file && file.name.ends_with(kVrefSuffix) && is_wanted(file.name))
+        visit_blob(where, file.name, file.id, is_in_shrub(file.name));
   }
 
   void visit_commits() {
     std::vector<std::string> tips;
     std::set<std::string> named;
-    for (const auto& ref : repository_->refs(options_.reflog))
-      if (named.insert(ref.commit).second) tips.push_back(ref.commit);
-    repository_->walk(tips, [&](const CommitInfo& commit) {
-      if (!options_.since || commit.time >= *options_.since || named.contains(commit.id))
-        visit_tree(commit.id, {}, tree_of(commit.id), false, 0);
-      return true;
-    });
+    const auto refs = repository_->refs(options_.reflog);
+    for (const auto& ref : refs)
+      if (!ref.commit.empty() && named.insert(ref.commit).second) tips.push_back(ref.commit);
+    for (const auto& ref : refs)
+      if (ref.commit.empty()) visit_tree(ref.tree, {}, ref.tree, false, 0);
+    try {
+      repository_->walk(tips, [&](const CommitInfo& commit) {
+        if (!options_.since || commit.time >= *options_.since || named.contains(commit.id))
+          visit_tree(commit.id, {}, tree_of(commit.id), false, 0);
+        return true;
+      });
+    } catch (const Error& error) {
+      if (error.category() != Category::not_found) throw;
+      throw Error(Category::refused, error.what());  // history has a gap
+    }
   }
-
-  static std::string name_of_commit(const std::string& id) { return "commit " + id.substr(0, 12); }
 
   [[nodiscard]] std::string tree_of(const std::string& commit) {
     auto id = repository_->find_id(commit, ".");
@@ -118,24 +143,38 @@ class Finder {
     // What a tree holds says nothing of whether it lies in a shrub, or of where.
     if (!trees_.insert(id + (in_shrub ? "+" : "-") + (prefix_.empty() ? "" : path)).second) return;
     const auto entries = base::named(name_of_commit(commit), [&] { return repository_->list_tree(id); });
-    for (const auto& entry : entries)
-      in_shrub = in_shrub || (entry.type == GitEntry::Type::file && entry.name == kVatListFile);
+    for (const auto& entry : entries) in_shrub = in_shrub || entry.name == kVatListFile;
     for (const auto& entry : entries) {
       const auto full = path.empty() ? entry.name : path + "/" + entry.name;
       if (entry.type == GitEntry::Type::directory)
         visit_tree(commit, full, entry.id, in_shrub, depth + 1);
-      else if (entry.type == GitEntry::Type::file && in_shrub && entry.name.ends_with(kVrefSuffix) &&
-               is_wanted(full))
-        visit_blob(commit, full, entry.id);
+      else if (entry.type == GitEntry::Type::file && entry.name.ends_with(kVrefSuffix) && is_wanted(full))
+        visit_blob(commit, full, entry.id, in_shrub);
     }
   }
 
-  void visit_blob(const std::string& where, const std::string& path, const std::string& id) {
-    if (!blobs_.insert(id).second) return;
-    const auto place = (where == "index" ? where : name_of_commit(where)) + ": " + path;
-    const auto vref =
-        refused_as(place, [&] { return formats::parse_vref(repository_->read_blob(id, formats::kMaxVref)); });
-    if (texts_.insert(key_of(formats::to_text(vref))).second) visit_({where, path, vref});
+  /// What is named like a vref and lies in no shrub is one if it reads as one: the shrub may have been made,
+  /// or ignored, later; what was stashed untracked lies alone.
+  void visit_blob(const std::string& where, const std::string& path, const std::string& id, bool in_shrub) {
+    if (!blobs_.insert(id + (in_shrub ? "+" : "-")).second) return;
+    const auto place = place_of(where, path);
+    try {
+      const auto vref = refused_as(
+          place, [&] { return formats::parse_vref(repository_->read_blob(id, formats::kMaxVref)); });
+      if (texts_.insert(key_of(formats::to_text(vref))).second) visit_({where, path, vref});
+    } catch (const Error& error) {
+      if (in_shrub || error.category() != Category::refused || !is_other(id)) throw;
+    }
+  }
+
+  /// Whether the blob is there, and something else than a vref.
+  [[nodiscard]] bool is_other(const std::string& id) {
+    try {
+      (void)formats::parse_vref(repository_->read_blob(id, formats::kMaxVref));
+      return false;
+    } catch (const Error& error) {
+      return std::string_view(error.what()).starts_with("vref");
+    }
   }
 
   [[nodiscard]] bool is_wanted(const std::string& path) const {
@@ -150,13 +189,18 @@ class Finder {
   const ReachOptions& options_;
   const std::function<void(const ReachedVref&)>& visit_;
   const Shrub shrub_;
-  std::string below_;   ///< in the shrub
-  std::string prefix_;  ///< the same from the top of the repository; empty: all of it
+  std::string below_;        ///< in the shrub
+  std::string place_ = ".";  ///< of the shrub, from the top of the repository
+  std::string prefix_;       ///< of below_ from the top of the repository; empty: all of it
   std::unique_ptr<Repository> repository_;
   std::unordered_set<std::string> trees_, blobs_, texts_;
 };
 
 }  // namespace
+
+std::string ReachedVref::place() const {
+  return place_of(where, path);
+}
 
 void for_each_reached(const std::string& path, const ReachOptions& options,
                       const std::function<void(const ReachedVref&)>& visit) {

@@ -20,11 +20,15 @@ struct ReachOptions {
 
 /// A vref, and one of the places where it is.
 struct ReachedVref {
-  std::string where;  ///< hex of a commit; "index" or "worktree"
+  std::string where;  ///< hex of a commit; "index", "worktree", … of another working tree: and which
   std::string path;   ///< of the file, from the top of the repository, or of the shrub if that lies in none
   formats::Vref vref;
+  /// For messages.
+  [[nodiscard]] std::string place() const;
 };
 
+/// Of linked working trees the index counts, and what lies at the same place, too.
+///
 /// Calls `visit` for each different vref of a shrub, or of a directory of one: each text once, wherever it is
 /// found first. Of a whole shrub in a git repository these are the vrefs of all shrubs of that repository, so
 /// that one that was moved is found where it was; of a directory those below the same path. Symlinks are no

@@ -21,7 +21,8 @@ struct CommitInfo {
 /// A name for a commit: a ref, HEAD of a working tree, an entry of a reflog.
 struct GitRef {
   std::string name;
-  std::string commit;  ///< hex
+  std::string commit;     ///< hex; empty: it leads to no commit …
+  std::string tree = {};  ///< … but to this tree
 };
 
 struct GitEntry {
@@ -66,6 +67,8 @@ class Repository {
   /// All that keeps commits: refs that lead to one, HEAD of each working tree, and what was stashed.
   /// `reflog`: what they were before, too.
   [[nodiscard]] virtual std::vector<GitRef> refs(bool reflog) = 0;
+  /// Directories of the other working trees of the repository; those that are gone are left out.
+  [[nodiscard]] virtual std::vector<std::string> other_worktrees() = 0;
   /// The files of the index: paths from the top, and ids. None in a bare repository.
   [[nodiscard]] virtual std::vector<GitEntry> index() = 0;
   /// The same as list() and read() by ids. Throws refused if the repository does not have it.

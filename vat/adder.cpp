@@ -44,7 +44,7 @@ class Adder::Impl {
         hasher_(vat_.format),
         pool_(threads_) {
     // Taken before the marks are read: what is condemned later stays as long as it is held.
-    if (!dry_run_ && !is_replacing_) lease_.emplace(vat);
+    if (!dry_run_ && !is_replacing_) lease_.emplace(vat, true);
     for (const auto& [pack, mark] : internal::read_marks(vat_.dir.get(), std::time(nullptr)))
       avoided_.insert(pack);
     if (is_replacing_) avoided_.insert(options.replacing->begin(), options.replacing->end());
@@ -53,6 +53,12 @@ class Adder::Impl {
   }
 
   [[nodiscard]] Vat& vat() const noexcept { return face_; }
+
+  [[nodiscard]] bool avoids_packs() const noexcept { return !avoided_.empty(); }
+  [[nodiscard]] bool has(const ObjectId& id) const {
+    const auto found = vat_.find(id);
+    return found && (avoided_.empty() || vat_.known_good(id, found->size, &avoided_));
+  }
 
   bool put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {
     if (content.size() > formats::kMaxPackedBlob)
@@ -211,6 +217,14 @@ Adder::~Adder() = default;
 
 Vat& Adder::vat() const noexcept {
   return impl_->vat();
+}
+
+bool Adder::avoids_packs() const noexcept {
+  return impl_->avoids_packs();
+}
+
+bool Adder::has(const ObjectId& id) const {
+  return impl_->has(id);
 }
 
 bool Adder::put(const ObjectId& id, BlobKind kind, Grouping grouping, base::Bytes content) {

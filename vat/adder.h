@@ -49,6 +49,12 @@ class Adder {
   Adder& operator=(const Adder&) = delete;
 
   [[nodiscard]] Vat& vat() const noexcept;
+  /// Whether some of what the vat has is not to be relied on, as packs of it are condemned.
+  [[nodiscard]] bool avoids_packs() const noexcept;
+
+  /// Whether a good copy is there that may be relied on: put() of it would store nothing. From any thread;
+  /// what was put and is not durable yet does not count.
+  [[nodiscard]] bool has(const base::ObjectId& id) const;
 
   /// Stores `content`, which the caller has named `id`; false if it was there. At most
   /// formats::kMaxPackedBlob bytes.

@@ -222,14 +222,20 @@ Content find_content(BlobSource& source, const ObjectId& id) {
   throw Error(Category::not_found, "content " + id.hex() + ": not found");
 }
 
-bool holds(BlobSource& source, const ObjectId& blob, const std::optional<ObjectId>& recipe) {
-  if (!recipe) return source.find(blob).has_value();
+namespace {
+
+bool holds(BlobSource& source, const ObjectId& blob, const std::optional<ObjectId>& recipe,
+           const std::function<bool(const ObjectId&)>& has) {
+  if (!recipe) return has(blob);
   try {
-    formats::RecipeReader reader(source.read(*recipe), source.object_format(),
-                                 [&](const ObjectId& id) { return source.read(id); });
+    if (!has(*recipe)) return false;
+    formats::RecipeReader reader(source.read(*recipe), source.object_format(), [&](const ObjectId& id) {
+      if (!has(id)) throw Error(Category::not_found, "blob " + id.hex());
+      return source.read(id);
+    });
     if (reader.header().blob != blob) return false;
     for (RecipeItem item; reader.next(item);)
-      if (item.type != RecipeItem::Type::hole && !source.find(item.id)) return false;
+      if (item.type != RecipeItem::Type::hole && !has(item.id)) return false;
     return true;
   } catch (const Error& error) {
     const auto category = error.category();
@@ -237,6 +243,16 @@ bool holds(BlobSource& source, const ObjectId& blob, const std::optional<ObjectI
       throw;
     return false;
   }
+}
+
+}  // namespace
+
+bool holds(BlobSource& source, const ObjectId& blob, const std::optional<ObjectId>& recipe) {
+  return holds(source, blob, recipe, [&](const ObjectId& id) { return source.find(id).has_value(); });
+}
+
+bool holds(const Adder& adder, const ObjectId& blob, const std::optional<ObjectId>& recipe) {
+  return holds(adder.vat(), blob, recipe, [&](const ObjectId& id) { return adder.has(id); });
 }
 
 void stream_content(BlobSource& source, const ObjectId& id, const ByteRange& range,

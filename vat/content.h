@@ -7,6 +7,7 @@
 
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
+#include "vat/adder.h"
 #include "vat/blob_source.h"
 
 namespace vat {
@@ -45,6 +46,9 @@ struct Content {
 /// Whether everything that makes up the content is there, as far as is known without reading data: the blob,
 /// or the recipe and its chunks.
 [[nodiscard]] bool holds(BlobSource& source, const base::ObjectId& blob,
+                         const std::optional<base::ObjectId>& recipe);
+/// The same of what an adder would not store again. From any thread.
+[[nodiscard]] bool holds(const Adder& adder, const base::ObjectId& blob,
                          const std::optional<base::ObjectId>& recipe);
 
 /// find_content and the bytes of it.

@@ -145,7 +145,7 @@ CopySummary copy_roots(BlobSource& from, const std::vector<Root>& roots, Vat& to
   {
     Adder adder(to, options.add);
     Copier copier(
-        from, adder, [&](const ObjectId& id) { return to.find(id).has_value(); }, options.progress);
+        from, adder, [&](const ObjectId& id) { return adder.has(id); }, options.progress);
     for (const auto& root : roots) copier.copy(root);
     add(summary, adder.finish());
   }

@@ -221,9 +221,7 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
   try {
     for (unsigned i = 0; i < threads; ++i) {
       try {
-        workers.emplace_back([&] {
-          work(units, internal::ItemReader(parameters, format, adder != nullptr ? &adder->vat() : nullptr));
-        });
+        workers.emplace_back([&] { work(units, internal::ItemReader(parameters, format, adder)); });
       } catch (const std::system_error&) {
         if (workers.empty()) throw Error(Category::local, "cannot start a thread");
         break;  // those that are there do

@@ -28,7 +28,7 @@ base::UniqueFd open_leases(int vat) {
 
 }  // namespace
 
-Lease::Lease(Vat& vat) {
+Lease::Lease(Vat& vat, bool adds) {
   const int top = vat.impl().dir.get();
   try {
     directory_ = open_leases(top);
@@ -41,8 +41,10 @@ Lease::Lease(Vat& vat) {
       if (::fstat(file_.get(), &info) != 0) base::throw_errno("stat", errno);
     }
     base::write_all(file_.get(), base::as_bytes(std::to_string(std::time(nullptr)) + "\n"));
-  } catch (const base::Error&) {  // a vat that is only read; nobody deletes from it here either
+  } catch (const base::Error&) {
     file_.reset();
+    // A vat that is only read; nobody deletes from it here either.
+    if (adds && ::faccessat(top, "local", W_OK, AT_EACCESS) == 0) throw;
   }
 }
 

@@ -14,7 +14,8 @@ namespace vat {
 /// while it is held are not deleted before it is over. Who may not write to the vat holds nothing.
 class Lease {
  public:
-  explicit Lease(Vat& vat);
+  /// Who adds has to have one, where the vat can be written: `adds`; then throws local if that fails.
+  explicit Lease(Vat& vat, bool adds = false);
   ~Lease();
   Lease(Lease&& other) noexcept;
   Lease& operator=(Lease&&) = delete;

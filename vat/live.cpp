@@ -8,9 +8,11 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/pack/pack.h"
+#include "formats/text/manifest.h"
 #include "vat/copy.h"
 #include "vat/internal/condemned.h"
 #include "vat/internal/vat_impl.h"
+#include "vat/peer_set.h"
 
 namespace vat {
 namespace {
@@ -54,11 +56,51 @@ void list_below(int vat, const std::string& directory, int depth, std::vector<st
 
 }  // namespace
 
+namespace {
+
+/// A vat that has lost part of what is needed may have the rest in another form, which nothing names: nothing
+/// goes then.
+void require(BlobSource& source, const ObjectId& id) {
+  auto* peers = dynamic_cast<PeerSet*>(&source);
+  // What is with others only is not looked for there.
+  if (peers == nullptr && !source.find(id))
+    throw Error(Category::not_found, "blob " + id.hex() + ": not found");
+}
+
+void add_blobs(BlobSource& source, const Root& root, LiveSet& live) {
+  for_each_blob(source, root, [&](const ObjectId& id) {
+    if (live.insert(id).second) require(source, id);
+  });
+}
+
+/// Content of which no recipe is named: every one that is said to describe it, and one that is all there.
+void add_claimed(BlobSource& source, const ObjectId& content, LiveSet& live) {
+  live.insert(content);
+  if (source.find(content)) return;
+  std::optional<Error> failure;
+  bool any = false;
+  for (const auto& claim : source.find_recipes(content)) {
+    try {
+      Root root;
+      root.recipe = claim.recipe;
+      add_blobs(source, root, live);
+      any = true;
+    } catch (const Error& error) {
+      failure.emplace(error);
+    }
+  }
+  if (any) return;
+  if (failure) throw Error(*failure);
+  throw Error(Category::not_found, "content " + content.hex() + ": not found");
+}
+
+}  // namespace
+
 void add_live(BlobSource& source, const Root& root, LiveSet& live) {
   refuse_unreadable("root " + root.id().hex(), [&] {
     for (const auto& id : {root.manifest, root.layout, root.blob, root.recipe})
       if (id) live.insert(*id);
-    for_each_blob(source, root, [&](const ObjectId& id) { live.insert(id); });
+    add_blobs(source, root, live);
   });
 }
 
@@ -66,10 +108,23 @@ void add_live(BlobSource& source, const ObjectId& id, LiveSet& live) {
   refuse_unreadable("root " + id.hex(), [&] {
     live.insert(id);
     const auto stored = source.find(id);
-    if (stored && (stored->kind == formats::BlobKind::data || stored->kind == formats::BlobKind::skeleton ||
-                   stored->kind == formats::BlobKind::piece))
+    if (!stored) return add_claimed(source, id, live);
+    if (stored->kind == formats::BlobKind::manifest) {
+      // Its own pieces, and what its files are made of, whichever recipe describes them.
+      const auto get = [&](const ObjectId& text) {
+        live.insert(text);
+        return source.read(text);
+      };
+      formats::ManifestReader reader(source.read(id), source.object_format(), get);
+      for (formats::Row row; reader.next(row);)
+        if (row.type == formats::Row::Type::file) add_claimed(source, row.blob, live);
       return;
-    for_each_blob(source, root_of(source, id), [&](const ObjectId& blob) { live.insert(blob); });
+    }
+    if (stored->kind == formats::BlobKind::recipe || stored->kind == formats::BlobKind::layout) {
+      Root root;
+      (stored->kind == formats::BlobKind::recipe ? root.recipe : root.layout) = id;
+      add_blobs(source, root, live);
+    }
   });
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 #include <map>
 #include <set>
 #include <vector>
@@ -43,6 +44,7 @@ class Repack {
   RepackSummary run() {
     impl_.refresh(false);
     condemned_ = internal::read_marks(impl_.dir.get(), options_.now);
+    if (!options_.dry_run) internal::mend_marks(impl_.dir.get(), options_.now);
     remove_condemned();
     const auto chosen = is_live_ != nullptr ? choose_dying() : choose();
     if (!chosen.empty()) rewrite(chosen);
@@ -58,7 +60,10 @@ class Repack {
   }
 
   void condemn(const std::string& pack) {
-    condemned_[pack] = {options_.now, is_live_ != nullptr};
+    // Leases that were taken while it was found out what is live are older than the mark.
+    const auto now =
+        is_live_ != nullptr ? std::max<std::int64_t>(options_.now, std::time(nullptr)) : options_.now;
+    condemned_[pack] = {now, is_live_ != nullptr};
     if (!options_.dry_run) internal::write_mark(impl_.dir.get(), pack, condemned_[pack]);
   }
 
@@ -299,6 +304,7 @@ class Repack {
   }
 
   void remove_condemned() {
+    if (options_.before_removal && is_live_ != nullptr && !condemned_.empty()) options_.before_removal();
     const auto names = condemned_names();
     std::set<std::string> leaving, needed;
     const auto oldest = internal::find_oldest_lease(impl_.dir.get());

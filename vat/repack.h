@@ -23,6 +23,8 @@ struct RepackOptions {
   std::int64_t grace = std::int64_t{14} * 24 * 3600;  ///< seconds from being replaced to being removed
   bool dry_run = false;
   std::function<void(std::uint64_t)> progress;  ///< bytes of packs read so far
+  /// gc: called right before packs may be deleted, so that what has come to be live since can be found.
+  std::function<void()> before_removal;
 };
 
 /// Whether a blob is needed.

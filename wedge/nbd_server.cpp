@@ -476,7 +476,7 @@ void NbdServer::accept_all() {
     if (socket.get() < 0 || all.size() >= kMaxConnections) continue;
     auto& one = all.emplace_back();
     one.connection = std::make_unique<Connection>(*this, std::move(socket));
-    one.thread = std::jthread([this, &one] {
+    one.thread = std::jthread([&one] {
       one.connection->run();
       one.is_done = true;
     });

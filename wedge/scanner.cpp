@@ -76,7 +76,7 @@ class Known {
   Known(const ScanOptions& options, vat::Adder* adder)
       : options_(options),
         adder_(adder),
-        vat_state_(adder != nullptr ? adder->vat().state() : std::string()) {}
+        vat_state_(adder != nullptr && !adder->avoids_packs() ? adder->vat().state() : std::string()) {}
 
   [[nodiscard]] std::optional<KnownFile> find(const FileState& state) const {
     return options_.cache != nullptr ? options_.cache->find(state) : std::nullopt;
@@ -92,7 +92,7 @@ class Known {
     else if (known.exponent != options_.parameters.exponent)
       return false;
     if (!vat_state_.empty() && known.stored == vat_state_) return true;
-    if (!vat::holds(adder_->vat(), *known.blob, known.recipe)) return false;
+    if (!vat::holds(*adder_, *known.blob, known.recipe)) return false;
     options_.cache->put(state, known, StatCache::now());
     return true;
   }

@@ -1,5 +1,6 @@
 #include "cli/gc.h"
 #include <algorithm>
+#include <set>
 
 #include "cli/peers.h"
 #include "formats/base/error.h"
@@ -14,18 +15,32 @@ int run(const cli::Call& call, cli::Output& output) {
   auto options = cli::gc_options_of(call);
   const auto reach = reach_options_of(call);
   vat::LiveSet live;
+  std::set<base::ObjectId> roots;  // whose blobs are live
+  std::vector<std::pair<std::string, shrub::Vats>> shrubs;
   std::vector<std::shared_ptr<vat::Vat>> vats;
   for (const auto& path : call.all("SHRUB")) {
-    const auto opened = open_writable_vats(shrub::Shrub::find(path), call, output);
-    shrub::for_each_reached(path, reach, [&](const shrub::ReachedVref& reached) {
-      base::named(reached.where.substr(0, 12) + ", " + reached.path, [&] {
-        for (const auto& root : shrub::roots_of(reached.vref)) vat::add_live(*opened.source, root, live);
-      });
-      output.progress("live", live.size(), 0);
-    });
+    const auto& opened =
+        shrubs.emplace_back(path, open_writable_vats(whole_shrub(path), call, output)).second;
     const auto known = [&](const auto& vat) { return vat->path() == opened.writable->path(); };
     if (std::none_of(vats.begin(), vats.end(), known)) vats.push_back(opened.writable);
   }
+  const auto look = [&] {
+    for (const auto& [path, opened] : shrubs) {
+      auto& source = *opened.source;
+      shrub::for_each_reached(path, reach, [&](const shrub::ReachedVref& reached) {
+        for (const auto& root : shrub::roots_of(reached.vref)) {
+          // A layout is another root of the same manifest.
+          if (!roots.insert(root.id()).second && (!root.detail() || !roots.insert(*root.detail()).second))
+            continue;
+          base::named(reached.place(), [&] { vat::add_live(source, root, live); });
+        }
+        output.progress("live", live.size(), 0);
+      });
+    }
+  };
+  look();
+  // Whatever came to be needed meanwhile, as by a checkout, stays too.
+  options.before_removal = look;
   if (live.empty())
     throw base::Error(base::Category::refused, "nothing is needed, so all of the vat would go",
                       "if that is wanted, remove its directory");

@@ -28,7 +28,7 @@ Needed find_needed(const cli::Call& call, cli::Output& output) {
   Needed needed;
   const auto options = reach_options_of(call);
   for (const auto& path : call.all("SHRUB")) {
-    const auto vats = open_vats(shrub::Shrub::find(path), call, output);
+    const auto vats = open_vats(whole_shrub(path), call, output);
     shrub::for_each_reached(path, options, [&](const shrub::ReachedVref& reached) {
       for (const auto& root : shrub::roots_of(reached.vref)) vat::add_live(*vats.source, root, needed.live);
     });

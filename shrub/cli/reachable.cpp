@@ -22,6 +22,13 @@ std::vector<cli::Option> reach_options() {
            "90d"}};
 }
 
+shrub::Shrub whole_shrub(const std::string& path) {
+  auto shrub = shrub::Shrub::find(path);
+  if (shrub.relative(path) != ".")
+    throw base::Error(base::Category::usage, path + ": only a part of the shrub " + shrub.root());
+  return shrub;
+}
+
 shrub::ReachOptions reach_options_of(const cli::Call& call) {
   shrub::ReachOptions options;
   if (call.has("--worktree") || call.has("--index") || call.has("--all-refs"))

@@ -121,7 +121,7 @@ Addition begin_addition(const cli::Call& call, cli::Output& output, const std::s
                     add_options(call),
                     cli::format_time(cli::current_time()),
                     std::nullopt};
-  if (!addition.options.dry_run) addition.lease.emplace(addition.vat());
+  if (!addition.options.dry_run) addition.lease.emplace(addition.vat(), true);
   return addition;
 }
 

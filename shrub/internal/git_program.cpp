@@ -21,7 +21,10 @@ const std::vector<std::string> kHidden{"GIT_DIR",
                                        "GIT_OBJECT_DIRECTORY",
                                        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
                                        "GIT_COMMON_DIR",
-                                       "GIT_NAMESPACE"};
+                                       "GIT_NAMESPACE",
+                                       "GIT_GRAFT_FILE",
+                                       "GIT_SHALLOW_FILE",
+                                       "GIT_REPLACE_REF_BASE"};
 
 class GitProgram final : public Repository {
  public:
@@ -63,15 +66,37 @@ class GitProgram final : public Repository {
 
   std::vector<GitRef> refs(bool reflog) override {
     std::vector<GitRef> all;
-    for (const auto& name : lines({"for-each-ref", "--format=%(refname)"})) add_ref(all, name);
-    add_ref(all, "HEAD");
+    for (const auto& line : lines({"for-each-ref", "--format=%(objectname) %(objecttype) %(refname)"})) {
+      std::string_view rest = line;
+      const auto id = base::take_field(rest, ' ');
+      const auto type = base::take_field(rest, ' ');
+      if (type != "blob") add_ref(all, std::string(rest), std::string(id));
+    }
+    if (find("HEAD", SIZE_MAX)) add_ref(all, "HEAD", "HEAD");
+    const std::string none(2 * id_size_, '0');
     for (const auto& line : lines({"worktree", "list", "--porcelain"}))
-      if (line.starts_with("HEAD ")) add_ref(all, line.substr(5));
-    auto logged = std::vector<std::string>{"log", "--walk-reflogs", "--format=%H", "--ignore-missing"};
-    logged.push_back(reflog ? "--all" : "refs/stash");
-    if (reflog || find("refs/stash^{commit}", SIZE_MAX))
-      for (const auto& id : lines(std::move(logged))) all.push_back({"reflog", id});
+      if (line.starts_with("HEAD ") && line.substr(5) != none) add_ref(all, "worktree", line.substr(5));
+    // A stash is in nothing but the reflog of one ref.
+    if (find("refs/stash^{commit}", SIZE_MAX))
+      for (const auto& id : lines({"log", "--walk-reflogs", "--format=%H", "refs/stash"}))
+        all.push_back({"stash", id});
+    if (reflog)
+      for (const auto& id : lines({"log", "--walk-reflogs", "--format=%H", "--ignore-missing", "--all"}))
+        all.push_back({"reflog", id});
     return all;
+  }
+
+  std::vector<std::string> other_worktrees() override {
+    std::vector<std::string> paths;
+    for (const auto& line : lines({"worktree", "list", "--porcelain"})) {
+      if (line == "bare" && !paths.empty()) paths.pop_back();
+      if (line.starts_with("worktree ")) paths.push_back(line.substr(9));
+    }
+    std::erase_if(paths, [this](const std::string& path) {
+      std::error_code absent;
+      return !std::filesystem::is_directory(path, absent) || std::filesystem::equivalent(path, top(), absent);
+    });
+    return paths;
   }
 
   std::vector<GitEntry> index() override {
@@ -159,23 +184,29 @@ class GitProgram final : public Repository {
     return entries;
   }
 
-  /// Unless it leads to something else than a commit.
-  void add_ref(std::vector<GitRef>& all, const std::string& name) {
-    if (auto commit = find(name + "^{commit}", SIZE_MAX)) all.push_back({name, std::move(commit->id)});
+  /// Unless it leads to something else than a commit or a tree.
+  void add_ref(std::vector<GitRef>& all, const std::string& name, const std::string& id) {
+    if (auto commit = find(id + "^{commit}", SIZE_MAX)) return all.push_back({name, std::move(commit->id)});
+    if (auto tree = find(id + "^{tree}", SIZE_MAX)) return all.push_back({name, {}, std::move(tree->id)});
+    // A tag of a blob; or what it leads to is not there.
+    if (!find(id + "^{blob}", SIZE_MAX))
+      throw Error(Category::refused, name + ": leads to what is not in the repository");
   }
 
   [[nodiscard]] std::vector<std::string> lines(std::vector<std::string> arguments) const {
     base::Process git(command(std::move(arguments)), kHidden);
     std::vector<std::string> all;
     for (std::string line; git.read_until('\n', line);) all.push_back(std::move(line));
-    if (git.finish() != 0)
+    const auto code = git.finish();
+    // What it leaves out it warns of.
+    if (code != 0 || git.errors().find("ignoring") != std::string::npos)
       throw Error(Category::refused, "repository " + top() + ": git cannot read its refs");
     return all;
   }
 
   [[nodiscard]] std::vector<std::string> command(std::vector<std::string> arguments) const {
-    arguments.insert(arguments.begin(),
-                     {"git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", top()});
+    arguments.insert(arguments.begin(), {"git", "--no-optional-locks", "--no-replace-objects", "-c",
+                                         "core.fsmonitor=false", "-C", top()});
     return arguments;
   }
 

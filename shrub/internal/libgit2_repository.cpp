@@ -1,5 +1,7 @@
 #include <git2.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <mutex>
 
 #include "formats/base/c_ptr.h"
@@ -117,32 +119,70 @@ class Libgit2Repository final : public Repository {
       check(code, "refs");
       names.emplace_back(name);
     }
+    const std::string common = git_repository_commondir(repository_.get());
+    require_all(common, names);
     for (const auto& name : names) {
       git_oid id;
       const int code = git_reference_name_to_id(&id, repository_.get(), name.c_str());
       if (code == GIT_ENOTFOUND) continue;  // HEAD of no commit yet, a symbolic ref to nothing
       check(code, name);
-      add_commit(all, name, id);
+      add_ref(all, name, id);
       if (!reflog && name != "refs/stash") continue;
       const auto log = make<git_reflog, git_reflog_free>(
           name, [&](git_reflog** out) { return git_reflog_read(out, repository_.get(), name.c_str()); });
       for (std::size_t i = 0; i < git_reflog_entrycount(log.get()); ++i) {
         const auto* entry = git_reflog_entry_byindex(log.get(), i);
-        for (const auto* logged : {git_reflog_entry_id_new(entry), git_reflog_entry_id_old(entry)})
-          if (git_oid_is_zero(logged) == 0) add_logged(all, name, *logged);
+        if (name == "refs/stash")
+          add_ref(all, name, *git_reflog_entry_id_new(entry));
+        else
+          for (const auto* logged : {git_reflog_entry_id_new(entry), git_reflog_entry_id_old(entry)})
+            if (git_oid_is_zero(logged) == 0) add_logged(all, name, *logged);
       }
+    }
+    // Of the main working tree, if this is a linked one, and of the linked ones.
+    git_repository* raw_main = nullptr;
+    check(git_repository_open(&raw_main, common.c_str()), "repository " + common);
+    const base::CPtr<git_repository, git_repository_free> main_one(raw_main);
+    git_oid head;
+    const int main_code = git_reference_name_to_id(&head, main_one.get(), "HEAD");
+    if (main_code != GIT_ENOTFOUND) {
+      check(main_code, "HEAD");
+      add_ref(all, "HEAD of the main working tree", head);
     }
     git_strarray worktrees{};
     check(git_worktree_list(&worktrees, repository_.get()), "worktrees");
-    for (std::size_t i = 0; i < worktrees.count; ++i) {
-      git_reference* raw = nullptr;
-      if (git_repository_head_for_worktree(&raw, repository_.get(), worktrees.strings[i]) != 0) continue;
-      const base::CPtr<git_reference, git_reference_free> head(raw);
-      if (const auto* id = git_reference_target(head.get()); id != nullptr)
-        add_commit(all, std::string("worktree ") + worktrees.strings[i], *id);
-    }
+    std::vector<std::string> linked(worktrees.strings, worktrees.strings + worktrees.count);
     git_strarray_dispose(&worktrees);
+    for (const auto& name : linked) {
+      git_reference* raw = nullptr;
+      const int code = git_repository_head_for_worktree(&raw, repository_.get(), name.c_str());
+      if (code == GIT_ENOTFOUND || code == GIT_EUNBORNBRANCH) continue;
+      check(code, "HEAD of " + name);
+      const base::CPtr<git_reference, git_reference_free> ref(raw);
+      if (const auto* id = git_reference_target(ref.get()); id != nullptr)
+        add_ref(all, "HEAD of " + name, *id);
+    }
     return all;
+  }
+
+  std::vector<std::string> other_worktrees() override {
+    std::vector<std::string> paths;
+    if (const std::string common = git_repository_commondir(repository_.get()); common.ends_with("/.git/"))
+      paths.push_back(common.substr(0, common.size() - 6));  // the main one
+    git_strarray names{};
+    check(git_worktree_list(&names, repository_.get()), "worktrees");
+    for (std::size_t i = 0; i < names.count; ++i) {
+      git_worktree* raw = nullptr;
+      if (git_worktree_lookup(&raw, repository_.get(), names.strings[i]) != 0) continue;
+      const base::CPtr<git_worktree, git_worktree_free> worktree(raw);
+      paths.emplace_back(git_worktree_path(worktree.get()));
+    }
+    git_strarray_dispose(&names);
+    std::erase_if(paths, [this](const std::string& path) {
+      std::error_code absent;
+      return !std::filesystem::is_directory(path, absent) || std::filesystem::equivalent(path, top(), absent);
+    });
+    return paths;
   }
 
   std::vector<GitEntry> index() override {
@@ -222,17 +262,37 @@ class Libgit2Repository final : public Repository {
       throw Error(Category::refused, name + ": larger than " + std::to_string(limit) + " bytes");
     return std::string(static_cast<const char*>(git_blob_rawcontent(blob)), static_cast<std::size_t>(size));
   }
-  /// Unless it is something else than a commit.
-  void add_commit(std::vector<GitRef>& all, const std::string& name, const git_oid& id) const {
+  /// libgit2 passes over files that are no refs, as one is that was cut off.
+  static void require_all(const std::string& common, const std::vector<std::string>& names) {
+    const std::filesystem::path top(common);
+    std::error_code failure;
+    for (std::filesystem::recursive_directory_iterator file(top / "refs", failure), end;
+         !failure && file != end; file.increment(failure)) {
+      const auto name = file->path().lexically_relative(top).generic_string();
+      if (file->is_regular_file(failure) && !name.ends_with(".lock") &&
+          std::find(names.begin(), names.end(), name) == names.end())
+        throw Error(Category::refused, name + ": cannot be read");
+    }
+    if (failure) base::throw_errno(common + "refs", failure.value());
+  }
+
+  /// Unless it leads to something else than a commit or a tree.
+  void add_ref(std::vector<GitRef>& all, const std::string& name, const git_oid& id) const {
     const auto object = required(name, [&] {
       return make<git_object, git_object_free>(name, [&](git_object** out) {
         return git_object_lookup(out, repository_.get(), &id, GIT_OBJECT_ANY);
       });
     });
-    git_object* raw = nullptr;
-    if (git_object_peel(&raw, object.get(), GIT_OBJECT_COMMIT) != 0) return;
-    const base::CPtr<git_object, git_object_free> commit(raw);
-    all.push_back({name, hex(*git_object_id(commit.get()))});
+    for (const auto type : {GIT_OBJECT_COMMIT, GIT_OBJECT_TREE, GIT_OBJECT_BLOB}) {
+      git_object* raw = nullptr;
+      if (git_object_peel(&raw, object.get(), type) != 0) continue;
+      const base::CPtr<git_object, git_object_free> peeled(raw);
+      const auto hex_id = hex(*git_object_id(peeled.get()));
+      if (type == GIT_OBJECT_COMMIT) all.push_back({name, hex_id});
+      if (type == GIT_OBJECT_TREE) all.push_back({name, {}, hex_id});
+      return;
+    }
+    throw Error(Category::refused, name + ": leads to what is not in the repository");
   }
   /// What a reflog names may have been pruned.
   void add_logged(std::vector<GitRef>& all, const std::string& name, const git_oid& id) const {

@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <ctime>
 #include <optional>
 #include <string_view>
 
@@ -26,9 +28,7 @@ std::optional<base::UniqueFd> find_marks(int vat) {
   return base::find_open_at(vat, std::string("cache/") + kCondemned, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
 }
 
-}  // namespace
-
-std::map<std::string, Mark> read_marks(int vat, std::int64_t now) {
+std::map<std::string, Mark> read(int vat, std::int64_t now, bool mend) {
   std::map<std::string, Mark> all;
   const auto marks =
       base::find_open_at(vat, std::string("cache/") + kCondemned, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
@@ -42,12 +42,23 @@ std::map<std::string, Mark> read_marks(int vat, std::int64_t now) {
     std::string_view rest = text;
     auto line = base::take_field(rest, '\n');
     const auto since = base::parse_decimal(base::take_field(line, ' '));
-    const bool is_known =
-        since && *since <= static_cast<std::uint64_t>(now) && (line.empty() || line == "dead");
+    // What another run wrote after this one began is no mark of the future.
+    const auto latest = static_cast<std::uint64_t>(std::max<std::int64_t>(now, std::time(nullptr)));
+    const bool is_known = since && *since <= latest && (line.empty() || line == "dead");
     all[name + ".zst"] = {is_known ? static_cast<std::int64_t>(*since) : now, line == "dead"};
-    if (!is_known) write_mark(vat, name + ".zst", all[name + ".zst"]);
+    if (!is_known && mend) write_mark(vat, name + ".zst", all[name + ".zst"]);
   }
   return all;
+}
+
+}  // namespace
+
+std::map<std::string, Mark> read_marks(int vat, std::int64_t now) {
+  return read(vat, now, false);
+}
+
+void mend_marks(int vat, std::int64_t now) {
+  (void)read(vat, now, true);
 }
 
 CondemnedLock::CondemnedLock(int vat) {

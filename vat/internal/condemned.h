@@ -28,6 +28,9 @@ class CondemnedLock {
   base::UniqueFd file_;
 };
 
+/// Has marks that count from now say so.
+void mend_marks(int vat, std::int64_t now);
+
 void write_mark(int vat, const std::string& pack, const Mark& mark);
 void remove_mark(int vat, const std::string& pack);
 [[nodiscard]] bool has_mark(int vat, const std::string& pack);

@@ -64,14 +64,14 @@ void hash_zeros(base::ObjectHasher& hasher, std::uint64_t count) {
 
 }  // namespace
 
-ItemReader::ItemReader(const chunker::Parameters& parameters, base::ObjectFormat format, Vat* vat)
+ItemReader::ItemReader(const chunker::Parameters& parameters, base::ObjectFormat format, const Adder* adder)
     : parameters_(parameters),
       format_(format),
-      vat_(vat),
-      storing_(vat != nullptr),
+      adder_(adder),
+      storing_(adder != nullptr),
       hasher_(format),
       buffer_(kReadSize) {
-  if (vat != nullptr) known_.emplace(*vat);
+  if (adder != nullptr) known_.emplace(*adder);
 }
 
 void ItemReader::run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
@@ -308,11 +308,15 @@ ObjectId ItemReader::read_like(formats::Disk& disk, IngestItem::Kind kind, const
   return hasher_.finish();
 }
 
+bool ItemReader::is_kept(const ObjectId& id) const {
+  return !adder_->avoids_packs() || adder_->has(id);
+}
+
 void ItemReader::find_unchanged(formats::Disk& disk, std::vector<OldChunk>& chunks) {
   formats::Disk::Extent changed{0, 0};
   for (auto& chunk : chunks) {
     if (changed.end <= chunk.begin) changed = disk.find_changed(chunk.begin);
-    chunk.is_same = changed.begin >= chunk.begin + chunk.size;
+    chunk.is_same = changed.begin >= chunk.begin + chunk.size && is_kept(chunk.id);
   }
 }
 
@@ -327,7 +331,7 @@ void ItemReader::find_equal(formats::Disk& disk, std::vector<OldChunk>& chunks) 
   std::vector<ObjectId> ids(chunks.size());
   base::hash_blobs(format_, views, ids);
   for (std::size_t i = 0; i < chunks.size(); ++i)
-    chunks[i].is_same = ids[i] == chunks[i].id && vat_->find(ids[i]).has_value();
+    chunks[i].is_same = ids[i] == chunks[i].id && adder_->has(ids[i]);
 }
 
 void ItemReader::emit(Event::Type type, base::Bytes bytes, Grouping grouping) {

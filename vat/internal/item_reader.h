@@ -23,8 +23,8 @@ struct Abandoned {};
 /// One worker of ingest(). One thread at a time.
 class ItemReader {
  public:
-  /// `vat`: where it will be stored; nullptr: nowhere.
-  ItemReader(const chunker::Parameters& parameters, base::ObjectFormat format, Vat* vat);
+  /// `adder`: who will store it; nullptr: nobody.
+  ItemReader(const chunker::Parameters& parameters, base::ObjectFormat format, const Adder* adder);
   /// Sends all there is to do about the items. What fails an item is said in it.
   void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel);
 
@@ -57,7 +57,9 @@ class ItemReader {
   /// An image that is like another: chunks that are the same are kept, what lies between them is cut anew.
   /// Holes always are, as what is beside them may add to them.
   base::ObjectId read_like(formats::Disk& disk, IngestItem::Kind kind, const ImageBase& base);
-  static void find_unchanged(formats::Disk& disk, std::vector<OldChunk>& chunks);
+  /// Whether a chunk of the disk below may be relied on.
+  [[nodiscard]] bool is_kept(const base::ObjectId& id) const;
+  void find_unchanged(formats::Disk& disk, std::vector<OldChunk>& chunks);
   /// What the vat has lost counts as new.
   void find_equal(formats::Disk& disk, std::vector<OldChunk>& chunks);
   void emit(Event::Type type, base::Bytes bytes, Grouping grouping);
@@ -69,11 +71,11 @@ class ItemReader {
 
   chunker::Parameters parameters_;
   base::ObjectFormat format_;
-  Vat* vat_;
+  const Adder* adder_;
   bool storing_;
   base::ObjectHasher hasher_;
   base::Buffer buffer_;
-  std::optional<KnownBlocks> known_;  ///< of vat_
+  std::optional<KnownBlocks> known_;  ///< of the vat
   Channel* channel_ = nullptr;
   Parcel parcel_;
   std::size_t named_ = 0;        ///< events of the parcel that have their ids …

@@ -111,7 +111,7 @@ void KnownBlocks::read_pack(const PackRecord& record) {
 }
 
 bool KnownBlocks::is_stored(const Candidate& candidate) {
-  return vat_.impl().known_good(candidate.id, candidate.size);
+  return adder_.has(candidate.id);
 }
 
 void KnownBlocks::find(base::Bytes block, const std::function<void(const Candidate&)>& visit) {

@@ -8,6 +8,7 @@
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
 #include "formats/table/table_set.h"
+#include "vat/adder.h"
 #include "vat/internal/index.h"
 #include "vat/vat.h"
 
@@ -23,8 +24,8 @@ class KnownBlocks {
   static constexpr std::uint32_t kMinSize = 512;       ///< of blobs that are worth a line in a recipe
   static constexpr std::uint32_t kMaxSize = 1U << 20;  ///< of blobs that are looked for
 
-  /// `vat` outlives it.
-  explicit KnownBlocks(Vat& vat) : vat_(vat) {}
+  /// Of the vat of `adder`, which outlives it.
+  explicit KnownBlocks(const Adder& adder) : adder_(adder), vat_(adder.vat()) {}
 
   struct Candidate {
     base::ObjectId id;
@@ -33,13 +34,14 @@ class KnownBlocks {
   /// Blobs that may begin with `block`, of kBlock bytes; a few at most. The first time all packs are read
   /// that are new since the last process did.
   void find(base::Bytes block, const std::function<void(const Candidate&)>& visit);
-  /// Whether the vat still has it, good.
+  /// Whether the vat still has it, good, and it may be relied on.
   [[nodiscard]] bool is_stored(const Candidate& candidate);
 
  private:
   void load();
   void read_pack(const PackRecord& record);
 
+  const Adder& adder_;
   Vat& vat_;
   std::optional<formats::TableSet> tables_;  ///< once it is needed
 };
