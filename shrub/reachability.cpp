@@ -158,23 +158,15 @@ class Finder {
   void visit_blob(const std::string& where, const std::string& path, const std::string& id, bool in_shrub) {
     if (!blobs_.insert(id + (in_shrub ? "+" : "-")).second) return;
     const auto place = place_of(where, path);
+    const auto text = refused_as(place, [&] { return repository_->read_blob(id, formats::kMaxVref); });
+    std::optional<formats::Vref> vref;
     try {
-      const auto vref = refused_as(
-          place, [&] { return formats::parse_vref(repository_->read_blob(id, formats::kMaxVref)); });
-      if (texts_.insert(key_of(formats::to_text(vref))).second) visit_({where, path, vref});
-    } catch (const Error& error) {
-      if (in_shrub || error.category() != Category::refused || !is_other(id)) throw;
+      vref = refused_as(place, [&] { return formats::parse_vref(text); });
+    } catch (const Error&) {
+      if (in_shrub) throw;
+      return;
     }
-  }
-
-  /// Whether the blob is there, and something else than a vref.
-  [[nodiscard]] bool is_other(const std::string& id) {
-    try {
-      (void)formats::parse_vref(repository_->read_blob(id, formats::kMaxVref));
-      return false;
-    } catch (const Error& error) {
-      return std::string_view(error.what()).starts_with("vref");
-    }
+    if (texts_.insert(key_of(formats::to_text(*vref))).second) visit_({where, path, *vref});
   }
 
   [[nodiscard]] bool is_wanted(const std::string& path) const {

@@ -4,9 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <filesystem>
 
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"

@@ -180,11 +180,11 @@ bool is_live_file(Vat& vat, const std::string& file, const LiveSet& live) {
   return !id || live.contains(*id);
 }
 
-std::optional<std::int64_t> condemned_since(Vat& vat, const std::string& file) {
-  if (!std::string_view(file).starts_with(kPacks)) return std::nullopt;
-  const auto marks = internal::read_marks(vat.impl().dir.get(), std::time(nullptr));
-  const auto mark = marks.find(file.substr(kPacks.size()));
-  return mark == marks.end() ? std::nullopt : std::optional(mark->second.since);
+std::map<std::string, std::int64_t> condemned_files(Vat& vat) {
+  std::map<std::string, std::int64_t> files;
+  for (const auto& [pack, mark] : internal::read_marks(vat.impl().dir.get(), std::time(nullptr)))
+    files.emplace(std::string(kPacks) + pack, mark.since);
+  return files;
 }
 
 }  // namespace vat

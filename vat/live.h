@@ -1,6 +1,8 @@
 // What roots need, so that the rest can go.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <unordered_set>
@@ -31,7 +33,7 @@ void add_live(BlobSource& source, const base::ObjectId& id, LiveSet& live);
 
 /// Whether a file of the vat holds, or is of, something that is live; also if it is none that could go.
 [[nodiscard]] bool is_live_file(Vat& vat, const std::string& file, const LiveSet& live);
-/// Since when the pack is condemned, seconds since 1970; nullopt: it is not, or it is no pack.
-[[nodiscard]] std::optional<std::int64_t> condemned_since(Vat& vat, const std::string& file);
+/// Packs that are condemned, by their names as list_files() has them: since when, seconds since 1970.
+[[nodiscard]] std::map<std::string, std::int64_t> condemned_files(Vat& vat);
 
 }  // namespace vat

@@ -156,31 +156,24 @@ bool write_one(Vat& vat, const Root& root) {
   return true;
 }
 
-/// Those that are damaged or lead to packs that are gone.
-void remove_stale_maps(Vat& vat) {
-  for_each_map(vat, [&](const ObjectId& root, const std::string& file) {
-    if (!map_holds(vat, root, file)) base::remove_tree(vat.impl().dir.get(), file);
-  });
-}
-
 /// Makes those anew that are damaged or lead to packs that are gone, of the same layout or recipe as before.
 void refresh_maps(Vat& vat) {
   for_each_map(vat, [&](const ObjectId& id, const std::string& file) {
     if (map_holds(vat, id, file)) return;
-    Root root;
+    std::optional<ObjectId> detail;
     try {
       const auto bytes = base::read_file(vat.impl().dir.get(), file, internal::kMaxMapFile);
-      const auto detail = internal::RootMap(base::as_bytes(bytes), vat.object_format(), id).detail();
-      const auto stored = vat.find(id);
-      if (stored && stored->kind == formats::BlobKind::manifest)
-        root = {id, detail, {}, {}};
-      else if (stored && stored->kind == formats::BlobKind::recipe)
-        root.recipe = id;
-      else
-        root = {{}, {}, id, detail};
+      detail = internal::RootMap(base::as_bytes(bytes), vat.object_format(), id).detail();
     } catch (const Error&) {  // damaged: only its name is known
-      root.blob = id;
     }
+    Root root;
+    const auto stored = vat.find(id);
+    if (stored && stored->kind == formats::BlobKind::manifest)
+      root = {id, detail, {}, {}};
+    else if (stored && stored->kind == formats::BlobKind::recipe)
+      root.recipe = id;
+    else
+      root = {{}, {}, id, detail};
     base::remove_tree(vat.impl().dir.get(), file);
     try {
       (void)write_one(vat, root);
@@ -307,7 +300,7 @@ RebuildSummary rebuild(Vat& vat, bool dry_run) {
   if (!dry_run) {
     impl.refresh(true);
     if (!write_pack_list(vat)) throw Error(Category::local, "cache/ of the vat cannot be written");
-    remove_stale_maps(vat);
+    refresh_maps(vat);
   }
   auto summary = write_maps(vat, dry_run);
   summary.packs = impl.with_index([](internal::Index& index) { return index.packs().size(); });

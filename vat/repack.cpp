@@ -103,7 +103,7 @@ class Repack {
       const auto file = base::find_regular_at(impl_.dir.get(), path_of(pack.name));
       if (!file) continue;
       std::uint64_t live_blobs = 0, live_content = 0, live = 0, dead = 0;
-      for_each_group(file->get(), pack.size, [&](const auto& place, const auto& blobs) {
+      const auto is_sound = for_each_group(file->get(), pack.size, [&](const auto& place, const auto& blobs) {
         std::uint64_t content = 0, live_here = 0;
         for (const auto& blob : blobs) {
           content += blob.size;
@@ -118,7 +118,7 @@ class Repack {
         live += static_cast<std::uint64_t>(size * share);
         dead += static_cast<std::uint64_t>(size * (1 - share));
       });
-      if (live_blobs == 0 && is_sound(file->get(), pack.size)) {
+      if (live_blobs == 0 && is_sound) {
         ++summary_.dead_packs;
         summary_.dead_size += pack.size;
         summary_.condemned.push_back(pack.name);
@@ -130,17 +130,6 @@ class Repack {
       if (dead > live) dying.push_back(std::move(pack));
     }
     return dying;
-  }
-
-  /// Whether its trailer says what it holds: of a pack that does not, nothing is known to be dead.
-  [[nodiscard]] bool is_sound(int file, std::uint64_t size) const {
-    try {
-      formats::read_trailer(impl_.format, base::reader_of(file), size, [](const auto&, const auto&) {});
-      return true;
-    } catch (const Error& error) {
-      if (error.category() != Category::corrupt) throw;
-      return false;
-    }
   }
 
   void count_waiting() {
@@ -219,7 +208,7 @@ class Repack {
       copy(pack, file->get(), *group, single && (after_single || before_single), adder);
       after_single = single;
     };
-    for_each_group(file->get(), pack.size, [&](const auto& place, const auto& blobs) {
+    (void)for_each_group(file->get(), pack.size, [&](const auto& place, const auto& blobs) {
       Group next{place, blobs};
       copy_last(next.is_single());
       group = std::move(next);
@@ -267,11 +256,14 @@ class Repack {
     return blob.size <= impl_.parameters.average_size() ? Grouping::small_file : Grouping::chunk;
   }
 
-  void for_each_group(int file, std::uint64_t size, const formats::GroupVisitor& visit) const {
+  /// False if the trailer is damaged: then nothing is known of the rest, which will be found missing.
+  bool for_each_group(int file, std::uint64_t size, const formats::GroupVisitor& visit) const {
     try {
       formats::read_trailer(impl_.format, base::reader_of(file), size, visit);
+      return true;
     } catch (const Error& error) {
-      if (error.category() != Category::corrupt) throw;  // then something in it will be found missing
+      if (error.category() != Category::corrupt) throw;
+      return false;
     }
   }
 

@@ -1,4 +1,5 @@
 #include "cli/gc.h"
+
 #include <algorithm>
 #include <set>
 
@@ -15,7 +16,7 @@ int run(const cli::Call& call, cli::Output& output) {
   auto options = cli::gc_options_of(call);
   const auto reach = reach_options_of(call);
   vat::LiveSet live;
-  std::set<base::ObjectId> roots;  // whose blobs are live
+  std::set<std::pair<base::ObjectId, std::optional<base::ObjectId>>> roots;  // whose blobs are live
   std::vector<std::pair<std::string, shrub::Vats>> shrubs;
   std::vector<std::shared_ptr<vat::Vat>> vats;
   for (const auto& path : call.all("SHRUB")) {
@@ -29,9 +30,7 @@ int run(const cli::Call& call, cli::Output& output) {
       auto& source = *opened.source;
       shrub::for_each_reached(path, reach, [&](const shrub::ReachedVref& reached) {
         for (const auto& root : shrub::roots_of(reached.vref)) {
-          // A layout is another root of the same manifest.
-          if (!roots.insert(root.id()).second && (!root.detail() || !roots.insert(*root.detail()).second))
-            continue;
+          if (!roots.emplace(root.id(), root.detail()).second) continue;
           base::named(reached.place(), [&] { vat::add_live(source, root, live); });
         }
         output.progress("live", live.size(), 0);

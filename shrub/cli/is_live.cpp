@@ -1,8 +1,8 @@
 #include <unistd.h>
-#include <algorithm>
 
+#include <algorithm>
 #include <ctime>
-#include <set>
+#include <map>
 
 #include "cli/environment.h"
 #include "cli/peers.h"
@@ -82,13 +82,15 @@ int run(const cli::Call& call, cli::Output& output) {
     return std::any_of(needed.vats.begin(), needed.vats.end(),
                        [&](const auto& vat) { return vat::is_live_file(*vat, line, needed.live); });
   };
+  std::vector<std::map<std::string, std::int64_t>> condemned;
+  for (const auto& vat : needed.vats) condemned.push_back(vat::condemned_files(*vat));
   const auto is_condemned = [&](const std::string& line) {
     // A map of what is dead is only in the way; ids are no files.
     if (call.has("--now") || line.starts_with("cache/map/") || base::ObjectId::parse(format, line))
       return true;
-    return std::any_of(needed.vats.begin(), needed.vats.end(), [&](const auto& vat) {
-      const auto since = vat::condemned_since(*vat, line);
-      return since && now - *since >= grace;
+    return std::any_of(condemned.begin(), condemned.end(), [&](const auto& files) {
+      const auto since = files.find(line);
+      return since != files.end() && now - since->second >= grace;
     });
   };
   // A file that no vat here has is not known to be dead.

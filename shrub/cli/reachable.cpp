@@ -12,10 +12,13 @@
 namespace shrub_cli {
 
 std::vector<cli::Option> reach_options() {
-  return {{"--worktree", "", "only the shrub as it lies there, unless others of these are named too"},
-          {"--index", "", "only what is staged, …"},
+  return {{"--worktree", "",
+           "only the shrub as it lies there, in each working tree of the repository, and what else of these "
+           "is named"},
+          {"--index", "", "only what is staged, and what else of these is named"},
           {"--all-refs", "",
-           "only commits: those of all refs, working trees and stashes, and all before them, …"},
+           "only commits: those of all refs, working trees and stashes, and all before them; and what else "
+           "is named"},
           {"--reflog", "", "with commits, those that refs led to earlier too"},
           {"--since", "TIME",
            "older commits only if a ref names them: a time like 2026-11-21T10:00:00Z, or how long ago, like "
@@ -94,7 +97,9 @@ cli::Command reachable_command() {
       "working "
       "tree, in the index, and in all commits that refs, working trees and stashes lead to, without a "
       "checkout. Of a "
-      "whole shrub these are the vrefs of all shrubs in that repository.\n\n"
+      "whole shrub these are the vrefs of all shrubs in that repository; of a part only its own, which is no "
+      "list "
+      "for gc.\n\n"
       "A vref, commit or history that cannot be read ends it (exit 8), and nothing is printed.",
       {{"SHRUB", cli::Argument::Count::some, "shrubs, or directories or vrefs in them",
         cli::Completion::directory}},

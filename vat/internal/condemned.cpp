@@ -30,8 +30,7 @@ std::optional<base::UniqueFd> find_marks(int vat) {
 
 std::map<std::string, Mark> read(int vat, std::int64_t now, bool mend) {
   std::map<std::string, Mark> all;
-  const auto marks =
-      base::find_open_at(vat, std::string("cache/") + kCondemned, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  const auto marks = find_marks(vat);
   if (!marks) return all;
   for (const auto& name : base::list_directory(marks->get())) {
     if (!Vat::Impl::is_pack_name(name + ".zst")) continue;
