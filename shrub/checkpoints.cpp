@@ -12,16 +12,23 @@ std::optional<base::ObjectId> parent_of_child(const formats::Vref& parent, const
   return parent.recipe == recipe ? parent.parent : parent.recipe;
 }
 
-wedge::EntryRoot entry_root(const Shrub& shrub, const formats::Vref& vref) {
-  auto root = entry_root(vref);
-  if (vref.materialize != "qcow2-overlay" || !vref.parent || vref.parent == vref.recipe) return root;
-  for (const auto& checkpoint : find_checkpoints(shrub)) {
-    if (checkpoint.recipe != *vref.parent) continue;
-    const auto& entry = checkpoint.entries.front();
-    root.form = wedge::EntryRoot::Form::qcow2_overlay;
-    root.below = {entry, checkpoint.recipe, checkpoint.size, !shrub.read(entry).materialize.empty()};
+std::vector<std::pair<std::string, wedge::EntryRoot>> entry_roots(const Shrub& shrub,
+                                                                  const std::vector<std::string>& entries) {
+  std::vector<std::pair<std::string, wedge::EntryRoot>> roots;
+  std::optional<std::vector<Checkpoint>> all;  // once one is needed
+  for (const auto& entry : entries) {
+    const auto vref = shrub.read(entry);
+    auto& root = roots.emplace_back(entry, entry_root(vref)).second;
+    if (vref.materialize != "qcow2-overlay" || !vref.parent || vref.parent == vref.recipe) continue;
+    if (!all) all = find_checkpoints(shrub);
+    for (const auto& checkpoint : *all) {
+      if (checkpoint.recipe != *vref.parent) continue;
+      const auto& below = checkpoint.entries.front();
+      root.form = wedge::EntryRoot::Form::qcow2_overlay;
+      root.below = {below, checkpoint.recipe, checkpoint.size, !shrub.read(below).materialize.empty()};
+    }
   }
-  return root;
+  return roots;
 }
 
 std::vector<Checkpoint> find_checkpoints(const Shrub& shrub) {

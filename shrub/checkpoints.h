@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/base/object_id.h"
@@ -24,9 +25,10 @@ struct Checkpoint {
 [[nodiscard]] std::optional<base::ObjectId> parent_of_child(const formats::Vref& parent,
                                                             const base::ObjectId& recipe);
 
-/// As entry_root(vref), and what an overlay stands on: the entry of the image it was made from. Without one
-/// in the shrub it becomes a qcow2 file of its own.
-[[nodiscard]] wedge::EntryRoot entry_root(const Shrub& shrub, const formats::Vref& vref);
+/// What entries become: as entry_root(vref), and what an overlay stands on, which is the entry of the image
+/// it was made from. Without one in the shrub it becomes a qcow2 file of its own.
+[[nodiscard]] std::vector<std::pair<std::string, wedge::EntryRoot>> entry_roots(
+    const Shrub& shrub, const std::vector<std::string>& entries);
 
 /// All images of a shrub, in the order of their first entries.
 [[nodiscard]] std::vector<Checkpoint> find_checkpoints(const Shrub& shrub);

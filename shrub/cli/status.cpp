@@ -35,8 +35,8 @@ int run(const cli::Call& call, cli::Output& output) {
     print(output, entry, "gone");
     clean = false;
   }
-  for (const auto& entry : entries) {
-    const auto status = wedge.status(entry, shrub::entry_root(named.shrub, named.shrub.read(entry)), options);
+  for (const auto& [entry, root] : shrub::entry_roots(named.shrub, entries)) {
+    const auto status = wedge.status(entry, root, options);
     if (status.state != State::clean || output.json() || call.has("--verbose"))
       print(output, entry, wedge::to_string(status.state));
     for (const auto& difference : status.differences) print_difference(output, entry, difference);

@@ -91,11 +91,8 @@ int run(const cli::Call& call, cli::Output& output) {
   options.in_place = call.has("--in-place");
   options.dry_run = call.has("--dry-run");
   std::uint64_t total = 0, before = 0;
-  std::vector<std::pair<std::string, wedge::EntryRoot>> roots;
-  for (const auto& entry : entries) {
-    roots.emplace_back(entry, shrub::entry_root(shrub, shrub.read(entry)));
-    total += roots.back().second.size;
-  }
+  auto roots = shrub::entry_roots(shrub, entries);
+  for (const auto& [entry, root] : roots) total += root.size;
   order_overlays(roots);
   vat::PeerSet::Travel travel;
   if (options.dry_run && vats.peers != nullptr)

@@ -105,11 +105,12 @@ int run(const cli::Call& call, cli::Output& output) {
   options.fidelity = fidelity(call, output);
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
   std::uint64_t differences = 0, count = 0;
-  for (const auto& entry : shrub.entries(named.below)) {
+  for (const auto& [entry, root] : shrub::entry_roots(shrub, shrub.entries(named.below))) {
     ++count;
-    differences += wedge::verify_entry(
-        *vats.source, call.get("WEDGE"), entry, shrub::entry_root(shrub, shrub.read(entry)), options,
-        [&](const wedge::Difference& difference) { print_difference(output, entry, difference); });
+    differences += wedge::verify_entry(*vats.source, call.get("WEDGE"), entry, root, options,
+                                       [&, &name = entry](const wedge::Difference& difference) {
+                                         print_difference(output, name, difference);
+                                       });
   }
   if (output.json())
     output.record("verify", {{"entries", count}, {"differences", differences}});

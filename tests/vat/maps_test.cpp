@@ -8,6 +8,7 @@
 #include <set>
 
 #include "formats/map/map.h"
+#include "formats/text/manifest.h"
 #include "formats/text/recipe.h"
 #include "tests/vat/test_vat.h"
 #include "vat/content.h"
@@ -194,4 +195,27 @@ TEST_CASE("a vat whose cache cannot be written does without", "[vat][maps]") {
   vat::write_map(*store, added.root());
   CHECK(damaged_cache(store, false).empty());
   CHECK(tests::read_file(store.path() + "/cache").empty());
+}
+
+TEST_CASE("a damaged map of a tree is made anew as that", "[vat][maps]") {
+  TestVat store;
+  ObjectId manifest;
+  {
+    vat::Adder adder(*store);
+    formats::ManifestWriter writer(store->object_format(), adder.put_text(formats::BlobKind::manifest));
+    formats::Row top;
+    top.path = ".";
+    top.type = formats::Row::Type::directory;
+    writer.add(top);
+    manifest = writer.finish();
+    (void)adder.finish();
+  }
+  const vat::Root root{manifest, std::nullopt, std::nullopt, std::nullopt};
+  vat::write_map(*store, root);
+  const auto file =
+      store.path() + "/cache/map/" + manifest.hex().substr(0, 2) + "/" + manifest.hex().substr(2) + ".zst";
+  const auto sound = tests::read_small_file(file);
+  tests::write_file(file, base::as_bytes("nonsense"));
+  vat::refresh_cache(*store);
+  CHECK(tests::read_small_file(file) == sound);
 }
