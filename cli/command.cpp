@@ -305,25 +305,43 @@ Option dry_run_option() {
   return {"-n,--dry-run", "", "say what would change, change nothing"};
 }
 
-int run(const Program& program, int argc, char** argv) noexcept try {
-  occupy_standard_descriptors();
-  raise_file_limit();
-  keep_freed_memory();
-  return run_checked(program, argc, argv);
-} catch (const Error& error) {
-  std::cerr << program.name << ": " << printable(error.what()) << '\n';
+namespace {
+
+/// Says what was thrown, which is under way; the exit code.
+int report() try { throw; } catch (const Error& error) {
+  std::cerr << program_invocation_short_name << ": " << printable(error.what()) << '\n';
   if (!error.hint().empty()) std::cerr << "hint: " << printable(error.hint()) << '\n';
   return error.exit_code();
 } catch (const std::filesystem::filesystem_error& error) {
-  std::cerr << program.name << ": " << printable(error.path1().string()) << ": " << error.code().message()
-            << '\n';
+  std::cerr << program_invocation_short_name << ": " << printable(error.path1().string()) << ": "
+            << error.code().message() << '\n';
+  return static_cast<int>(Category::local);
+} catch (const std::system_error& error) {  // a thread that cannot start
+  std::cerr << program_invocation_short_name << ": " << error.what() << '\n';
   return static_cast<int>(Category::local);
 } catch (const std::bad_alloc&) {
-  std::cerr << program.name << ": out of memory\n";
+  std::cerr << program_invocation_short_name << ": out of memory\n";
   return static_cast<int>(Category::local);
 } catch (const std::exception& error) {
-  std::cerr << program.name << ": internal error: " << error.what() << '\n';
+  std::cerr << program_invocation_short_name << ": internal error: " << error.what() << '\n';
   return static_cast<int>(Category::internal);
+}
+
+}  // namespace
+
+int run(const std::function<Program()>& describe, int argc, char** argv) noexcept try {
+  try {
+    const auto program = describe();
+    occupy_standard_descriptors();
+    raise_file_limit();
+    keep_freed_memory();
+    return run_checked(program, argc, argv);
+  } catch (...) {
+    return report();
+  }
+} catch (...) {  // not even the message could be made
+  std::cerr << program_invocation_short_name << ": out of memory\n";
+  return static_cast<int>(Category::local);
 }
 
 }  // namespace cli

@@ -90,7 +90,8 @@ struct Program {
 /// -n, for commands that change something. Output marks what a dry run prints.
 [[nodiscard]] Option dry_run_option();
 
-/// Parses, runs, and turns what is thrown into a message on stderr and an exit code.
-[[nodiscard]] int run(const Program& program, int argc, char** argv) noexcept;
+/// Makes the program's description, parses, runs, and turns what is thrown into a message on stderr and an
+/// exit code.
+[[nodiscard]] int run(const std::function<Program()>& describe, int argc, char** argv) noexcept;
 
 }  // namespace cli

@@ -145,7 +145,7 @@ Scratch::Scratch() {
 Scratch::~Scratch() {
   try {
     base::remove_tree(AT_FDCWD, path());
-  } catch (const Error&) {  // it is in a place for what can be lost
+  } catch (const std::exception&) {  // it is in a place for what can be lost
   }
 }
 

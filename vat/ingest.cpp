@@ -193,7 +193,7 @@ class Units {
   bool ended_ = false, stopped_ = false;
 };
 
-void work(Units& units, internal::ItemReader&& worker) {
+void work(Units& units, internal::ItemReader& worker) {
   while (true) {
     std::vector<std::unique_ptr<IngestItem>> items;
     const auto channel = units.claim(items);
@@ -221,7 +221,9 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
   try {
     for (unsigned i = 0; i < threads; ++i) {
       try {
-        workers.emplace_back([&] { work(units, internal::ItemReader(parameters, format, adder)); });
+        // made here, where it can be told if there is no memory for it
+        auto reader = std::make_shared<internal::ItemReader>(parameters, format, adder);
+        workers.emplace_back([&units, reader] { work(units, *reader); });
       } catch (const std::system_error&) {
         if (workers.empty()) throw Error(Category::local, "cannot start a thread");
         break;  // those that are there do

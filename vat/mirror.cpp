@@ -100,6 +100,7 @@ class NearSide final : public Side {
     (void)copy.publish(directory.get(), file.substr(slash + 1), base::AtomicFile::Existing::keep);
   }
   void finish() override {
+    base::remove_leftovers(base::ensure_directory(dir_.get(), "tmp", 0700).get());
     const auto opened = Vat::open(path_, {options_.cache_dir, options_.on_note});
     (void)write_pack_list(*opened);
   }

@@ -43,6 +43,7 @@ class Repack {
 
   RepackSummary run() {
     impl_.refresh(false);
+    impl_.refuse_unreadable();
     condemned_ = internal::read_marks(impl_.dir.get(), options_.now);
     if (!options_.dry_run) internal::mend_marks(impl_.dir.get(), options_.now);
     remove_condemned();

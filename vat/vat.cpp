@@ -83,7 +83,7 @@ Vat::Impl::Impl(std::string vat_path, OpenOptions options)
 
 void Vat::Impl::note(const std::string& text) {
   const std::lock_guard lock(note_mutex_);
-  if (options_.on_note) options_.on_note(text);
+  if (options_.on_note && noted_.insert(text).second) options_.on_note(text);
 }
 
 // --- the index
@@ -190,7 +190,7 @@ void Vat::Impl::end_reading() noexcept {
   }
   try {
     with_index([](internal::Index& index) { index.end_reading(); });
-  } catch (const Error&) {  // an index that fails is read no more
+  } catch (const std::exception&) {  // an index that fails is read no more
   }
 }
 
@@ -493,6 +493,11 @@ void Vat::Impl::put_aside(const std::string& file, const std::string& name) cons
 
 // --- hand-filled blobs
 // ----------------------------------------------------------------------------------------------
+
+void Vat::Impl::refuse_unreadable() const {
+  const std::lock_guard lock(mutex_);
+  if (!unreadable_.empty()) throw Error(Category::local, unreadable_);
+}
 
 void Vat::Impl::fail_to_find(const ObjectId& id) {
   const std::lock_guard lock(mutex_);

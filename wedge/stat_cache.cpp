@@ -113,6 +113,8 @@ void StatCache::attempt(Work&& work) noexcept {
     if (error.category() != base::Category::corrupt) return;
     remove();
     open();
+  } catch (const std::bad_alloc&) {
+    close();
   }
 }
 
@@ -125,9 +127,10 @@ void StatCache::close() noexcept {
   pending_.clear();
 }
 
-void StatCache::remove() const noexcept {
+void StatCache::remove() const noexcept try {
   for (const auto* suffix : {"", "-wal", "-shm"}) (void)::unlink((directory_ + ".db" + suffix).c_str());
   (void)::unlink((directory_ + "/" + formats::TableSet::kList).c_str());
+} catch (const std::bad_alloc&) {  // found to be of no use by the next that opens it
 }
 
 StatCache::StatCache(const std::string& directory, base::ObjectFormat format)
@@ -153,6 +156,8 @@ void StatCache::open() noexcept {
       close();
       if (error.category() != base::Category::corrupt) return;
       remove();
+    } catch (const std::bad_alloc&) {
+      return close();
     }
   }
 }

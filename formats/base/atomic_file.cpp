@@ -77,7 +77,7 @@ void remove_leftovers(int tmp_dir) noexcept try {
     const auto file = find_open_at(tmp_dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
     if (file && ::flock(file->get(), LOCK_EX | LOCK_NB) == 0) (void)::unlinkat(tmp_dir, name.c_str(), 0);
   }
-} catch (const Error&) {
+} catch (const std::exception&) {
   // Cleaning up is a courtesy; whoever needs the space will see the error itself.
 }
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdio>
@@ -62,6 +63,15 @@ UniqueFd open_stepwise(int dir, std::string_view path, int flags) {
 }
 
 /// After EAGAIN: somebody made the pipe or terminal non-blocking.
+/// throw_errno(), naming the file that `fd` is, if it is one.
+[[noreturn]] void throw_errno_of(int fd, const std::string& what, int errno_value) {
+  std::array<char, PATH_MAX> path;
+  const auto size = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path.data(), path.size());
+  const bool is_path = size > 0 && path[0] == '/';
+  throw_errno((is_path ? std::string(path.data(), static_cast<std::size_t>(size)) + ": " : "") + what,
+              errno_value);
+}
+
 bool wait_until_ready(int fd, short events) {
   if (errno != EAGAIN) return false;
   pollfd waiting{fd, events, 0};
@@ -198,7 +208,7 @@ void write_all(int fd, Bytes bytes) {
     const ssize_t count = ::write(fd, bytes.data(), bytes.size());
     if (count < 0) {
       if (errno == EINTR || wait_until_ready(fd, POLLOUT)) continue;
-      throw_errno("write", errno);
+      throw_errno_of(fd, "write", errno);
     }
     bytes = bytes.subspan(static_cast<std::size_t>(count));
   }
@@ -208,7 +218,7 @@ void write_at(int fd, std::uint64_t offset, Bytes bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) throw_errno("write", errno);
+    if (count < 0) throw_errno_of(fd, "write", errno);
     offset += static_cast<std::uint64_t>(count);
     bytes = bytes.subspan(static_cast<std::size_t>(count));
   }
@@ -226,14 +236,14 @@ std::optional<std::string> find_file(int dir, const std::string& path, std::size
 
 std::uint64_t file_size(int fd) {
   struct stat info;
-  if (::fstat(fd, &info) != 0) throw_errno("stat", errno);
+  if (::fstat(fd, &info) != 0) throw_errno_of(fd, "stat", errno);
   return static_cast<std::uint64_t>(info.st_size);
 }
 
 std::vector<std::string> list_directory(int dir) {
   auto own = open_at(dir, ".", O_RDONLY | O_DIRECTORY);  // fdopendir moves the offset of what it gets
   const CPtr<DIR, ::closedir> stream{::fdopendir(own.get())};
-  if (stream == nullptr) throw_errno("open directory", errno);
+  if (stream == nullptr) throw_errno_of(dir, "open directory", errno);
   (void)own.release();
   std::vector<std::string> names;
   while (true) {
@@ -243,18 +253,18 @@ std::vector<std::string> list_directory(int dir) {
     const std::string_view name = entry->d_name;
     if (name != "." && name != "..") names.emplace_back(name);
   }
-  if (errno != 0) throw_errno("read directory", errno);
+  if (errno != 0) throw_errno_of(dir, "read directory", errno);
   std::sort(names.begin(), names.end());
   return names;
 }
 
 void sync_file(int fd) {
-  if (::fsync(fd) != 0) throw_errno("fsync", errno);
+  if (::fsync(fd) != 0) throw_errno_of(fd, "fsync", errno);
 }
 
 void sync_directory(int dir) {
   // EINVAL: a file system without directory sync; EBADF: an O_PATH handle would be our bug
-  if (::fsync(dir) != 0 && errno != EINVAL) throw_errno("fsync directory", errno);
+  if (::fsync(dir) != 0 && errno != EINVAL) throw_errno_of(dir, "fsync", errno);
 }
 
 namespace {

@@ -17,7 +17,7 @@ using EvpContext = CPtr<EVP_MD_CTX, EVP_MD_CTX_free>;
 const EVP_MD* sha256_algorithm() {
   static const EVP_MD* const algorithm =
       EVP_MD_fetch(nullptr, "SHA256", nullptr);  // fetching is the slow part
-  if (algorithm == nullptr) throw Error(Category::internal, "OpenSSL has no SHA-256");
+  if (algorithm == nullptr) throw Error(Category::local, "OpenSSL has no SHA-256, or no memory for it");
   return algorithm;
 }
 

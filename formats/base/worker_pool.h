@@ -1,4 +1,4 @@
-// A fixed number of threads that run small jobs.
+// Threads that run small jobs.
 #pragma once
 
 #include <condition_variable>
@@ -9,13 +9,20 @@
 #include <thread>
 #include <vector>
 
+#include "formats/base/error.h"
+
 namespace base {
 
 /// Jobs start in the order submitted. Destruction finishes all of them. Thread-safety: any thread.
+/// Of the threads asked for as many do the work as the system lets start; local error if that is none.
 class WorkerPool {
  public:
   explicit WorkerPool(unsigned threads) {
-    for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    try {
+      while (threads_.size() < threads) threads_.emplace_back([this] { work(); });
+    } catch (...) {
+      if (threads_.empty()) throw Error(Category::local, "cannot start a thread");
+    }
   }
   ~WorkerPool() {
     {

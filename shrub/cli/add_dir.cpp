@@ -1,12 +1,12 @@
 #include <fcntl.h>
 
 #include <filesystem>
-#include <future>
 #include <sstream>
 
 #include "cli/environment.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/worker_pool.h"
 #include "shrub/cli/verbs.h"
 #include "vat/delta.h"
 #include "wedge/scanner.h"
@@ -80,7 +80,8 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vat::Adder adder(addition.vat(), addition.options);
   const auto ids = base::named(
       path, [&] { return wedge::add_tree(top.get(), addition.vat().object_format(), adder, scan); });
-  auto remembered = std::async(std::launch::async, [&] { cache->flush(); });
+  base::WorkerPool beside(1);
+  auto remembered = beside.submit([&] { cache->flush(); });
   const auto summary = adder.finish();
 
   formats::Vref vref;

@@ -1,6 +1,8 @@
 #include "shrub/cli/verbs.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+cli::Program describe() {
   using namespace shrub_cli;
   cli::Program program{
       "shrub",
@@ -17,7 +19,13 @@ int main(int argc, char** argv) {
        status_command(),  verify_command(),    ls_command(),        cat_command(),     diff_command(),
        fetch_command(),   push_command(),      mount_command(),     mounts_command(),  nbd_command(),
        boot_command(),    tree_command(),      doctor_command(),    log_command(),     reachable_command(),
-       is_live_command(), gc_command(), sign_command()}};
+       is_live_command(), gc_command(),        sign_command()}};
   for (auto& option : cli::common_options()) program.options.push_back(std::move(option));
-  return cli::run(program, argc, argv);
+  return program;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return cli::run(describe, argc, argv);
 }

@@ -1,6 +1,8 @@
 #include "vat/cli/verbs.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+cli::Program describe() {
   cli::Program program{
       "vat",
       SHRUB_VERSION,
@@ -16,5 +18,11 @@ int main(int argc, char** argv) {
        vat_cli::fetch_command(), vat_cli::push_command(), vat_cli::sync_command(), vat_cli::peer_command(),
        vat_cli::delta_command(), vat_cli::serve_command()}};
   for (auto& option : cli::common_options()) program.options.push_back(std::move(option));
-  return cli::run(program, argc, argv);
+  return program;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return cli::run(describe, argc, argv);
 }

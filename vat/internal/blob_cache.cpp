@@ -59,6 +59,7 @@ BlobCache::~BlobCache() {
     evict(options_.budget);
   } catch (const Error& error) {
     if (options_.on_note) options_.on_note(std::string("cache: ") + error.what());
+  } catch (const std::exception&) {  // it is only a cache
   }
 }
 

@@ -33,7 +33,7 @@ Faults::Faults(base::ObjectFormat format, std::vector<std::shared_ptr<Vat>> loca
 Faults::~Faults() {
   try {
     index_.save_records(peers_);
-  } catch (const Error&) {  // they are guesses anyway
+  } catch (const std::exception&) {  // they are guesses anyway
   }
 }
 

@@ -15,25 +15,9 @@ GroupCache::Group GroupCache::find_or(const Key& key, const std::function<Group(
     }
     entries_[key] = {promise.get_future().share(), order_.insert(order_.end(), key), 0};
   }
+  Group group;
   try {
-    auto group = decode();
-    promise.set_value(group);
-    const std::lock_guard lock(mutex_);
-    Entry& entry = entries_.at(key);
-    entry.size = group->content.size();
-    total_ += entry.size;
-    for (std::size_t i = 0; i < group->blobs.size(); ++i)
-      blobs_.insert_or_assign(group->blobs[i].id, std::pair(key, i));
-    for (auto oldest = order_.begin(); total_ > budget_ && oldest != order_.end();) {
-      const auto victim = entries_.find(*oldest);
-      if (victim->first == key || victim->second.size == 0) {
-        ++oldest;
-        continue;
-      }
-      ++oldest;
-      forget(victim);
-    }
-    return group;
+    group = decode();
   } catch (...) {
     promise.set_value(nullptr);  // not the exception, which would be shared between threads
     const std::lock_guard lock(mutex_);
@@ -41,6 +25,23 @@ GroupCache::Group GroupCache::find_or(const Key& key, const std::function<Group(
     entries_.erase(key);
     throw;
   }
+  promise.set_value(group);
+  const std::lock_guard lock(mutex_);
+  Entry& entry = entries_.at(key);
+  entry.size = group->content.size();
+  total_ += entry.size;
+  for (std::size_t i = 0; i < group->blobs.size(); ++i)
+    blobs_.insert_or_assign(group->blobs[i].id, std::pair(key, i));
+  for (auto oldest = order_.begin(); total_ > budget_ && oldest != order_.end();) {
+    const auto victim = entries_.find(*oldest);
+    if (victim->first == key || victim->second.size == 0) {
+      ++oldest;
+      continue;
+    }
+    ++oldest;
+    forget(victim);
+  }
+  return group;
 }
 
 std::optional<ProvenBlob> GroupCache::find(const base::ObjectId& id) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <system_error>
 #include <unordered_set>
 
 #include "formats/base/error.h"
@@ -142,10 +143,9 @@ void Planner::stop() {
 void Planner::expect(const Expected& expected) {
   stop();
   const std::lock_guard lock(mutex_);
-  planning_ = true;
   hungry_ = false;
   read_up_to_ = 0;
-  planner_ = std::thread([this, expected] {
+  const auto plan = [this, expected] {
     try {
       Plan the(expected.root);
       run(the, expected);
@@ -156,7 +156,13 @@ void Planner::expect(const Expected& expected) {
     const std::lock_guard over(mutex_);
     planning_ = false;
     moved_.notify_all();
-  });
+  };
+  try {
+    planner_ = std::thread(plan);
+    planning_ = true;
+  } catch (const std::system_error&) {
+    // Without a plan each read asks for what it needs.
+  }
 }
 
 void Planner::fetch(const Expected& expected) {

@@ -80,6 +80,8 @@ class Vat::Impl {
                                                                 std::string& damage);
 
   /// Throws not_found, or local if that may be for want of permission.
+  /// Throws local if there are packs that could not be read: what is missing may be in them.
+  void refuse_unreadable() const;
   [[noreturn]] void fail_to_find(const base::ObjectId& id);
 
   /// Hand-filled files for `id` that exist, in a fixed order.
@@ -140,6 +142,7 @@ class Vat::Impl {
   std::optional<std::bitset<256>> loose_prefixes_;  ///< first bytes of ids, while reading
   std::string unreadable_;  ///< why something that is not found may be there all the same
   std::mutex note_mutex_;
+  std::set<std::string> noted_;  ///< each is said once
   internal::GroupCache groups_;
 };
 

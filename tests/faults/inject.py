@@ -1,0 +1,72 @@
+"""Engine 1: the n-th call of a kind fails, does half, or is the program's last. Over all n, or as many as there is effort for."""
+import errno
+import os
+
+import verbs
+
+SINGLE = [
+    ("open", "EMFILE"), ("open", "EACCES"), ("read", "EIO"), ("read", "short"), ("pread", "EIO"), ("pread", "short"), ("write", "ENOSPC"), ("write", "EIO"), ("write", "short"),
+    ("pwrite", "ENOSPC"), ("pwrite", "EIO"), ("pwrite", "short"), ("sync", "EIO"), ("sync", "ENOSPC"), ("rename", "EIO"), ("rename", "ENOSPC"), ("link", "EMLINK"), ("unlink", "EIO"),
+    ("mkdir", "ENOSPC"), ("meta", "EIO"), ("truncate", "ENOSPC"), ("fallocate", "ENOSPC"), ("copy", "EIO"), ("ioctl", "EIO"), ("stat", "EIO"), ("xattr", "EIO"), ("list", "EIO"),
+    ("lock", "ENOLCK"), ("seek", "EIO"), ("dup,pipe", "EMFILE"), ("thread", "EAGAIN"), ("malloc", "ENOMEM"), ("process", "EAGAIN"), ("random", "EIO"),
+]
+LASTING = [("open+", "EMFILE"), ("read,pread+", "EIO"), ("write,pwrite,mkdir,link,rename,truncate,fallocate,copy+", "ENOSPC"), ("malloc+", "ENOMEM"), ("sync+", "EIO"), ("thread+", "EAGAIN")]
+KILLS = [(kind, "kill") for kind in ("open", "write", "pwrite", "sync", "rename", "link", "unlink", "mkdir", "meta", "truncate", "fallocate", "copy")]
+
+
+def spelled(kind, action, n):
+    number = action if action in ("short", "kill", "delay") else str(getattr(errno, action))
+    return f"{kind.rstrip('+')}:{number}:{n}{'+' if kind.endswith('+') else ''}"
+
+
+def calls(lab, verb, kind):
+    """How many there are when nothing fails."""
+    lab.fresh(verb)
+    count = lab.path("count")
+    if os.path.exists(count):
+        os.remove(count)
+    lab.run(*verb.command, fault=spelled(kind, "ENOSPC", 10**9), more={"FAULT_COUNT": count})
+    with open(count, encoding="ascii") as file:
+        return max(int(line) for line in file)
+
+
+def cases(lab):
+    known = verbs.table(lab)
+    for verb in known.values():
+        counted = {}
+        for kind, action in KILLS + SINGLE + LASTING:
+            if lab.sanitized and "malloc" in kind:
+                continue
+            plain = kind.rstrip("+")
+            if plain not in counted:
+                counted[plain] = calls(lab, verb, kind)
+            total = counted[plain]
+            budget = max(1, round(lab.effort * (1 if kind.endswith("+") else 3)))
+            for i in range(min(total, budget)):
+                low, high = i * total // min(total, budget), (i + 1) * total // min(total, budget)
+                yield f"{verb.name}:{kind}:{action}:{low + 1 + lab.chance(verb.name, kind, action, i).randrange(high - low)}"
+
+
+def run(lab, case):
+    name, kind, action, n = case.split(":")
+    verb = verbs.named(lab, name)
+    lab.fresh(verb)
+    log = lab.path("log")
+    if os.path.exists(log):
+        os.remove(log)
+    done = lab.run(*verb.command, fault=spelled(kind, action, n), log=log, expect=None)
+    hit = open(log, encoding="utf-8", errors="replace").read().splitlines() if os.path.exists(log) else []
+    lab.counts["faults of calls"] += bool(hit)
+    if action == "kill":
+        if hit:
+            lab.counts["kills"] += 1
+            lab.check(done.code == -9, f"exit {done.code}, not killed: {done.err}")
+        return lab.after(verb, done, interrupted=done.code == -9)
+    if "malloc" in kind and done.code == -11:
+        lab.counts["crashes when memory ran out (compiler's or a library's unwinding)"] += 1
+        return lab.after(verb, done, interrupted=True)
+    if action == "short":
+        lab.check(done.code == 0, f"exit {done.code}, although nothing failed: {done.err}")
+    if any(line.startswith("write") and (" pipe:" in line or line.endswith("/dev/null")) for line in hit):  # the message was what could not be written
+        done = done._replace(err="vat: the message was lost")
+    lab.after(verb, done)

@@ -1,0 +1,268 @@
+"""What every engine of the fault laboratory shares: programs and scratch space, content, and the checks that follow each fault."""
+import collections
+import hashlib
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+SPEAKERS = ("shrub: ", "vat: ", "hint: ", "  ")
+CALLS = r"(write|read|pread|pwrite|fsync|open|openat|mkdir|rename|stat|fstat|unlink|sync)"  # a message that has only this for an object says too little
+
+
+class Failed(Exception):
+    pass
+
+
+class Skipped(Exception):
+    pass
+
+
+Done = collections.namedtuple("Done", "code out err memory")
+
+
+class Lab:
+    """One run of the laboratory. `top` is where each case happens, always at the same path; what lies beside it must never change."""
+
+    def __init__(self, bin_dir, seed, effort):
+        self.bin, self.seed, self.effort = os.path.realpath(bin_dir), seed, effort
+        scratch = os.environ.get("SCRATCH") or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        self.work = tempfile.mkdtemp(prefix="shrub-faults-", dir=scratch)
+        self.top = f"{self.work}/case"
+        self.checks, self.skips, self.case = 0, [], ""
+        self.counts = collections.Counter()
+        self.worst = {}
+        for name in ("VAT_DIR", "FAULT_AT", "FAULT_RECORD"):
+            os.environ.pop(name, None)
+        os.environ.update(LC_ALL="C", TZ="UTC", PATH=f"{self.bin}:{os.environ['PATH']}", SOURCE_DATE_EPOCH="1700000000", GIT_CONFIG_NOSYSTEM="1")
+        os.environ.update(HOME=f"{self.top}/home", XDG_CACHE_HOME=f"{self.top}/home/cache", XDG_CONFIG_HOME=f"{self.top}/home/config")
+        os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0:verify_asan_link_order=0"
+        self.sanitized = b"__asan_init" in open(f"{self.bin}/vat", "rb").read() or b"__tsan_init" in open(f"{self.bin}/vat", "rb").read()
+        self.shim = f"{self.work}/shim.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", self.shim, f"{HERE}/shim.c", "-ldl", "-lpthread"], check=True)
+        self.make_content()
+        self.templates = {}
+
+    def close(self):
+        subprocess.run(["chmod", "-R", "u+rwX", self.work], check=False)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def path(self, name):
+        return f"{self.work}/{name}"
+
+    def chance(self, *about):
+        """Random numbers that are the same for the same seed, case and subject."""
+        return random.Random(f"{self.seed} {self.case} {about}")
+
+    # ---- content ----
+
+    def make_content(self):
+        """Two trees and two images that have most of their bytes in common; small, and with what trees can hold."""
+        for which in ("old", "new"):
+            top = self.path(which)
+            changed = random.Random(f"{self.seed} {which}")
+            for i in range(24):
+                own = changed if i % 4 == 0 else random.Random(i)
+                self.put(f"{top}/d{i % 5}/f{i}", own.randbytes(own.choice((10, 900, 5000, 40000))))
+            self.put(f"{top}/big", random.Random(99).randbytes(150000) + changed.randbytes(60000) + random.Random(98).randbytes(120000))
+            os.chmod(f"{top}/big", 0o755)
+            os.symlink("../big", f"{top}/d0/link")
+            os.link(f"{top}/d1/f1", f"{top}/d2/again")
+            os.makedirs(f"{top}/empty")
+            if which == "old":
+                self.put(f"{top}/turn/inside", b"a directory")
+                self.put(f"{top}/gone/away", b"gone")
+            else:
+                self.put(f"{top}/turn", b"a file")
+                self.put(f"{top}/come/here", b"come")
+            with open(f"{top}.img", "wb") as image:
+                for i in range(16):
+                    image.seek(i << 17)
+                    image.write((changed if i % 5 == 0 else random.Random(500 + i)).randbytes(20000))
+                image.truncate((16 << 17) + (5000 if which == "new" else 0))
+        subprocess.run(["tar", "--sort=name", "--mtime=@1", "-C", self.path("new"), "-czf", self.path("new.tar.gz"), "."], check=True)
+        self.put(self.path("outside/precious"), b"nothing here ever changes")
+
+    @staticmethod
+    def put(path, data):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+
+    # ---- running ----
+
+    def run(self, *command, expect=0, timeout=60, fault=None, log=None, record=None, cwd=None, more=None, input=None):
+        """Runs it in `top`; `fault` as the shim's FAULT_AT. `expect`: codes that are fine, or None."""
+        environment = dict(os.environ, **(more or {}))
+        if fault or record or (more and "FAULT_NOSYNC" in more):
+            environment["LD_PRELOAD"] = self.shim
+            if fault:
+                environment["FAULT_AT"] = fault
+            if log:
+                environment["FAULT_LOG"] = log
+            if record:
+                environment["FAULT_RECORD"] = record
+        process = subprocess.Popen(command, cwd=cwd or self.top, env=environment, stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            out, err = process.communicate(input, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise Failed(f"did not end within {timeout} s: {' '.join(command)}") from None
+        done = Done(process.returncode, out, err.decode(errors="replace"), 0)
+        if expect is not None:
+            wanted = expect if isinstance(expect, tuple) else (expect,)
+            self.check(done.code in wanted, f"exit {done.code}, not {wanted}: {' '.join(command)}\n{done.err}")
+        return done
+
+    def check(self, good, text):
+        self.checks += 1
+        if not good:
+            raise Failed(text)
+
+    def worse(self, name, value):
+        self.worst[name] = max(value, self.worst.get(name, 0))
+
+    # ---- states ----
+
+    def fresh(self, verb):
+        """`top` as `verb` finds it: made once, then copied."""
+        template = self.path(f"template-{verb.name}")
+        self.empty()
+        if verb.name not in self.templates:
+            os.makedirs(f"{self.top}/home")
+            verb.prepare(self)
+            shutil.copytree(self.top, template, symlinks=True)
+            subprocess.run(["rm", "-rf", template], check=True)
+            subprocess.run(["cp", "-a", self.top, template], check=True)
+            self.templates[verb.name] = size_of(f"{self.top}/v")
+            self.undisturbed(verb)
+            self.empty()
+        subprocess.run(["cp", "-a", template, self.top], check=True)
+        if verb.again:
+            verb.again(self)
+
+    def undisturbed(self, verb):
+        """What the same command leaves when nothing happens to it: the measure of leftovers."""
+        if verb.again:
+            verb.again(self)
+        self.run(*verb.command)
+        verb.holds(self)
+        self.templates[verb.name] = (size_of(f"{self.top}/v"), size_of(f"{self.top}/W"))
+
+    def empty(self):
+        if os.path.exists(self.top):
+            subprocess.run(["chmod", "-R", "u+rwX", self.top], check=False)
+            subprocess.run(["rm", "-rf", self.top], check=True)
+
+    # ---- checks ----
+
+    def same(self, a, b):
+        """Bytes, modes of files, links: equal."""
+        left, right = listing(a), listing(b)
+        if left != right:
+            differ = sorted(set(left.items()) ^ set(right.items()))[:4]
+            self.check(False, f"{a} and {b} differ: {differ}")
+        self.checks += 1
+
+    def clear(self, done, lines=3):
+        """Errors are a few clear lines that say what the matter is with what."""
+        said = done.err.splitlines()
+        self.check(done.code == 0 or said, f"exit {done.code} and not a word")
+        self.check(len(said) <= lines and all(line.startswith(SPEAKERS) for line in said), f"not one clear line: {done.err}")
+        if done.code:
+            last = [line for line in said if line.startswith(("shrub: ", "vat: "))][-1]
+            self.check(not re.fullmatch(rf"(shrub|vat): {CALLS}: [^:/]*", last), f"names no object: {last}")
+
+    def outside_is_as_it_was(self):
+        now = {name: listing(self.path(name)) for name in ("old", "new", "outside")}
+        if not hasattr(self, "outside"):
+            self.outside = now
+        self.check(now == self.outside, "something outside changed")
+
+    def after(self, verb, done, interrupted=False, lines=3):
+        """What has to hold after any fault: `done` is how the command ended. The command is run again."""
+        if not interrupted:
+            self.check(done.code in (0, 9) + verb.codes, f"exit {done.code}: {done.err}")
+            self.clear(done, lines)
+        verb.sound(self)
+        if done.code == 0 and not interrupted:
+            verb.holds(self)
+        self.run(*verb.command)
+        verb.holds(self)
+        self.verified()
+        self.no_leftovers(verb)
+        self.outside_is_as_it_was()
+
+    def verified(self, vat="v"):
+        if os.path.exists(f"{self.top}/{vat}"):
+            self.run("vat", "--vat", vat, "verify")
+
+    def no_leftovers(self, verb):
+        top = self.top
+        left = files_below(f"{top}/v/tmp") + files_below(f"{top}/v/local/leases") + files_below(f"{top}/w/tmp")
+        left += [name for name in files_below(f"{top}/W/.shrub/tmp") + files_below(f"{top}/W/.shrub/entries") if not name.endswith(".state")]
+        left += [name for name in os.listdir(top) if ".vat-tmp" in name]
+        left += [name for name in (os.listdir(f"{top}/s") if os.path.isdir(f"{top}/s") else []) if ".vat-tmp" in name]
+        self.check(not left, f"left behind: {left}")
+        if self.excess(verb) > 1:
+            self.run(*verb.command)  # what the previous state was is kept until the next run
+        self.worse("leftovers (%)", self.excess(verb))
+        self.check(self.excess(verb) <= 1, f"{self.excess(verb)} % is left over")
+
+    def excess(self, verb):
+        """By how many percent vat and wedge are larger than without the fault."""
+        sizes = zip((size_of(f"{self.top}/v"), size_of(f"{self.top}/W")), self.templates[verb.name])
+        return max(round(100 * max(0, have - want) / want, 2) if want else 0 for have, want in sizes)
+
+
+def listing(top):
+    """Path → kind, mode and content of all below."""
+    if os.path.isfile(top):
+        return {"": hashlib.sha256(open(top, "rb").read()).hexdigest()}
+    found = {}
+    for directory, names, files in os.walk(top):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            if os.path.islink(path):
+                found[os.path.relpath(path, top)] = ("link", os.readlink(path))
+            elif os.path.isdir(path):
+                found[os.path.relpath(path, top)] = ("dir", status.st_mode & 0o777)
+            else:
+                with open(path, "rb") as file:
+                    found[os.path.relpath(path, top)] = ("file", status.st_mode & 0o777, hashlib.sha256(file.read()).hexdigest())
+    if not found and not os.path.isdir(top):
+        raise Failed(f"{top} is not there")
+    return found
+
+
+def files_below(top):
+    return [os.path.join(directory, name) for directory, _, names in os.walk(top) for name in names]
+
+
+def size_of(top):
+    """Bytes of the files below, those of the index apart: its pages come and go."""
+    return sum(os.lstat(path).st_size for path in files_below(top) if "/local/" not in path)
+
+
+def limits(files=None, memory=None):
+    """For preexec_fn."""
+    def set_them():
+        if files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        if memory:
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    return set_them
+
+
+def note(text):
+    print(text, file=sys.stderr)

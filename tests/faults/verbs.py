@@ -1,0 +1,236 @@
+"""The verbs that faults happen to: what each finds, the command, and what has to be so when it said that it is done."""
+import os
+import shutil
+import subprocess
+
+from lab import Failed, listing
+
+
+class Verb:
+    """`prepare` makes the state before (once); `again` runs after each copy of it; `holds` is what an exit 0 promises; `sound` what is never worse than before."""
+
+    def __init__(self, name, prepare, command, holds, sound=None, again=None, codes=()):
+        self.name, self.prepare, self.command, self.holds = name, prepare, command, holds
+        self.sound, self.again, self.codes = sound or (lambda lab: None), again, codes
+
+
+def vref(lab, name):
+    with open(f"{lab.top}/s/{name}.vref", encoding="utf-8") as file:
+        return file.read()
+
+
+def put_vref(lab, name, text):
+    with open(f"{lab.top}/s/{name}.vref", "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+# ---- what is there before ----
+
+def nothing(lab):
+    pass
+
+
+def vat(lab):
+    lab.run("vat", "init", "v")
+
+
+def shrub(lab):
+    lab.run("shrub", "init", "s", "--vat", "v")
+
+
+def old_stored(lab):
+    shrub(lab)
+    lab.run("shrub", "add-dir", "../old", "s/t.vref")
+    lab.run("shrub", "add-image", "../old.img", "s/i.vref")
+    lab.old_vref = vref(lab, "t")
+
+
+def both_stored(lab):
+    old_stored(lab)
+    lab.old_vrefs = vref(lab, "t"), vref(lab, "i")
+    lab.run("shrub", "add-dir", "../new", "s/t.vref")
+    lab.run("shrub", "add-image", "../new.img", "s/i.vref")
+    lab.new_vrefs = vref(lab, "t"), vref(lab, "i")
+
+
+def garbage(lab):
+    both_stored(lab)
+    lab.run("shrub", "gc", "--worktree", "--grace", "0", "s")
+
+
+def damaged(lab):
+    """A pack with a bad byte, and another copy of what is in it."""
+    both_stored(lab)
+    packs = f"{lab.top}/v/primary/pack"
+    largest = max(os.listdir(packs), key=lambda name: os.path.getsize(f"{packs}/{name}"))
+    shutil.copytree(f"{lab.top}/v", f"{lab.top}/good")
+    path = f"{packs}/{largest}"
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, (1, 1))
+    lab.run("vat", "--vat", "v", "verify", expect=4)
+    lab.run("shrub", "add-dir", "../old", "s/t.vref")
+    lab.run("shrub", "add-image", "../old.img", "s/i.vref")
+    lab.run("shrub", "add-dir", "../new", "s/t.vref")
+    lab.run("shrub", "add-image", "../new.img", "s/i.vref")
+    shutil.rmtree(f"{lab.top}/good")
+
+
+def other_vat(lab):
+    both_stored(lab)
+    lab.run("vat", "init", "w")
+
+
+def synced_old(lab):
+    """A wedge whose record names the inodes it has now."""
+    put_vref(lab, "t", lab.old_vrefs[0])
+    put_vref(lab, "i", lab.old_vrefs[1])
+    lab.run("shrub", "sync", "s", "W")
+    put_vref(lab, "t", lab.new_vrefs[0])
+    put_vref(lab, "i", lab.new_vrefs[1])
+
+
+def key(lab):
+    old_stored(lab)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", f"{lab.top}/key"], check=True)
+    public = open(f"{lab.top}/key.pub", encoding="ascii").read().split()
+    os.makedirs(f"{lab.top}/home/config/vat", exist_ok=True)
+    with open(f"{lab.top}/home/config/vat/allowed_signers", "w", encoding="ascii") as file:
+        file.write(f'me@example.org namespaces="shrub-vref" {public[0]} {public[1]}\n')
+
+
+# ---- what has to hold ----
+
+def content_of(tree=None, image=None, **others):
+    """A fresh wedge of the shrub has these; `others`: entries that are files."""
+    def look(lab):
+        subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+        lab.run("shrub", "sync", "s", "look")
+        for entry, name in {"t": tree, "i": image, **others}.items():
+            if name:
+                lab.same(lab.path(name), f"{lab.top}/look/{entry}")
+        subprocess.run(["chmod", "-R", "u+rwX", f"{lab.top}/look"], check=True)
+        subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+    return look
+
+
+def vref_old_or_new(tree, name="t"):
+    """A vref is there as a whole or not at all, and what it names can be had."""
+    def look(lab):
+        if not os.path.exists(f"{lab.top}/s/{name}.vref"):
+            return
+        subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+        lab.run("shrub", "sync", "s", "look")
+        have = listing(f"{lab.top}/look/{name}")
+        lab.check(have in [listing(lab.path(which)) for which in tree], f"{name}.vref names neither what it did nor what it should")
+        subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+    return look
+
+
+def wedge_new(lab):
+    lab.same(lab.path("new"), f"{lab.top}/W/t")
+    lab.same(lab.path("new.img"), f"{lab.top}/W/i")
+    lab.run("shrub", "verify", "s", "W")
+
+
+def wedge_whole(lab):
+    """Each entry is wholly old or wholly new."""
+    for entry, names in (("t", ("old", "new")), ("i", ("old.img", "new.img"))):
+        if os.path.exists(f"{lab.top}/W/{entry}"):
+            lab.check(listing(f"{lab.top}/W/{entry}") in [listing(lab.path(name)) for name in names], f"{entry} is a mixture")
+        else:
+            lab.check(not lab.had_wedge, f"{entry} is gone")
+
+
+def wedge_before(there):
+    def again(lab):
+        lab.had_wedge = there
+        if there:
+            synced_old(lab)
+    return again
+
+
+def added(lab):
+    for name in ("new/big", "new/d1/f1"):
+        blob = lab.run("vat", "hash-object", f"../{name}").out.split()[0].decode()
+        lab.check(lab.run("vat", "--vat", "v", "cat", blob).out == open(lab.path(name), "rb").read(), f"{name} is not what was added")
+
+
+def got(lab):
+    lab.same(lab.path("new/big"), f"{lab.top}/got")
+
+
+def got_whole(lab):
+    if os.path.exists(f"{lab.top}/got"):
+        lab.check(open(f"{lab.top}/got", "rb").read() in (b"before", open(lab.path("new/big"), "rb").read()), "half a file")
+
+
+def before_got(lab):
+    lab.put(f"{lab.top}/got", b"before")
+
+
+def has_all(vat_dir):
+    def look(lab):
+        content_of("new", "new.img")(lab)
+        lab.run("vat", "--vat", vat_dir, "verify")
+        subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+        lab.run("shrub", "sync", "--vat", vat_dir, "s", "look")
+        lab.same(lab.path("new"), f"{lab.top}/look/t")
+        subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+    return look
+
+
+def new_vat(lab):
+    lab.run("vat", "--vat", "v", "add", "../new/big")
+    lab.run("vat", "--vat", "v", "verify")
+
+
+def signed(lab):
+    lab.run("shrub", "verify", "--signed", "s/t.vref")
+
+
+def repaired(lab):
+    content_of("new", "new.img")(lab)
+    lab.run("vat", "--vat", "v", "verify")
+
+
+BIG = "git-of-big"  # replaced by the id, which follows from the seed
+
+VERBS = [
+    Verb("init", nothing, ["vat", "init", "v"], new_vat),
+    Verb("add", vat, ["vat", "--vat", "v", "add", "../new/big", "../new/d1/f1"], added),
+    Verb("add-file", shrub, ["shrub", "add", "../new/big", "s/b.vref"], content_of(b="new/big"), vref_old_or_new(("new/big",), "b")),
+    Verb("add-dir", old_stored, ["shrub", "add-dir", "../new", "s/t.vref"], content_of("new", "old.img"), vref_old_or_new(("old", "new"))),
+    Verb("add-image", old_stored, ["shrub", "add-image", "../new.img", "s/i.vref"], content_of("old", "new.img"), vref_old_or_new(("old.img", "new.img"), "i")),
+    Verb("add-tar", shrub, ["shrub", "add", "--unpack", "../new.tar.gz", "s/t.vref"], content_of("new"), vref_old_or_new(("new",))),
+    Verb("sync", both_stored, ["shrub", "sync", "s", "W"], wedge_new, wedge_whole, wedge_before(False)),
+    Verb("sync-again", both_stored, ["shrub", "sync", "s", "W"], wedge_new, wedge_whole, wedge_before(True)),
+    Verb("sync-in-place", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, wedge_before(True)),
+    Verb("get", both_stored, ["vat", "--vat", "v", "get", BIG, "-o", "got"], got, got_whole, before_got),
+    Verb("repair", damaged, ["vat", "--vat", "v", "verify", "--repair"], repaired, content_of("new", "new.img"), None, (4, 8)),
+    Verb("index", both_stored, ["vat", "--vat", "v", "index"], repaired, content_of("new", "new.img")),
+    Verb("repack", garbage, ["vat", "--vat", "v", "repack", "--level", "1", "--grace", "0"], repaired, content_of("new", "new.img")),
+    Verb("gc", garbage, ["shrub", "gc", "--worktree", "--grace", "0", "s"], repaired, content_of("new", "new.img")),
+    Verb("push", other_vat, ["shrub", "push", "s", "--to", "w"], has_all("w"), content_of("new", "new.img")),
+    Verb("vat-sync", both_stored, ["vat", "sync", "v", "w"], has_all("w"), content_of("new", "new.img")),
+    Verb("sign", key, ["shrub", "sign", "--key", "key", "s/t.vref"], signed),
+]
+
+
+def table(lab):
+    lab.top_exists = os.makedirs(lab.top, exist_ok=True)
+    big = lab.run("vat", "hash-object", "../new/big").out.split()[0].decode()
+    for verb in VERBS:
+        verb.command = [big if word == BIG else word for word in verb.command]
+    return {verb.name: verb for verb in VERBS}
+
+
+def named(lab, name):
+    verbs = table(lab)
+    if name not in verbs:
+        raise Failed(f"no such verb: {name}")
+    return verbs[name]
