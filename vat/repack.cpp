@@ -45,13 +45,16 @@ class Repack {
     impl_.refresh(false);
     impl_.refuse_unreadable();
     condemned_ = internal::read_marks(impl_.dir.get(), options_.now);
-    if (!options_.dry_run) internal::mend_marks(impl_.dir.get(), options_.now);
+    if (!options_.dry_run) {
+      internal::mend_marks(impl_.dir.get(), options_.now);
+      if (const auto tables = base::find_open_at(impl_.dir.get(), "cache/index", O_RDONLY | O_DIRECTORY))
+        base::remove_leftovers(tables->get());
+    }
     remove_condemned();
     const auto chosen = is_live_ != nullptr ? choose_dying() : choose();
     if (!chosen.empty()) rewrite(chosen);
     if (options_.grace == 0 && is_live_ == nullptr) remove_condemned();
     if (is_live_ != nullptr) count_waiting();
-    if (!options_.dry_run && summary_.removed_packs > 0) refresh_cache(vat_);
     return summary_;
   }
 
@@ -324,26 +327,21 @@ class Repack {
     // Nobody may have synced what the others hold.
     if (::syncfs(impl_.dir.get()) != 0) base::throw_errno("sync", errno);
     // First, so that it never names what is gone; but on a full disk, where what goes makes the room for it.
-    bool is_listed = true;
     try {
       (void)write_pack_list(vat_, leaving);
     } catch (const Error& error) {
       if (error.category() != Category::local) throw;
-      is_listed = false;
     }
-    bool all = true;
     for (const auto& name : leaving) {
       const internal::CondemnedLock lock(impl_.dir.get());
-      if (!internal::has_mark(impl_.dir.get(), name)) {  // somebody adds just that
-        all = false;
-        continue;
-      }
+      if (!internal::has_mark(impl_.dir.get(), name)) continue;  // somebody adds just that
       impl_.with_index([&](internal::Index& index) { index.forget_pack(name); });
       if (::unlinkat(impl_.dir.get(), path_of(name).c_str(), 0) != 0 && errno != ENOENT)
         base::throw_errno(path_of(name), errno);
     }
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
-    if (!all || !is_listed) (void)write_pack_list(vat_);
+    // The marks go last: should this end before, the next run finds them and does the rest.
+    refresh_cache(vat_);
     for (const auto* done : {&leaving, &needed})
       for (const auto& name : *done) internal::remove_mark(impl_.dir.get(), name);
   }

@@ -443,7 +443,8 @@ std::optional<internal::ProvenBlob> Vat::Impl::find_packed(const ObjectId& id, s
         if (error.category() != Category::corrupt && error.category() != Category::refused) throw;
         const auto pack =
             with_index([&](internal::Index& index) { return index.find_pack_name(place.pack); });
-        damage = "pack " + pack.value_or("?") + ", group at " + std::to_string(place.group.offset) + ": " +
+        if (!pack) continue;  // the index was made anew meanwhile
+        damage = "pack " + *pack + ", group at " + std::to_string(place.group.offset) + ": " +
                  error.what();
         if (place.damaged) continue;
         note("blob " + id.hex() + ": " + damage);

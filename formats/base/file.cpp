@@ -172,7 +172,7 @@ std::size_t read_some_at(int fd, std::uint64_t offset, MutableBytes buffer) {
     if (count > 0)
       total += static_cast<std::size_t>(count);
     else if (errno != EINTR)
-      throw_errno("read", errno);
+      throw_errno_of(fd, "read", errno);
   }
   return total;
 }
@@ -189,7 +189,7 @@ std::size_t read_available(int fd, MutableBytes buffer) {
   while (true) {
     const ssize_t count = ::read(fd, buffer.data(), buffer.size());
     if (count >= 0) return static_cast<std::size_t>(count);
-    if (errno != EINTR && !wait_until_ready(fd, POLLIN)) throw_errno("read", errno);
+    if (errno != EINTR && !wait_until_ready(fd, POLLIN)) throw_errno_of(fd, "read", errno);
   }
 }
 
