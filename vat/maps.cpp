@@ -72,18 +72,22 @@ std::string pack_list_damage(Vat& vat) {
   return {};
 }
 
-void for_each_map(Vat& vat, const std::function<void(const ObjectId& root, const std::string& file)>& visit) {
-  const auto& impl = vat.impl();
-  const auto maps = base::find_open_at(impl.dir.get(), "cache/map", O_RDONLY | O_DIRECTORY);
+void for_each_map_directory(const Vat::Impl& vat,
+                            const std::function<void(const std::string& prefix, int directory)>& visit) {
+  const auto maps = base::find_open_at(vat.dir.get(), "cache/map", O_RDONLY | O_DIRECTORY);
   if (!maps) return;
-  for (const auto& prefix : base::list_directory(maps->get())) {
-    const auto below = base::find_open_at(maps->get(), prefix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (!below) continue;
-    for (const auto& name : base::list_directory(below->get())) {
-      const auto root = ObjectId::parse(impl.format, prefix + name.substr(0, name.find('.')));
+  for (const auto& prefix : base::list_directory(maps->get()))
+    if (const auto below = base::find_open_at(maps->get(), prefix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW))
+      visit(prefix, below->get());
+}
+
+void for_each_map(Vat& vat, const std::function<void(const ObjectId& root, const std::string& file)>& visit) {
+  for_each_map_directory(vat.impl(), [&](const std::string& prefix, int directory) {
+    for (const auto& name : base::list_directory(directory)) {
+      const auto root = ObjectId::parse(vat.object_format(), prefix + name.substr(0, name.find('.')));
       if (root && name.ends_with(".zst")) visit(*root, "cache/map/" + prefix + "/" + name);
     }
-  }
+  });
 }
 
 /// Whether a table of the index is the file its name says; one that is not listed is nobody's.
@@ -158,6 +162,8 @@ bool write_one(Vat& vat, const Root& root) {
 
 /// Makes those anew that are damaged or lead to packs that are gone, of the same layout or recipe as before.
 void refresh_maps(Vat& vat) {
+  for_each_map_directory(vat.impl(),
+                         [](const std::string&, int directory) { base::remove_leftovers(directory); });
   for_each_map(vat, [&](const ObjectId& id, const std::string& file) {
     if (map_holds(vat, id, file)) return;
     std::optional<ObjectId> detail;

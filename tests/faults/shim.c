@@ -188,7 +188,7 @@ static void note_written(int fd, uint64_t offset, const struct iovec* parts, int
     at += n;
   }
   struct stat s;
-  if (syscall(SYS_fstat, fd, &s) == 0 && S_ISREG(s.st_mode)) note(op_write, s.st_ino, offset, 0, 0, 0, 0, all, written);
+  if (syscall(SYS_fstat, fd, &s) == 0 && S_ISREG(s.st_mode)) note(op_write, s.st_ino, offset, (uint64_t)s.st_mtim.tv_sec, (uint64_t)s.st_mtim.tv_nsec, 0, 0, all, written);
   free(all);
   inside--;
 }
@@ -200,7 +200,7 @@ static int opened(int fd, int dir, const char* path, int flags, int existed) {
   if (fd < 0 || syscall(SYS_fstat, fd, &s) != 0 || !S_ISREG(s.st_mode)) return fd;
   if (!existed && (flags & O_TMPFILE) != O_TMPFILE) note(op_create, parent(dir, path), s.st_ino, s.st_mode, 0, base_of(path), 0, 0, 0);
   else if (!existed) note(op_create, 0, s.st_ino, s.st_mode, 0, "", 0, 0, 0);
-  else if (flags & O_TRUNC) note(op_truncate, s.st_ino, 0, 0, 0, 0, 0, 0, 0);
+  else if (flags & O_TRUNC) note(op_truncate, s.st_ino, 0, (uint64_t)s.st_mtim.tv_sec, (uint64_t)s.st_mtim.tv_nsec, 0, 0, 0, 0);
   return fd;
 }
 static int do_open(int dir, const char* path, int flags, mode_t mode) {
@@ -321,10 +321,12 @@ ssize_t pwrite64(int fd, const void* buffer, size_t size, off64_t offset) { retu
 
 // What was copied inside the kernel is read back.
 static void note_copied(int fd, uint64_t offset, size_t size) {
+  struct stat s;
+  if (syscall(SYS_fstat, fd, &s) != 0) return;
   inside++;
   char* all = malloc(size + 1);
   long got = syscall(SYS_pread64, fd, all, size, offset);
-  if (got > 0) note(op_write, inode(fd), offset, 0, 0, 0, 0, all, (size_t)got);
+  if (got > 0) note(op_write, s.st_ino, offset, (uint64_t)s.st_mtim.tv_sec, (uint64_t)s.st_mtim.tv_nsec, 0, 0, all, (size_t)got);
   free(all);
   inside--;
 }
@@ -353,11 +355,15 @@ int ioctl(int fd, unsigned long request, ...) {
   return done;
 }
 
+static void note_size(const struct stat* s) {
+  note(op_truncate, s->st_ino, (uint64_t)s->st_size, (uint64_t)s->st_mtim.tv_sec, (uint64_t)s->st_mtim.tv_nsec, 0, 0, 0, 0);
+}
 static int do_truncate(int fd, off_t size) {
   if (fault("truncate", fd, 0)) return -1;
   lock();
   int done = (int)syscall(SYS_ftruncate, fd, size);
-  if (record_path && done == 0) note(op_truncate, inode(fd), (uint64_t)size, 0, 0, 0, 0, 0, 0);
+  struct stat s;
+  if (record_path && done == 0 && syscall(SYS_fstat, fd, &s) == 0) note_size(&s);
   unlock();
   return done;
 }
@@ -370,7 +376,7 @@ static int do_fallocate(int fd, int mode, off_t offset, off_t size) {
   struct stat s;
   if (record_path && done == 0 && syscall(SYS_fstat, fd, &s) == 0) {
     if (mode & 0x12) note(op_zero, s.st_ino, (uint64_t)offset, (uint64_t)size, 0, 0, 0, 0, 0); // a hole, or zeros
-    note(op_truncate, s.st_ino, (uint64_t)s.st_size, 0, 0, 0, 0, 0, 0);
+    note_size(&s);
   }
   unlock();
   return done;
