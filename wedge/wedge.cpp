@@ -324,7 +324,7 @@ class Wedge::Impl {
   }
 
   std::optional<Record> find_record(const std::string& path) const {
-    return internal::read_record(records_.get(), record_name(path) + ".state");
+    return internal::read_sound_record(records_.get(), record_name(path) + ".state");
   }
 
   /// Whether the wedge holds what an overlay is to stand on.

@@ -17,13 +17,10 @@ def rich(lab):
     lab.run("shrub", "add", "--unpack", "../new.tar.gz", "s/a.vref")
     lab.small = lab.run("vat", "hash-object", "../new/d1/f1").out.split()[0].decode()
     lab.big = lab.run("vat", "hash-object", "../new/big").out.split()[0].decode()
-    lab.image = lab.run("vat", "hash-object", "../new.img").out.split()[0].decode()
-    lab.loose = lab.run("vat", "hash-object", "../old/big").out.split()[0].decode()
     # By hand, as docs/formats/vat-layout.md says; and not in any pack.
     lab.put(f"{lab.top}/hand", lab.chance("hand").randbytes(5000))
     hand = lab.run("vat", "hash-object", "hand").out.split()[0].decode()
     lab.put(f"{lab.top}/v/primary/{hand[:2]}/{hand[2:]}.blob", open(f"{lab.top}/hand", "rb").read())
-    lab.hand = hand
     lab.run("vat", "--vat", "v", "verify")
     lab.run("shrub", "sync", "s", "W")
 
@@ -103,7 +100,7 @@ def read(lab, verb, path):
         for entry, name in (("t", "new"), ("i", "new.img"), ("a", "new")):
             there = os.path.exists(f"{top}/W2/{entry}")
             lab.check(there or done.code or path.startswith("s/"), f"{entry} is missing, exit 0")
-            if there:
+            if there and path != f"s/{entry}.vref":  # which is what says what is right
                 lab.same(lab.path(name), f"{top}/W2/{entry}")
     elif verb == "ls":
         done = lab.run("shrub", "ls", "s/t.vref", expect=codes)
@@ -114,8 +111,11 @@ def read(lab, verb, path):
         if done.code == 0:
             lab.same(lab.path("new/big"), f"{top}/got")
     else:
-        what, name = {"cat-big": (lab.big, "new/big"), "cat-small": (lab.small, "new/d1/f1"), "cat-image": (lab.image, "new.img")}[verb]
-        done = lab.run("vat", "--vat", "v", "cat", what, expect=codes)
+        command, name = {"cat-big": (("vat", "--vat", "v", "cat", lab.big), "new/big"), "cat-small": (("vat", "--vat", "v", "cat", lab.small), "new/d1/f1"),
+                         "cat-image": (("shrub", "cat", "s/i.vref"), "new.img")}[verb]
+        done = lab.run(*command, expect=codes)
+        if path == "s/i.vref":
+            return
         right = open(lab.path(name), "rb").read()
         lab.check(done.out == right if done.code == 0 else right.startswith(done.out), f"wrong bytes of {name}")  # what came before the damage is right
     lab.counts["reads beside damage"] += 1

@@ -114,7 +114,7 @@ bool KnownBlocks::is_stored(const Candidate& candidate) {
   return adder_.has(candidate.id);
 }
 
-void KnownBlocks::find(base::Bytes block, const std::function<void(const Candidate&)>& visit) {
+std::vector<KnownBlocks::Candidate> KnownBlocks::look_up(base::Bytes block) {
   if (!tables_) load();
   base::Buffer key;
   base::append_le(key, hash_of(block.data()));
@@ -125,6 +125,20 @@ void KnownBlocks::find(base::Bytes block, const std::function<void(const Candida
     found.push_back(
         {base::ObjectId(format, record.subspan(12)), base::load_le<std::uint32_t>(record.data() + 8)});
   });
+  return found;
+}
+
+void KnownBlocks::find(base::Bytes block, const std::function<void(const Candidate&)>& visit) {
+  std::vector<Candidate> found;
+  try {
+    found = look_up(block);
+  } catch (const Error& error) {
+    if (error.category() != base::Category::corrupt) throw;
+    // A damaged table: all are made anew from the packs.
+    tables_.reset();
+    base::remove_tree(open_blocks(vat_).get(), formats::TableSet::kList);
+    found = look_up(block);
+  }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.size > b.size; });
   for (const auto& candidate : found) visit(candidate);
 }

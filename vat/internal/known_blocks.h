@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "formats/base/bytes.h"
 #include "formats/base/object_id.h"
@@ -17,7 +18,7 @@ namespace vat::internal {
 /// A table in local/blocks of the vat, which can be lost at any time: for each data blob of a pack a hash of
 /// its first block. Blobs that are a group by themselves are left out: they are chunks of images.
 ///
-/// One thread at a time. Errors: local, corrupt.
+/// One thread at a time. Errors: local.
 class KnownBlocks {
  public:
   static constexpr std::size_t kBlock = 4096;          ///< bytes
@@ -38,6 +39,7 @@ class KnownBlocks {
   [[nodiscard]] bool is_stored(const Candidate& candidate);
 
  private:
+  [[nodiscard]] std::vector<Candidate> look_up(base::Bytes block);
   void load();
   void read_pack(const PackRecord& record);
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <utility>
@@ -19,10 +20,13 @@ using base::Error;
 using formats::Row;
 
 constexpr std::size_t kMaxHead = std::size_t{1} << 20;
-constexpr std::size_t kWriteBuffer = std::size_t{256} << 10;
+constexpr std::size_t kBuffer = std::size_t{256} << 10;
+/// The last line: this, 64 hex digits of the SHA-256 of all before it, and a newline.
+constexpr std::string_view kEnd = "end ";
+constexpr std::size_t kEndSize = kEnd.size() + 64 + 1;
 
 std::string to_text(const Record& record) {
-  formats::json::Object object{{"entry", 1},
+  formats::json::Object object{{"entry", 2},
                                {"object-format", base::to_string(record.format)},
                                {"key", record.key},
                                {"inode", record.inode},
@@ -53,7 +57,7 @@ Record parse_head(std::string_view line) {
   const auto format = base::find_object_format(text("object-format"));
   const auto* in_place = formats::json::find(*object, "in-place");
   const auto workspace = text("workspace");  // a name, never a way out of tmp/
-  if (number("entry") != 1 || !format || workspace.find_first_not_of("0123456789abcdef") != std::string::npos)
+  if (number("entry") != 2 || !format || workspace.find_first_not_of("0123456789abcdef") != std::string::npos)
     refuse();
   return {formats::unescape(text("path")),
           formats::unescape(text("owner")),
@@ -80,7 +84,7 @@ std::optional<Record> RecordReader::head() {
 
 bool RecordReader::next(Row& row) {
   std::string line;
-  if (!lines_.next(line)) return false;
+  if (!lines_.next(line) || line.starts_with(kEnd)) return false;
   row = formats::parse_row(line, format_);
   return true;
 }
@@ -94,6 +98,28 @@ std::optional<Record> read_record(int records, const std::string& name) {
   auto fd = base::find_open_at(records, name, O_RDONLY | O_NOFOLLOW);
   if (!fd) return std::nullopt;
   return RecordReader(std::move(*fd)).head();
+}
+
+std::optional<Record> read_sound_record(int records, const std::string& name) {
+  auto head = read_record(records, name);
+  const auto fd = head ? base::find_open_at(records, name, O_RDONLY | O_NOFOLLOW) : std::nullopt;
+  if (!fd) return std::nullopt;
+  const auto size = base::file_size(fd->get());
+  if (size < kEndSize) return std::nullopt;
+  base::Sha256 hash;
+  base::Buffer buffer(kBuffer);
+  for (std::uint64_t at = 0; at < size - kEndSize;) {
+    const auto part = base::MutableBytes(buffer).first(
+        static_cast<std::size_t>(std::min<std::uint64_t>(kBuffer, size - kEndSize - at)));
+    if (!base::read_exact_at(fd->get(), at, part)) return std::nullopt;
+    hash.update(part);
+    at += part.size();
+  }
+  const auto end = std::string(kEnd) + base::to_hex(hash.finish()) + "\n";
+  const auto last = base::MutableBytes(buffer).first(kEndSize);
+  if (!base::read_exact_at(fd->get(), size - kEndSize, last) || base::as_chars(last) != end)
+    return std::nullopt;
+  return head;
 }
 
 NextRow read_rows(int records, const std::string& name) {
@@ -123,15 +149,18 @@ void RecordWriter::add(const Row& row) {
     begun_ = true;
   }
   text_ += formats::to_line(row) + "\n";
-  if (text_.size() >= kWriteBuffer) flush();
+  if (text_.size() >= kBuffer) flush();
 }
 
 void RecordWriter::flush() {
-  file_.write(base::as_bytes(std::exchange(text_, {})));
+  hash_.update(base::as_bytes(text_));
+  file_.write(base::as_bytes(text_));
+  text_.clear();
 }
 
 void RecordWriter::publish(const std::string& name) {
   flush();
+  file_.write(base::as_bytes(std::string(kEnd) + base::to_hex(hash_.finish()) + "\n"));
   (void)file_.publish(records_, name, base::AtomicFile::Existing::replace);
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "formats/base/atomic_file.h"
+#include "formats/base/hash.h"
 #include "formats/base/line_reader.h"
 #include "formats/base/object_id.h"
 #include "formats/base/unique_fd.h"
@@ -42,8 +43,10 @@ class RecordReader {
 [[nodiscard]] std::string record_name(const std::string& path);
 
 /// The head of a record; nullopt if there is none, or it does not parse. `records`: the directory it is in;
-/// -1: there is none.
+/// -1: there is none. Its rows are not looked at.
 [[nodiscard]] std::optional<Record> read_record(int records, const std::string& name);
+/// The same, after a look through all of it: nullopt also if it is not what was written.
+[[nodiscard]] std::optional<Record> read_sound_record(int records, const std::string& name);
 /// Its rows; none if there is no such record.
 [[nodiscard]] NextRow read_rows(int records, const std::string& name);
 [[nodiscard]] std::optional<formats::Row> read_first(int records, const std::string& name);
@@ -65,6 +68,7 @@ class RecordWriter {
   void flush();
   int records_;
   base::AtomicFile file_;
+  base::Sha256 hash_;
   Record record_;
   int work_;
   formats::Row top_;
