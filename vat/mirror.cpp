@@ -43,6 +43,8 @@ class Side {
   /// nullopt: there is no vat.
   virtual std::optional<formats::VatSettings> settings() = 0;
   virtual std::set<std::string> packs() = 0;
+  /// Throws not_found if it cannot be told which packs there are.
+  virtual void check_listing() = 0;
   /// None if there is no such directory, or the side cannot tell.
   virtual std::vector<std::string> list(const std::string& directory) = 0;
   /// A file to read from; nullopt if it is gone.
@@ -73,6 +75,7 @@ class NearSide final : public Side {
       if (Vat::Impl::is_pack_name(name)) names.insert(name.substr(0, 64));
     return names;
   }
+  void check_listing() override {}
   std::vector<std::string> list(const std::string& directory) override {
     const auto opened =
         dir_ ? base::find_open_at(dir_.get(), directory, O_RDONLY | O_DIRECTORY) : std::nullopt;
@@ -119,6 +122,11 @@ class FarSide final : public Side {
   [[nodiscard]] std::string name() const override { return far_.name(); }
   std::optional<formats::VatSettings> settings() override { return far_.settings(); }
   std::set<std::string> packs() override { return far_.packs(); }
+  void check_listing() override {
+    if (!far_.peers().find_packs(0))
+      throw Error(Category::not_found, far_.name() + ": cannot be listed, and there is no cache/packs",
+                  "vat index, where the vat is, makes it");
+  }
   std::vector<std::string> list(const std::string& directory) override {
     return far_.peers().list(0, directory).value_or(std::vector<std::string>());
   }
@@ -171,21 +179,37 @@ class Mirror {
     const auto there = to_.settings();
     if (there && there->object_format != settings->object_format)
       throw Error(Category::usage, "vats of different object formats cannot be copied between");
+    from_.check_listing();
     if (!there && !options_.dry_run) to_.make(*settings);
     const auto known = there ? to_.packs() : std::set<std::string>();
+    std::set<std::string> absent;
     for (const auto& pack : from_.packs()) {
+      if (known.contains(pack)) continue;
       const auto file = std::string(Vat::Impl::kPackDir) + "/" + pack + ".zst";
-      if (!known.contains(pack) &&
-          copy(file, [&](int fd) { return base::to_hex(base::sha256_of_file(fd)) == pack; }))
-        ++summary_.packs;
+      switch (copy(file, [&](int fd) { return base::to_hex(base::sha256_of_file(fd)) == pack; })) {
+        case Copied::done:
+          ++summary_.packs;
+          break;
+        case Copied::absent:
+          absent.insert(pack);
+          break;
+        case Copied::damaged:
+          break;
+      }
     }
     // Hand-filled blobs are proven by whoever reads them, maps too.
     for (const auto* below : {"primary", "cache/delta", "cache/map"}) copy_below(below, there.has_value());
     if (!options_.dry_run) to_.finish();
+    if (!absent.empty())  // or gone since the list was read
+      for (const auto& pack : from_.packs())
+        if (absent.contains(pack))
+          throw Error(Category::not_found, from_.name() + ": pack " + pack + ": listed, but not there");
     return summary_;
   }
 
  private:
+  enum class Copied : std::uint8_t { done, absent, damaged };
+
   void copy_below(const std::string& directory, bool there) {
     for (const auto& prefix : from_.list(directory)) {
       if (prefix.size() != 2 || !base::from_hex(prefix)) continue;
@@ -193,22 +217,23 @@ class Mirror {
       const auto present = there ? to_.list(path) : std::vector<std::string>();
       const std::set<std::string> known(present.begin(), present.end());
       for (const auto& name : from_.list(path))
-        if (!known.contains(name) && is_file_name(name) && copy(path + "/" + name, {})) ++summary_.others;
+        if (!known.contains(name) && is_file_name(name) && copy(path + "/" + name, {}) == Copied::done)
+          ++summary_.others;
     }
   }
 
-  bool copy(const std::string& file, const std::function<bool(int)>& is_good) {
+  Copied copy(const std::string& file, const std::function<bool(int)>& is_good) {
     const auto fd = from_.open(file);
-    if (!fd) return false;  // listed, and gone since
+    if (!fd) return Copied::absent;
     if (is_good && !is_good(fd->get())) {
       ++summary_.damaged;
       if (options_.peers.on_note) options_.peers.on_note(file + ": does not match its name; left out");
-      return false;
+      return Copied::damaged;
     }
     summary_.size += base::file_size(fd->get());
     if (!options_.dry_run) to_.put(file, fd->get());
     if (options_.progress) options_.progress(summary_.size);
-    return true;
+    return Copied::done;
   }
 
   Side& from_;

@@ -96,7 +96,7 @@ PeerTest test_peer(const PeerAddress& peer, const PeerOptions& options) {
   internal::Peers peers({peer}, options);
   PeerTest test;
   test.object_format = settings_of(peers).object_format;
-  const auto packs = peers.list_packs(0);
+  const auto packs = peers.find_packs(0).value_or(std::vector<std::string>());
   test.packs = packs.size();
   test.latency = peers.records()[0].latency;
   if (packs.empty()) return test;

@@ -29,8 +29,6 @@ using internal::Place;
 constexpr const char* kSettingsFile = "vat.json";
 constexpr std::size_t kGroupBudget = std::size_t{32} << 20;  ///< decoded groups kept, content bytes
 constexpr std::size_t kOpenPacks = 128;
-constexpr std::time_t kArriving =
-    3600;  ///< a bad file changed less than this many seconds ago may still be copied
 constexpr std::size_t kRowsTogether = std::size_t{1} << 18;  ///< of packs that are indexed at once
 constexpr std::string_view kBlobSuffix = ".blob";
 

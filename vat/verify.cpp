@@ -1,11 +1,15 @@
 #include "vat/verify.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <ctime>
 #include <deque>
+#include <set>
 #include <unordered_set>
 
 #include "formats/base/error.h"
@@ -95,8 +99,7 @@ class PackCheck {
     size_ = base::file_size(fd_.get());
     list_groups(damages);
     if (options_.quick) return;
-    auto whole =
-        pool_.submit([this] { return base::to_hex(base::sha256_of_file(fd_.get())) + ".zst" == name_; });
+    auto hash = pool_.submit([this] { return base::to_hex(base::sha256_of_file(fd_.get())) + ".zst"; });
     std::deque<std::pair<const Group*, std::future<Checked>>> running;
     const auto finish_oldest = [&] {
       const Group* const group = running.front().first;
@@ -116,31 +119,69 @@ class PackCheck {
       running.emplace_back(&group, pool_.submit([this, &group] { return check(group); }));
     }
     while (!running.empty()) finish_oldest();
-    if (!whole.get() && damages.empty())
+    if (auto right = hash.get(); right != name_ && damages.empty()) {
       damages.push_back({{file_, std::nullopt, "its SHA-256 is not its name", false}, false});
+      if (options_.sample >= 100) right_name_ = std::move(right);
+    }
     if (damages.empty() && options_.sample >= 100)
       impl_.with_index([&](internal::Index& index) { index.mark_sound(name_); });
   }
 
+  /// Whether all of it is sound, under a name that is another pack's.
+  [[nodiscard]] bool is_misnamed() const { return !right_name_.empty(); }
+
+  /// Gives it its own name; a file that has that takes this one's, and is to be looked at again: true.
+  bool rename() {
+    const auto packs = base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir);
+    const auto move = [&](unsigned flags) {
+      return ::renameat2(packs.get(), name_.c_str(), packs.get(), right_name_.c_str(), flags) == 0;
+    };
+    const bool exchanged = !move(RENAME_NOREPLACE);
+    if (exchanged && (errno != EEXIST || !move(RENAME_EXCHANGE))) base::throw_errno(file_, errno);
+    base::sync_directory(packs.get());
+    impl_.with_index([&](internal::Index& index) {
+      index.forget_pack(name_);
+      index.forget_pack(right_name_);
+    });
+    impl_.refresh(false);
+    return exchanged;
+  }
+
   /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id
-  /// would be lost.
+  /// would be lost. Where damage hides what else it held, and it is not arriving just now, all that can be
+  /// read of it is stored and it goes to the quarantine, but that is no repair: false, too.
   bool repair(const std::vector<PackDamage>& damages) {
     std::unordered_set<ObjectId> lost;
+    bool hidden = false;
     for (const auto& damage : damages) {
-      if (!damage.id && damage.place_lost) return false;
+      if (!damage.id && damage.place_lost) hidden = true;
       if (damage.id && !has_other_copy(*damage.id)) lost.insert(*damage.id);
     }
+    if (hidden && (!fd_ || is_arriving())) return false;
     if (take_from(options_.from, vat_, {lost.begin(), lost.end()}).size() < lost.size()) return false;
-    impl_.with_index([&](internal::Index& index) { index.forget_pack(name_); });
-    Adder adder(vat_, {options_.threads, formats::kDefaultLevel});
+    // Whoever looks for something else meanwhile may index this file again: it is no place to rely on.
+    const std::set<std::string> leaving{name_};
+    AddOptions add{options_.threads, formats::kDefaultLevel};
+    add.replacing = &leaving;
+    Adder adder(vat_, add);
     for (const auto& group : groups_) rescue(group, adder);
-    (void)adder.finish();
+    for (const auto& pack : adder.finish().packs)
+      if (pack + ".zst" == name_) return true;  // it took this one's place: all is there that there was
+    impl_.with_index([&](internal::Index& index) { index.forget_pack(name_); });
     impl_.put_aside(file_, name_);
     base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
-    return true;
+    if (hidden)
+      impl_.note("pack " + name_ +
+                 ": what can be read of it is stored anew; the rest is in local/quarantine");
+    return !hidden;
   }
 
  private:
+  [[nodiscard]] bool is_arriving() const {
+    struct stat info;
+    return ::fstat(fd_.get(), &info) != 0 || info.st_mtim.tv_sec > std::time(nullptr) - Vat::Impl::kArriving;
+  }
+
   void list_groups(std::vector<PackDamage>& damages) {
     const auto read = base::reader_of(fd_.get());
     const auto keep = [this](const GroupPlace& place, const std::vector<PackedBlob>& blobs) {
@@ -224,6 +265,7 @@ class PackCheck {
   base::UniqueFd fd_;
   std::uint64_t size_ = 0;
   std::vector<Group> groups_;
+  std::string right_name_;
   bool trailer_lost_ = false;
 };
 
@@ -374,14 +416,26 @@ VerifySummary verify(Vat& vat, const VerifyOptions& options,
   check_loose_files(vat, options, summary, report);
   const auto packs = base::find_open_at(impl.dir.get(), Vat::Impl::kPackDir, O_RDONLY | O_DIRECTORY);
   if (packs) {
-    for (const auto& name : base::list_directory(packs->get())) {
-      if (!Vat::Impl::is_pack_name(name)) continue;
-      ++summary.packs;
+    const auto names = base::list_directory(packs->get());
+    for (auto name = names.begin(); name != names.end();) {
+      if (!Vat::Impl::is_pack_name(*name)) {
+        ++name;
+        continue;
+      }
       std::vector<PackDamage> damages;
-      PackCheck check(vat, options, pool, name);
+      PackCheck check(vat, options, pool, *name);
       check.run(damages, summary, options.progress);
-      if (damages.empty()) continue;
-      const bool repaired = options.repair && check.repair(damages);
+      bool again = false, repaired = false;
+      if (options.repair && check.is_misnamed()) {
+        again = check.rename();
+        repaired = true;
+      } else if (options.repair && !damages.empty()) {
+        repaired = check.repair(damages);
+      }
+      if (!again) {
+        ++summary.packs;
+        ++name;
+      }
       for (auto& damage : damages) {
         damage.repaired = repaired;
         report(damage);

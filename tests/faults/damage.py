@@ -1,9 +1,12 @@
 """Engine 7: stored files change behind our back: a bit flips, a block is zeros, the end is missing, something follows it, another file is in its place,
 it is gone. No wrong byte is ever shown, verify names what is damaged, and adding the content again heals it."""
+import collections
 import os
+import random
 import shutil
 import subprocess
 
+import lab as laboratory
 import verbs
 
 ACTIONS = ("flip", "truncate", "zero", "append", "swap", "delete")
@@ -18,7 +21,7 @@ def rich(lab):
     lab.small = lab.run("vat", "hash-object", "../new/d1/f1").out.split()[0].decode()
     lab.big = lab.run("vat", "hash-object", "../new/big").out.split()[0].decode()
     # By hand, as docs/formats/vat-layout.md says; and not in any pack.
-    lab.put(f"{lab.top}/hand", lab.chance("hand").randbytes(5000))
+    lab.put(f"{lab.top}/hand", random.Random(f"{lab.seed} hand").randbytes(5000))
     hand = lab.run("vat", "hash-object", "hand").out.split()[0].decode()
     lab.put(f"{lab.top}/v/primary/{hand[:2]}/{hand[2:]}.blob", open(f"{lab.top}/hand", "rb").read())
     lab.run("vat", "--vat", "v", "verify")
@@ -36,11 +39,24 @@ def places(lab):
         for directory, _, names in os.walk(f"{lab.top}/{top}"):
             found += [os.path.relpath(os.path.join(directory, name), lab.top) for name in names]
     found = [name for name in found if os.path.getsize(f"{lab.top}/{name}") and "/leases/" not in name]
-    return sorted(found, key=lambda name: (name.split("/")[:3], os.path.getsize(f"{lab.top}/{name}"), name))
+    # Tables are named by what differs from run to run.
+    return sorted(found, key=lambda name: (name.split("/")[:3], os.path.getsize(f"{lab.top}/{name}") if "/index/" in name or "/blocks/" in name else 0, name))
+
+
+def label(files):
+    """pack1, map2, …: names that say what it is, and stay."""
+    seen, labels = collections.Counter(), []
+    for name in files:
+        kind = next((kind for part, kind in (("/pack/", "pack"), ("/map/", "map"), ("/delta/", "delta"), ("/index/", "index"), ("/blocks/", "blocks"), (".state", "state"),
+                                             (".blob", "loose")) if part in name), os.path.basename(name).replace(".", "-"))
+        seen[kind] += 1
+        labels.append(f"{kind}{seen[kind]}")
+    return labels
 
 
 def cases(lab):
     files = places(lab)
+    labels = label(files)
     sizes = [os.path.getsize(f"{lab.top}/{name}") for name in files]
     chance = lab.chance("places")
     for i in range(round(lab.effort * 100)):
@@ -48,9 +64,9 @@ def cases(lab):
             index = chance.choices(range(len(files)), sizes)[0]
         else:
             index = i // 2 % len(files)
-        yield f"flip:{index}:{i}"
+        yield f"flip:{labels[index]}:{i}"
     for i in range(round(lab.effort * 60)):
-        yield f"{ACTIONS[1 + i % 5]}:{i // 5 % len(files)}:{i}"
+        yield f"{ACTIONS[1 + i % 5]}:{labels[i // 5 % len(files)]}:{i}"
 
 
 def harm(lab, action, files, path):
@@ -125,11 +141,18 @@ def read(lab, verb, path):
 
 
 def run(lab, case):
-    action, index, number = case.split(":")
+    action, wanted, number = case.split(":")
     files = places(lab)
-    path = files[int(index) % len(files)]
+    path = dict(zip(label(files), files))[wanted]
     if not harm(lab, action, files, path):
         return
+    try:
+        check(lab, action, number, path)
+    except laboratory.Failed as error:
+        raise laboratory.Failed(f"{path}: {error}") from None
+
+
+def check(lab, action, number, path):
     lab.counts["flips" if action == "flip" else "other damage"] += 1
     if path.startswith("W/"):  # what is remembered of the wedge: it costs time, or asks
         done = lab.run("shrub", "sync", "s", "W", expect=(0, 1))

@@ -86,6 +86,11 @@ class Lab:
                     image.seek(i << 17)
                     image.write((changed if i % 5 == 0 else random.Random(500 + i)).randbytes(20000))
                 image.truncate((16 << 17) + (5000 if which == "new" else 0))
+        for which in ("old", "new"):  # times are content, too
+            for i, name in enumerate(sorted(files_below(self.path(which)), reverse=True)):
+                os.utime(name, ns=(0, (1_600_000_000 + i) * 10**9 + i), follow_symlinks=False)
+            for directory, _, _ in os.walk(self.path(which), topdown=False):
+                os.utime(directory, (0, 1_600_000_000))
         subprocess.run(["tar", "--sort=name", "--mtime=@1", "-C", self.path("new"), "-czf", self.path("new.tar.gz"), "."], check=True)
         self.put(self.path("outside/precious"), b"nothing here ever changes")
 
@@ -121,6 +126,11 @@ class Lab:
             wanted = expect if isinstance(expect, tuple) else (expect,)
             self.check(done.code in wanted, f"exit {done.code}, not {wanted}: {' '.join(command)}\n{done.err}")
         return done
+
+    def limited(self, command, files=None, memory=None, timeout=60):
+        """Runs it with few descriptors or little address space."""
+        done = subprocess.run(command, cwd=self.top, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, preexec_fn=limits(files, memory), check=False)
+        return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"), 0)
 
     def check(self, good, text):
         self.checks += 1

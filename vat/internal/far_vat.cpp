@@ -8,7 +8,7 @@ FarVat::FarVat(const PeerAddress& address, const PeerOptions& options)
     : address_(address), limits_(limits_of(options)), peers_({address}, options) {}
 
 std::set<std::string> FarVat::packs() {
-  const auto names = peers_.list_packs(0);
+  const auto names = peers_.find_packs(0).value_or(std::vector<std::string>());
   return {names.begin(), names.end()};
 }
 

@@ -97,7 +97,7 @@ bool PeerIndex::update(Peers& peers) {
       std::set<std::string> known;
       for (const auto& pack : index_->packs())
         if (pack.size > 0) known.insert(pack.name.substr(0, 64));
-      const auto listed = peers.list_packs(peer);
+      const auto listed = peers.find_packs(peer).value_or(std::vector<std::string>());
       std::set<std::string> unknown;
       std::copy_if(listed.begin(), listed.end(), std::inserter(unknown, unknown.end()),
                    [&](const auto& pack) { return !known.contains(pack); });

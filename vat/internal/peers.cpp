@@ -376,7 +376,7 @@ std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path
   }
 }
 
-std::vector<std::string> Peers::list_packs(std::size_t peer) {
+std::optional<std::vector<std::string>> Peers::find_packs(std::size_t peer) {
   std::vector<std::string> packs;
   // The directory says more than the list, which whoever copied a pack there may not have brought up to date.
   if (const auto names = list(peer, Vat::Impl::kPackDir)) {
@@ -387,6 +387,8 @@ std::vector<std::string> Peers::list_packs(std::size_t peer) {
       auto name = std::string(base::take_field(rest, '\n'));
       if (Vat::Impl::is_pack_name(name + ".zst")) packs.push_back(std::move(name));
     }
+  } else {
+    return std::nullopt;
   }
   return packs;
 }

@@ -67,9 +67,9 @@ class Peers {
   /// Names in a directory of a peer's vat. nullopt if the host cannot tell, or there is no such directory.
   /// Throws as read_part.
   [[nodiscard]] std::optional<std::vector<std::string>> list(std::size_t peer, const std::string& directory);
-  /// Names, in hex, of the packs a peer has: from its list, or from its directory if the host tells that.
-  /// Throws as read_part.
-  [[nodiscard]] std::vector<std::string> list_packs(std::size_t peer);
+  /// Names, in hex, of the packs a peer has: from its list, or from its directory if the host tells that;
+  /// nullopt if there is neither. Throws as read_part.
+  [[nodiscard]] std::optional<std::vector<std::string>> find_packs(std::size_t peer);
   /// nullopt: there is no vat. Throws as read_part; no_store if it cannot be read by this program.
   [[nodiscard]] std::optional<formats::VatSettings> settings(std::size_t peer);
 

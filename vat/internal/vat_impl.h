@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bitset>
+#include <ctime>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -80,6 +81,9 @@ class Vat::Impl {
                                                                 std::string& damage);
 
   /// Throws not_found, or local if that may be for want of permission.
+  /// A bad file that was changed less than so many seconds ago may still be on its way.
+  static constexpr std::time_t kArriving = 3600;
+
   /// Throws local if there are packs that could not be read: what is missing may be in them.
   void refuse_unreadable() const;
   [[noreturn]] void fail_to_find(const base::ObjectId& id);
