@@ -1,5 +1,6 @@
 """Engine 2: one run is written down operation by operation; from that every state is built that a crash at some moment may leave on a disk that keeps
 only what was synced for sure: all operations, only the synced ones, the last write torn, data lost although names stayed, one unsynced operation missing."""
+import hashlib
 import os
 import re
 import struct
@@ -125,9 +126,12 @@ class Model:
                 text = file.read()
                 head, line, rest = text.partition(b"\n")
                 head = re.sub(rb'"inode":(\d+)', lambda found: b'"inode":%d' % made.get(int(found[1]), 0), head)
+                body, end = rest[:-69], rest[-69:]  # the last line has the hash of all before it
+                sound = end == b"end " + hashlib.sha256(text[:-69]).hexdigest().encode() + b"\n"
+                text = head + line + body
                 file.seek(0)
                 file.truncate()
-                file.write(head + line + rest)
+                file.write(text + (b"end " + hashlib.sha256(text).hexdigest().encode() + b"\n" if sound else end))
 
 
 class Recording:
@@ -197,6 +201,8 @@ def recording(lab, verb):
 
 
 def cases(lab):
+    if lab.sanitizer == "tsan":
+        raise laboratory.Skipped("calls cannot be taken from a program with the thread sanitizer")
     for verb in verbs.table(lab).values():
         recorded = recording(lab, verb)
         last = len(recorded.ops)

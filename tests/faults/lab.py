@@ -43,9 +43,11 @@ class Lab:
         os.environ.update(LC_ALL="C", TZ="UTC", PATH=f"{self.bin}:{os.environ['PATH']}", SOURCE_DATE_EPOCH="1700000000", GIT_CONFIG_NOSYSTEM="1")
         os.environ.update(HOME=f"{self.top}/home", XDG_CACHE_HOME=f"{self.top}/home/cache", XDG_CONFIG_HOME=f"{self.top}/home/config")
         os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0:verify_asan_link_order=0"
-        self.sanitized = b"__asan_init" in open(f"{self.bin}/vat", "rb").read() or b"__tsan_init" in open(f"{self.bin}/vat", "rb").read()
+        with open(f"{self.bin}/vat", "rb") as program:
+            code = program.read()
+        self.sanitizer = "asan" if b"__asan_init" in code else "tsan" if b"__tsan_init" in code else ""
         self.shim = f"{self.work}/shim.so"
-        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", self.shim, f"{HERE}/shim.c", "-ldl", "-lpthread"], check=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", *(["-DWITHOUT_MEMORY"] if self.sanitizer else []), "-o", self.shim, f"{HERE}/shim.c", "-ldl", "-lpthread"], check=True)
         self.make_content()
         self.templates = {}
 

@@ -5,6 +5,7 @@
 // FAULT_LOG=FILE     gets a line for each call that was interfered with: its kind, and the path if it is known
 // FAULT_COUNT=FILE   gets, when the program ends, how many such calls there were
 // FAULT_RECORD=FILE  gets the operations (struct record, then names and data), of successful calls only
+// FAULT_PLAIN=1      the file system knows no flags of renameat2: neither exchange nor "unless it is there"
 // FAULT_NOSYNC=1     fsync, fdatasync and syncfs do nothing
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -39,7 +40,7 @@ static int from_then_on;
 static atomic_long seen;
 static const char* log_path;
 static const char* record_path;
-static int no_sync;
+static int no_sync, plain;
 static atomic_int armed;
 static _Thread_local int inside; // our own calls are not counted
 static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
@@ -96,6 +97,7 @@ __attribute__((constructor)) static void begin(void) {
   real_syscall = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
   log_path = getenv("FAULT_LOG");
   record_path = getenv("FAULT_RECORD");
+  plain = getenv("FAULT_PLAIN") != 0;
   no_sync = getenv("FAULT_NOSYNC") != 0;
   const char* at = getenv("FAULT_AT");
   const char* colon = at ? strchr(at, ':') : 0;
@@ -402,6 +404,10 @@ int syncfs(int fd) { return do_sync(SYS_syncfs, fd); }
 // ---- names ----
 
 static int do_rename(int from_dir, const char* from, int to_dir, const char* to, unsigned flags) {
+  if (plain && flags) {
+    errno = EINVAL;
+    return -1;
+  }
   if (fault("rename", -1, to)) return -1;
   lock();
   uint64_t a = record_path ? parent(from_dir, from) : 0, b = record_path ? parent(to_dir, to) : 0;
@@ -557,6 +563,8 @@ int fcntl64(int fd, int command, ...) {
 
 // ---- memory ----
 
+#ifndef WITHOUT_MEMORY
+
 // libcrypto and libarchive end the program when memory runs out, whatever it does: what they ask for is always given.
 static int no_memory(void* caller) {
   if (!kinds || inside || !named(kinds, "malloc")) return 0;
@@ -580,3 +588,4 @@ int posix_memalign(void** out, size_t alignment, size_t size) {
   *out = __libc_memalign(alignment, size);
   return *out ? 0 : ENOMEM;
 }
+#endif

@@ -3,7 +3,7 @@ import os
 import shutil
 import subprocess
 
-from lab import Failed, listing
+from lab import Failed, files_below, listing
 
 
 class Verb:
@@ -92,6 +92,18 @@ def synced_old(lab):
     lab.run("shrub", "sync", "s", "W")
     put_vref(lab, "t", lab.new_vrefs[0])
     put_vref(lab, "i", lab.new_vrefs[1])
+
+
+def with_own_file(lab):
+    """Somebody put something into the entry."""
+    lab.had_wedge = True
+    synced_old(lab)
+    lab.put(f"{lab.top}/W/t/d1/mine", b"precious")
+
+
+def own_file_is_kept(lab):
+    found = [name for name in files_below(f"{lab.top}/W") if name.endswith("/mine")]
+    lab.check(found and open(found[0], "rb").read() == b"precious", "a file of the user's is lost")
 
 
 def key(lab):
@@ -210,6 +222,7 @@ VERBS = [
     Verb("sync", both_stored, ["shrub", "sync", "s", "W"], wedge_new, wedge_whole, wedge_before(False)),
     Verb("sync-again", both_stored, ["shrub", "sync", "s", "W"], wedge_new, wedge_whole, wedge_before(True)),
     Verb("sync-in-place", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, wedge_before(True)),
+    Verb("overwrite", both_stored, ["shrub", "sync", "--overwrite", "s", "W"], wedge_new, own_file_is_kept, with_own_file),
     Verb("get", both_stored, ["vat", "--vat", "v", "get", BIG, "-o", "got"], got, got_whole, before_got),
     Verb("repair", damaged, ["vat", "--vat", "v", "verify", "--repair"], repaired, content_of("new", "new.img"), None, (4, 8)),
     Verb("index", both_stored, ["vat", "--vat", "v", "index"], repaired, content_of("new", "new.img")),
