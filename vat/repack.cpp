@@ -47,6 +47,7 @@ class Repack {
     condemned_ = internal::read_marks(impl_.dir.get(), options_.now);
     if (!options_.dry_run) {
       internal::mend_marks(impl_.dir.get(), options_.now);
+      base::remove_leftovers(impl_.open_tmp());
       if (const auto tables = base::find_open_at(impl_.dir.get(), "cache/index", O_RDONLY | O_DIRECTORY))
         base::remove_leftovers(tables->get());
     }

@@ -6,6 +6,7 @@
 // FAULT_COUNT=FILE   gets, when the program ends, how many such calls there were
 // FAULT_RECORD=FILE  gets the operations (struct record, then names and data), of successful calls only
 // FAULT_PLAIN=1      the file system knows no flags of renameat2: neither exchange nor "unless it is there"
+// FAULT_WAITS=FILE   gets, when the program ends, how many microseconds it waited for locks, those of SQLite among them
 // FAULT_NOSYNC=1     fsync, fdatasync and syncfs do nothing
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -43,6 +44,7 @@ static const char* record_path;
 static int no_sync, plain;
 static atomic_int armed;
 static _Thread_local int inside; // our own calls are not counted
+static atomic_long waited; // nanoseconds
 static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 
 static void append(const char* path, const struct iovec* parts, int count) {
@@ -112,9 +114,14 @@ __attribute__((constructor)) static void begin(void) {
 }
 
 __attribute__((destructor)) static void end(void) {
+  const char* waits = getenv("FAULT_WAITS");
+  char text[32];
+  if (waits) {
+    struct iovec part = {text, (size_t)snprintf(text, sizeof text, "%ld\n", atomic_load(&waited) / 1000)};
+    append(waits, &part, 1);
+  }
   const char* path = getenv("FAULT_COUNT");
   if (!path) return;
-  char text[32];
   struct iovec part = {text, (size_t)snprintf(text, sizeof text, "%ld\n", atomic_load(&seen))};
   append(path, &part, 1);
 }
@@ -540,7 +547,6 @@ FAILS("stat", ssize_t, readlinkat, (int dir, const char* path, char* b, size_t s
 FAILS("list", DIR*, fdopendir, (int fd), (fd), fd, 0, 0)
 FAILS("list", struct dirent64*, readdir64, (DIR * d), (d), dirfd(d), 0, 0)
 FAILS("seek", off64_t, lseek64, (int fd, off64_t o, int whence), (fd, o, whence), fd, 0, -1)
-FAILS("lock", int, flock, (int fd, int operation), (fd, operation), fd, 0, -1)
 FAILS("dup", int, dup, (int fd), (fd), fd, 0, -1)
 FAILS("pipe", int, pipe2, (int ends[2], int flags), (ends, flags), -1, "", -1)
 FAILS("pipe", int, eventfd, (unsigned value, int flags), (value, flags), -1, "", -1)
@@ -552,13 +558,33 @@ FAILS("send", ssize_t, send, (int fd, const void* b, size_t s, int flags), (fd, 
 FAILS("recv", ssize_t, recv, (int fd, void* b, size_t s, int flags), (fd, b, s, flags), fd, 0, -1)
 FAILS("thread", int, pthread_create, (pthread_t * t, const pthread_attr_t* a, void* (*f)(void*), void* x), (t, a, f, x), -1, "", EAGAIN)
 
+static long now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000L + t.tv_nsec;
+}
+int flock(int fd, int operation) {
+  if (fault("lock", fd, 0)) return -1;
+  long begun = now();
+  int done = (int)syscall(SYS_flock, fd, operation);
+  atomic_fetch_add(&waited, now() - begun);
+  return done;
+}
+int usleep(useconds_t time) { // SQLite's, when a table is busy
+  struct timespec wait = {time / 1000000, time % 1000000 * 1000};
+  atomic_fetch_add(&waited, time * 1000L);
+  return nanosleep(&wait, 0);
+}
 int fcntl64(int fd, int command, ...) {
   va_list list;
   va_start(list, command);
   long argument = va_arg(list, long);
   va_end(list);
   if (fault(command == F_DUPFD_CLOEXEC || command == F_DUPFD ? "dup" : "lock", fd, 0)) return -1;
-  return (int)syscall(SYS_fcntl, fd, command, argument);
+  long begun = now();
+  int done = (int)syscall(SYS_fcntl, fd, command, argument);
+  atomic_fetch_add(&waited, now() - begun);
+  return done;
 }
 
 // ---- memory ----

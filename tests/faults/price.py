@@ -1,0 +1,76 @@
+"""What durability costs: 10 000 small files added and synced, against the same commands whose syncs do nothing; and what gc of many chunks takes."""
+import os
+import random
+import resource
+import subprocess
+import time
+
+import lab as laboratory
+import verbs
+
+FILES = 10000
+
+
+def cases(lab):
+    yield f"durability:{FILES}"
+    yield f"gc:{min(1_000_000, round(20_000 * max(1, lab.effort)))}"
+
+
+def measured(lab, *command, more=None):
+    """Seconds of a run, with the shim in any case, so that it costs both alike."""
+    begun = time.monotonic()
+    lab.run(*command, timeout=600, fault="none:0:0", more=more)
+    return time.monotonic() - begun
+
+
+def durability(lab, count):
+    """On the disk the laboratory would use without /dev/shm: there a sync costs something."""
+    chance = random.Random(lab.seed)
+    disk = os.environ.get("DISK", "/var/tmp")
+    place = f"{disk}/shrub-faults-{os.getpid()}"
+    lab.empty()
+    os.makedirs(f"{lab.top}/home")
+    best = {}
+    try:
+        for i in range(count):
+            lab.put(f"{place}/tree/{i % 100}/{i}", chance.randbytes(chance.randrange(100, 8000)))
+        for turn in range(6):
+            for which, more in (("sync", {}), ("no sync", {"FAULT_NOSYNC": "1"})) if turn % 2 else (("no sync", {"FAULT_NOSYNC": "1"}), ("sync", {})):
+                subprocess.run(["rm", "-rf", f"{place}/v", f"{place}/s", f"{place}/W", f"{lab.top}/home/cache"], check=True)
+                os.sync()
+                lab.run("shrub", "init", f"{place}/s", "--vat", f"{place}/v")
+                for verb, command in (("add-dir", ("shrub", "add-dir", f"{place}/tree", f"{place}/s/t.vref")), ("sync", ("shrub", "sync", f"{place}/s", f"{place}/W"))):
+                    best.setdefault((verb, which), []).append(measured(lab, *command, more=more))
+    finally:
+        subprocess.run(["rm", "-rf", place], check=True)
+    for verb in ("add-dir", "sync"):
+        laboratory.note(f"{verb}: " + ", ".join(f"{which} {[round(1000 * t) for t in sorted(best[verb, which])]} ms" for which in ("sync", "no sync")))
+        with_it, without = (sorted(best[verb, which])[len(best[verb, which]) // 2] for which in ("sync", "no sync"))
+        lab.worse(f"price of durability, {verb} (%)", round(100 * (with_it / without - 1), 1))
+
+
+def collect(lab, chunks):
+    """A vat of as many small blobs, half of them needed by nobody."""
+    lab.empty()
+    os.makedirs(f"{lab.top}/home")
+    lab.run("shrub", "init", "s", "--vat", "v")
+    for part in ("kept", "dropped"):
+        for i in range(chunks // 2):
+            lab.put(f"{lab.top}/{part}/{i // 1000}/{i}", b"%s %d" % (part.encode(), i))
+        lab.run("shrub", "add-dir", part, f"s/{part}.vref", timeout=600)
+        subprocess.run(["rm", "-rf", f"{lab.top}/{part}"], check=True)
+    os.remove(f"{lab.top}/s/dropped.vref")
+    for turn in ("first", "second"):
+        begun = time.monotonic()
+        process = subprocess.Popen(["shrub", "gc", "--worktree", "--grace", "0", "s"], cwd=lab.top, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        lab.check(process.returncode == 0, f"gc: exit {process.returncode}")
+        lab.worse(f"gc of {chunks} chunks, {turn} (s)", round(time.monotonic() - begun, 2))
+        lab.worse(f"gc of {chunks} chunks (MiB)", usage.ru_maxrss >> 10)
+    lab.verified()
+
+
+def run(lab, case):
+    kind, count = case.split(":")
+    (durability if kind == "durability" else collect)(lab, int(count))
