@@ -16,6 +16,7 @@
 namespace base {
 namespace {
 
+constexpr std::uint64_t kWriteback = std::uint64_t{4} << 20;
 constexpr std::string_view kPrefix = ".vat-tmp-";
 constexpr std::size_t kNameSize = kPrefix.size() + 32;  // and a random_name()
 
@@ -48,6 +49,10 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::write(Bytes bytes) {
   write_all(fd_.get(), bytes);
+  pending_ += bytes.size();
+  if (pending_ < kWriteback) return;
+  begin_writeback(fd_.get());
+  pending_ = 0;
 }
 
 bool AtomicFile::publish(int directory, const std::string& name, Existing existing, Durability durability) {

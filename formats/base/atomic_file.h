@@ -1,6 +1,7 @@
 // The write protocol: how a file comes to exist under its final name, complete and durable, or not at all.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "formats/base/bytes.h"
@@ -38,7 +39,8 @@ class AtomicFile {
 
  private:
   int tmp_dir_;
-  std::string tmp_name_;  ///< empty once published
+  std::uint64_t pending_ = 0;  ///< bytes since the system was asked to begin writing
+  std::string tmp_name_;       ///< empty once published
   UniqueFd fd_;
 };
 

@@ -262,6 +262,10 @@ void sync_file(int fd) {
   if (::fsync(fd) != 0) throw_errno_of(fd, "fsync", errno);
 }
 
+void begin_writeback(int fd) noexcept {
+  (void)::sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
 void sync_directory(int dir) {
   // EINVAL: a file system without directory sync; EBADF: an O_PATH handle would be our bug
   if (::fsync(dir) != 0 && errno != EINVAL) throw_errno_of(dir, "fsync", errno);

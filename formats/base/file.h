@@ -66,6 +66,8 @@ void write_at(int fd, std::uint64_t offset, Bytes bytes);
 [[nodiscard]] std::vector<std::string> list_directory(int dir);
 
 void sync_file(int fd);
+/// Has the system begin to write what is dirty of the file, and does not wait: a sync later finds less to do.
+void begin_writeback(int fd) noexcept;
 /// fsync of a directory, so that names in it survive power loss.
 void sync_directory(int dir);
 
