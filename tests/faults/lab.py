@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 SPEAKERS = ("shrub: ", "vat: ", "hint: ", "  ")
@@ -30,8 +31,8 @@ Done = collections.namedtuple("Done", "code out err memory")
 class Lab:
     """One run of the laboratory. `top` is where each case happens, always at the same path; what lies beside it must never change."""
 
-    def __init__(self, bin_dir, seed, effort):
-        self.bin, self.seed, self.effort = os.path.realpath(bin_dir), seed, effort
+    def __init__(self, bin_dir, seed):
+        self.bin, self.seed, self.effort = os.path.realpath(bin_dir), seed, 1
         scratch = os.environ.get("SCRATCH") or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         self.work = tempfile.mkdtemp(prefix="shrub-faults-", dir=scratch)
         self.top = f"{self.work}/case"
@@ -128,6 +129,17 @@ class Lab:
             wanted = expect if isinstance(expect, tuple) else (expect,)
             self.check(done.code in wanted, f"exit {done.code}, not {wanted}: {' '.join(command)}\n{done.err}")
         return done
+
+    def weighed(self, *command, expect=0, timeout=600):
+        """Runs it; seconds it took and MiB it had at most."""
+        path = self.path("memory")
+        if os.path.exists(path):
+            os.remove(path)
+        begun = time.monotonic()
+        done = self.run(*command, expect=expect, timeout=timeout, fault="none:0:0", more={"FAULT_MEMORY": path})
+        taken = time.monotonic() - begun
+        with open(path, encoding="ascii") as file:
+            return done, taken, max(int(line) for line in file) / 1024
 
     def limited(self, command, files=None, memory=None, timeout=60):
         """Runs it with few descriptors or little address space."""

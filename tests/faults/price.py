@@ -70,13 +70,9 @@ def collect(lab, chunks):
         subprocess.run(["rm", "-rf", f"{lab.top}/{part}"], check=True)
     os.remove(f"{lab.top}/s/dropped.vref")
     for turn in ("first", "second"):
-        begun = time.monotonic()
-        process = subprocess.Popen(["shrub", "gc", "--worktree", "--grace", "0", "s"], cwd=lab.top, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        lab.check(process.returncode == 0, f"gc: exit {process.returncode}")
-        lab.worse(f"gc of {chunks} chunks, {turn} (s)", round(time.monotonic() - begun, 2))
-        lab.worse(f"gc of {chunks} chunks (MiB)", usage.ru_maxrss >> 10)
+        _, taken, memory = lab.weighed("shrub", "gc", "--worktree", "--grace", "0", "s")
+        lab.worse(f"gc of {chunks} chunks, {turn} (s)", round(taken, 2))
+        lab.worse(f"gc of {chunks} chunks (MiB)", round(memory))
     lab.verified()
 
 

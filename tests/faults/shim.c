@@ -6,6 +6,7 @@
 // FAULT_COUNT=FILE   gets, when the program ends, how many such calls there were
 // FAULT_RECORD=FILE  gets the operations (struct record, then names and data), of successful calls only
 // FAULT_PLAIN=1      the file system knows no flags of renameat2: neither exchange nor "unless it is there"
+// FAULT_MEMORY=FILE  gets, when the program ends, the most memory it had, in KiB: what wait4 says counts the parent's, too
 // FAULT_WAITS=FILE   gets, when the program ends, how many microseconds it waited for locks, those of SQLite among them
 // FAULT_NOSYNC=1     fsync, fdatasync and syncfs do nothing
 #define _GNU_SOURCE
@@ -115,7 +116,17 @@ __attribute__((constructor)) static void begin(void) {
 
 __attribute__((destructor)) static void end(void) {
   const char* waits = getenv("FAULT_WAITS");
-  char text[32];
+  const char* memory = getenv("FAULT_MEMORY");
+  char text[32], status[4096];
+  int fd = memory ? (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY, 0) : -1;
+  if (fd >= 0) {
+    long size = syscall(SYS_read, fd, status, sizeof status - 1);
+    status[size > 0 ? size : 0] = 0;
+    const char* peak = strstr(status, "VmHWM:");
+    struct iovec part = {text, (size_t)snprintf(text, sizeof text, "%ld\n", peak ? atol(peak + 6) : 0)};
+    append(memory, &part, 1);
+    syscall(SYS_close, fd);
+  }
   if (waits) {
     struct iovec part = {text, (size_t)snprintf(text, sizeof text, "%ld\n", atomic_load(&waited) / 1000)};
     append(waits, &part, 1);
