@@ -52,6 +52,7 @@ bool is_time_of(const Row& row, const struct stat& info) {
 bool links_to(int parent, const std::string& name, const std::string& target) {
   std::string there(PATH_MAX, '\0');
   const ssize_t size = ::readlinkat(parent, name.c_str(), there.data(), there.size());
+  if (size < 0 && errno != ENOENT && errno != EINVAL) base::throw_errno(name, errno);
   return size >= 0 && there.substr(0, static_cast<std::size_t>(size)) == target;
 }
 
