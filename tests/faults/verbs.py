@@ -235,7 +235,7 @@ VERBS = [
 
 
 def table(lab):
-    lab.top_exists = os.makedirs(lab.top, exist_ok=True)
+    os.makedirs(lab.top, exist_ok=True)
     big = lab.run("vat", "hash-object", "../new/big").out.split()[0].decode()
     for verb in VERBS:
         verb.command = [big if word == BIG else word for word in verb.command]
