@@ -17,12 +17,13 @@ void Channel::write_line(const std::string& line) {
 std::optional<std::string> Channel::read_line() {
   for (std::size_t searched = 0;;) {
     const auto text = base::as_chars(base::Bytes(buffer_).subspan(at_));
-    if (const auto end = text.find('\n', searched); end != std::string_view::npos) {
+    const auto end = text.find('\n', searched);
+    if (std::min(end, text.size()) > kMaxLine) throw Error(Category::corrupt, "an answer that is no answer");
+    if (end != std::string_view::npos) {
       std::string line(text.substr(0, end));
       at_ += end + 1;
       return line;
     }
-    if (text.size() > kMaxLine) throw Error(Category::corrupt, "an answer that is no answer");
     searched = text.size();
     if (!fill()) {
       if (searched == 0) return std::nullopt;
