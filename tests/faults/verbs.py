@@ -34,6 +34,13 @@ def vat(lab):
     lab.run("vat", "init", "v")
 
 
+def bare(lab):
+    """What somebody made by hand: the settings, and nothing else."""
+    vat(lab)
+    for name in ("primary", "cache", "local", "tmp"):
+        shutil.rmtree(f"{lab.top}/v/{name}", ignore_errors=True)
+
+
 def shrub(lab):
     lab.run("shrub", "init", "s", "--vat", "v")
 
@@ -215,6 +222,7 @@ BIG = "git-of-big"  # replaced by the id, which follows from the seed
 VERBS = [
     Verb("init", nothing, ["vat", "init", "v"], new_vat),
     Verb("add", vat, ["vat", "--vat", "v", "add", "../new/big", "../new/d1/f1"], added),
+    Verb("add-bare", bare, ["vat", "--vat", "v", "add", "../new/big", "../new/d1/f1"], added),
     Verb("add-file", shrub, ["shrub", "add", "../new/big", "s/b.vref"], content_of(b="new/big"), vref_old_or_new(("new/big",), "b")),
     Verb("add-dir", old_stored, ["shrub", "add-dir", "../new", "s/t.vref"], content_of("new", "old.img"), vref_old_or_new(("old", "new"))),
     Verb("add-image", old_stored, ["shrub", "add-image", "../new.img", "s/i.vref"], content_of("old", "new.img"), vref_old_or_new(("old.img", "new.img"), "i")),

@@ -88,8 +88,10 @@ cli::Command verify_command() {
       "layouts find all they "
       "name; prints exactly what is bad. With IDs, checks their content only.\n\n"
       "--repair makes every id readable again where another copy is known, and moves the damaged file to "
-      "local/quarantine "
-      "only then. With --from it takes what has no good copy here from another vat, wherever that is.",
+      "local/quarantine only then. A whole pack under a wrong name gets its own. Of a pack whose end is lost "
+      "all that can be "
+      "read is stored anew; the rest goes to the quarantine, and is reported as damaged that once. With "
+      "--from it takes what has no good copy here from another vat, wherever that is.",
       {{"ID", cli::Argument::Count::any, "ids of blobs to check"}},
       {{"--quick", "", "sizes and trailers only"},
        {"--sample", "N%", "decode and hash only that share of the groups"},
