@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 #include <malloc.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 
@@ -90,6 +92,18 @@ void raise_file_limit() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 65536);
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/// SQLite maps a file of the index; where the disk under it is gone, looking there is a signal, not an error.
+void tell_of_lost_disk() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) {
+    constexpr std::string_view kText = ": a file that is mapped cannot be read: Input/output error\n";
+    (void)!::write(STDERR_FILENO, program_invocation_short_name, std::strlen(program_invocation_short_name));
+    (void)!::write(STDERR_FILENO, kText.data(), kText.size());
+    ::_exit(static_cast<int>(Category::local));
+  };
+  (void)::sigaction(SIGBUS, &action, nullptr);
 }
 
 /// Buffers of some megabytes come and go: memory that is given back each time has to be cleared each time.
@@ -334,6 +348,7 @@ int run(const std::function<Program()>& describe, int argc, char** argv) noexcep
     const auto program = describe();
     occupy_standard_descriptors();
     raise_file_limit();
+    tell_of_lost_disk();
     keep_freed_memory();
     return run_checked(program, argc, argv);
   } catch (...) {

@@ -340,7 +340,6 @@ class Repack {
       if (::unlinkat(impl_.dir.get(), path_of(name).c_str(), 0) != 0 && errno != ENOENT)
         base::throw_errno(path_of(name), errno);
     }
-    base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
     // The marks go last: should this end before, the next run finds them and does the rest.
     refresh_cache(vat_);
     for (const auto* done : {&leaving, &needed})
