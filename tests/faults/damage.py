@@ -65,7 +65,7 @@ def cases(lab):
         else:
             index = i // 2 % len(files)
         yield f"flip:{labels[index]}:{i}"
-    for i in range(round(lab.effort * 60)):
+    for i in range(round(60 * max(1, lab.effort / 10))):
         yield f"{ACTIONS[1 + i % 5]}:{labels[i // 5 % len(files)]}:{i}"
 
 
@@ -171,6 +171,8 @@ def check(lab, action, number, path):
         lab.check(done.code == 4 and base[:20] in done.out.decode() + done.err, f"verify: exit {done.code} does not name {path}: {done.out}{done.err}")
     if path == "v/vat.json":
         return
+    if action == "flip" and int(number) % 5:
+        return  # what follows takes long
     for source, name in (("old", "t"), ("new", "t"), ("old.img", "i"), ("new.img", "i")):
         lab.run("shrub", "add-image" if name == "i" else "add-dir", f"../{source}", f"s/{name}.vref")
     lab.run("shrub", "add", "--unpack", "../new.tar.gz", "s/a.vref")
