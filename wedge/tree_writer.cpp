@@ -350,7 +350,9 @@ class TreeWriter {
                                 options_.reuse_top, target_parent, O_RDONLY | O_DIRECTORY));
     const auto to = directory(parent);
     struct stat info;
-    if (::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 || S_ISDIR(info.st_mode))
+    const bool there = ::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!there && errno != ENOENT) base::throw_errno(row.target, errno);
+    if (!there || S_ISDIR(info.st_mode))
       throw Error(Category::refused, "hard link to what is not an earlier file");
     const auto link = [&, &target_name = target_name, &name = name] {
       if (::linkat(from->get(), target_name.c_str(), to->get(), name.c_str(), 0) != 0)

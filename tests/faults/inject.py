@@ -21,13 +21,13 @@ def spelled(kind, action, n):
     return f"{kind.rstrip('+')}:{number}:{n}{'+' if kind.endswith('+') else ''}"
 
 
-def calls(lab, verb, kind):
-    """How many there are when nothing fails."""
+def calls(lab, verb, kind, place=""):
+    """How many there are when nothing fails; `place`: "@", how many places they come from."""
     lab.fresh(verb)
     count = lab.path("count")
     if os.path.exists(count):
         os.remove(count)
-    lab.run(*verb.command, fault=spelled(kind, "ENOSPC", 10**9), more={"FAULT_COUNT": count})
+    lab.run(*verb.command, fault=spelled(kind, "ENOSPC", f"{place}{10**9}"), more={"FAULT_COUNT": count})
     with open(count, encoding="ascii") as file:
         return max(int(line) for line in file)
 
@@ -42,13 +42,15 @@ def cases(lab):
             if lab.sanitizer and "malloc" in kind:
                 continue
             plain = kind.rstrip("+")
-            if plain not in counted:
-                counted[plain] = calls(lab, verb, kind)
-            total = counted[plain]
-            budget = max(1, round(lab.effort * (1 if kind.endswith("+") else 3)))
+            # Each place once says more than many calls of one place. Memory is asked for at too many, and threads make them vary.
+            place = "" if kind.endswith("+") or plain == "malloc" else "@"
+            if (plain, place) not in counted:
+                counted[plain, place] = calls(lab, verb, kind, place)
+            total = counted[plain, place]
+            budget = max(1, round(lab.effort * (1 if kind.endswith("+") else 100 if lab.effort >= 1 and place else 3)))
             for i in range(min(total, budget)):
                 low, high = i * total // min(total, budget), (i + 1) * total // min(total, budget)
-                yield f"{verb.name}:{kind}:{action}:{low + 1 + lab.chance(verb.name, kind, action, i).randrange(high - low)}"
+                yield f"{verb.name}:{kind}:{action}:{place}{low + 1 + lab.chance(verb.name, kind, action, i).randrange(high - low)}"
 
 
 def run(lab, case):

@@ -94,8 +94,33 @@ class Lab:
                 os.utime(name, ns=(0, (1_600_000_000 + i) * 10**9 + i), follow_symlinks=False)
             for directory, _, _ in os.walk(self.path(which), topdown=False):
                 os.utime(directory, (0, 1_600_000_000))
+        self.make_rich("rich", b"one")
+        self.make_rich("rich2", b"two")
         subprocess.run(["tar", "--sort=name", "--mtime=@1", "-C", self.path("new"), "-czf", self.path("new.tar.gz"), "."], check=True)
         self.put(self.path("outside/precious"), b"nothing here ever changes")
+
+    def make_rich(self, name, text):
+        """A tree with what only some file systems and users can have."""
+        top = self.path(name)
+        self.put(f"{top}/d/plain", text)
+        self.put(f"{top}/d/attributes", text)
+        self.put(f"{top}/{text.decode()}", text)
+        with open(f"{top}/sparse", "wb") as file:
+            file.truncate(1 << 20)
+            file.seek(1 << 19)
+            file.write(text * 1000)
+        os.link(f"{top}/d/plain", f"{top}/d/same")
+        os.symlink(text, f"{top}/link")
+        os.mkfifo(f"{top}/fifo")
+        for path in (top, f"{top}/d/attributes", f"{top}/d"):
+            try:
+                os.setxattr(path, "user.said", text)
+            except OSError:
+                pass  # not here
+        if os.geteuid() == 0:
+            os.mknod(f"{top}/null", 0o20666, os.makedev(1, 3))
+            os.chown(f"{top}/d/plain", 1234, 1234 + len(text))
+            os.chmod(f"{top}/d/plain", 0o4755)
 
     @staticmethod
     def put(path, data):
@@ -264,6 +289,8 @@ def listing(top):
                 found[os.path.relpath(path, top)] = ("link", os.readlink(path))
             elif os.path.isdir(path):
                 found[os.path.relpath(path, top)] = ("dir", status.st_mode & 0o777)
+            elif not os.path.isfile(path):
+                found[os.path.relpath(path, top)] = ("special", status.st_mode, status.st_rdev)
             else:
                 with open(path, "rb") as file:
                     found[os.path.relpath(path, top)] = ("file", status.st_mode & 0o777, hashlib.sha256(file.read()).hexdigest())

@@ -2,6 +2,7 @@
 // operation that changes a file, in one order, so that what a crash would have left can be built; or it makes every sync cost nothing.
 //
 // FAULT_AT=KIND[,KIND...]:ACTION:N[+]  ACTION: a number (errno), `short`, `delay`, `kill`; `+`: from the N-th on, not only that one
+// FAULT_AT=KIND[,KIND...]:ACTION:@N    not the N-th call, but the first from the N-th place in the program: callers count, up to four
 // FAULT_LOG=FILE     gets a line for each call that was interfered with: its kind, and the path if it is known
 // FAULT_COUNT=FILE   gets, when the program ends, how many such calls there were
 // FAULT_RECORD=FILE  gets the operations (struct record, then names and data), of successful calls only
@@ -13,7 +14,9 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -22,9 +25,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -38,6 +43,7 @@ static const char* kinds; // "write,pwrite"; null: nothing is to fail
 static int action;        // errno, or one of:
 enum { kShort = -1, kDelay = -2, kKill = -3 };
 static long nth;
+static int by_place;
 static int from_then_on;
 static atomic_long seen;
 static const char* log_path;
@@ -64,9 +70,34 @@ static int named(const char* list, const char* kind) {
   return 0;
 }
 
+// Whether a call comes from where none came before.
+static int is_new_place(void) {
+  enum { kPlaces = 8192, kSkipped = 3, kDepth = 4 };
+  static uint64_t places[kPlaces];
+  static int count;
+  static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+  void* frames[kSkipped + kDepth];
+  inside++;
+  int depth = backtrace(frames, kSkipped + kDepth);
+  uint64_t hash = 14695981039346656037u;
+  for (int i = kSkipped; i < depth; i++) {
+    Dl_info from;
+    uint64_t at = dladdr(frames[i], &from) ? (uint64_t)((char*)frames[i] - (char*)from.dli_fbase) : 0;
+    hash = (hash ^ at) * 1099511628211u;
+  }
+  pthread_mutex_lock(&guard);
+  int found = 0;
+  for (int i = 0; i < count && !found; i++) found = places[i] == hash;
+  if (!found && count < kPlaces) places[count++] = hash;
+  pthread_mutex_unlock(&guard);
+  inside--;
+  return !found;
+}
+
 // 0: go on; 1: errno is set, say that it failed; kShort: do half of it
 static int fault(const char* kind, int fd, const char* path) {
   if (!kinds || !armed || inside || !named(kinds, kind)) return 0;
+  if (by_place && !is_new_place()) return 0;
   long n = atomic_fetch_add(&seen, 1) + 1;
   if (n != nth && !(from_then_on && n > nth)) return 0;
   inside++;
@@ -109,7 +140,8 @@ __attribute__((constructor)) static void begin(void) {
   const char* number = strchr(what, ':');
   if (!number) return;
   action = !strncmp(what, "short", 5) ? kShort : !strncmp(what, "delay", 5) ? kDelay : !strncmp(what, "kill", 4) ? kKill : atoi(what);
-  nth = atol(number + 1);
+  by_place = number[1] == '@';
+  nth = atol(number + 1 + by_place);
   from_then_on = strchr(number, '+') != 0;
   kinds = at;
 }
@@ -545,6 +577,12 @@ int futimens(int fd, const struct timespec times[2]) {
   }
 FAILS("meta", int, fchown, (int fd, uid_t u, gid_t g), (fd, u, g), fd, 0, -1)
 FAILS("meta", int, fchownat, (int dir, const char* path, uid_t u, gid_t g, int flags), (dir, path, u, g, flags), -1, path, -1)
+FAILS("meta", int, fremovexattr, (int fd, const char* n), (fd, n), fd, 0, -1)
+FAILS("link", int, mknodat, (int dir, const char* path, mode_t mode, dev_t device), (dir, path, mode, device), -1, path, -1)
+FAILS("watch", int, inotify_init1, (int flags), (flags), -1, "", -1)
+FAILS("watch", int, inotify_add_watch, (int fd, const char* path, uint32_t mask), (fd, path, mask), fd, path, -1)
+FAILS("wait", int, poll, (struct pollfd * p, nfds_t n, int timeout), (p, n, timeout), -1, "", -1)
+FAILS("stat", int, fstatvfs64, (int fd, struct statvfs64* s), (fd, s), fd, 0, -1)
 FAILS("meta", int, fsetxattr, (int fd, const char* n, const void* v, size_t s, int flags), (fd, n, v, s, flags), fd, 0, -1)
 FAILS("xattr", ssize_t, fgetxattr, (int fd, const char* n, void* v, size_t s), (fd, n, v, s), fd, 0, -1)
 FAILS("xattr", ssize_t, flistxattr, (int fd, char* list, size_t s), (fd, list, s), fd, 0, -1)

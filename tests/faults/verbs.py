@@ -87,6 +87,48 @@ def damaged(lab):
     shutil.rmtree(f"{lab.top}/good")
 
 
+def rich_stored(lab):
+    shrub(lab)
+    lab.run("shrub", "add-dir", "../rich", "s/t.vref")
+    lab.rich_vref = vref(lab, "t")
+    lab.run("shrub", "add-dir", "../rich2", "s/t.vref")
+    lab.rich2_vref = vref(lab, "t")
+
+
+RICH = ["--special"] + (["--owners"] if os.geteuid() == 0 else [])
+
+
+def rich_synced(lab):
+    put_vref(lab, "t", lab.rich_vref)
+    lab.run("shrub", "sync", *RICH, "s", "W")
+    put_vref(lab, "t", lab.rich2_vref)
+
+
+def rich_new(lab):
+    lab.same(lab.path("rich2"), f"{lab.top}/W/t")
+    lab.run("shrub", "verify", *RICH, "s", "W")
+
+
+def archive_stored(lab):
+    shrub(lab)
+    lab.run("shrub", "add", "../new.tar.gz", "s/t.vref")
+    put_vref(lab, "t", vref(lab, "t").replace('"size"', '"unpack": "tar.gz", "size"'))
+
+
+def unpacked(lab):
+    lab.same(lab.path("new"), f"{lab.top}/W/t")
+
+
+def one_gone(lab):
+    synced_old(lab)
+    os.remove(f"{lab.top}/s/i.vref")
+
+
+def only_tree(lab):
+    lab.same(lab.path("new"), f"{lab.top}/W/t")
+    lab.check(not os.path.exists(f"{lab.top}/W/i"), "an entry without a vref stays")
+
+
 def other_vat(lab):
     both_stored(lab)
     lab.run("vat", "init", "w")
@@ -231,6 +273,12 @@ VERBS = [
     Verb("sync-again", both_stored, ["shrub", "sync", "s", "W"], wedge_new, wedge_whole, wedge_before(True)),
     Verb("sync-in-place", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, wedge_before(True)),
     Verb("overwrite", both_stored, ["shrub", "sync", "--overwrite", "s", "W"], wedge_new, own_file_is_kept, with_own_file),
+    Verb("add-rich", rich_stored, ["shrub", "add-dir", "../rich", "s/t.vref"], lambda lab: lab.run("vat", "--vat", "v", "verify")),
+    Verb("sync-rich", rich_stored, ["shrub", "sync", *RICH, "s", "W"], rich_new),
+    Verb("sync-rich-again", rich_stored, ["shrub", "sync", *RICH, "s", "W"], rich_new, None, rich_synced),
+    Verb("sync-rich-in-place", rich_stored, ["shrub", "sync", "--in-place", *RICH, "s", "W"], rich_new, None, rich_synced),
+    Verb("sync-archive", archive_stored, ["shrub", "sync", "s", "W"], unpacked),
+    Verb("sync-gone", both_stored, ["shrub", "sync", "s", "W"], only_tree, None, one_gone),
     Verb("get", both_stored, ["vat", "--vat", "v", "get", BIG, "-o", "got"], got, got_whole, before_got),
     Verb("repair", damaged, ["vat", "--vat", "v", "verify", "--repair"], repaired, content_of("new", "new.img"), None, (4, 8)),
     Verb("index", both_stored, ["vat", "--vat", "v", "index"], repaired, content_of("new", "new.img")),

@@ -68,6 +68,9 @@ std::uint32_t restored_mode(const Row& row, const Fidelity& fidelity) {
 std::vector<std::string> list_xattrs(int fd) {
   std::vector<std::string> found;
   const ssize_t size = ::flistxattr(fd, nullptr, 0);
+  // EBADF: a handle that is a path only, of what has none
+  if (size < 0 && errno != ENOTSUP && errno != ENOSYS && errno != EBADF)
+    base::throw_errno("list extended attributes", errno);
   if (size <= 0) return found;
   std::string names(static_cast<std::size_t>(size), '\0');
   const ssize_t got = ::flistxattr(fd, names.data(), names.size());
