@@ -86,7 +86,8 @@ class FarPlaces {
 
   [[nodiscard]] std::optional<PackedPlace> find(const ObjectId& id) {
     const auto places = index_.locate(far_.peers(), id);
-    if (!packs_) packs_ = far_.packs();  // the index knows packs of other peers too
+    if (!packs_)
+      packs_ = far_.packs().value_or(std::set<std::string>());  // the index knows packs of other peers too
     for (const auto& place : places)
       if (packs_->contains(place.group.pack))
         return PackedPlace{place.group.pack, place.group.place, place.position};

@@ -72,22 +72,21 @@ std::string pack_list_damage(Vat& vat) {
   return {};
 }
 
-void for_each_map_directory(const Vat::Impl& vat,
-                            const std::function<void(const std::string& prefix, int directory)>& visit) {
-  const auto maps = base::find_open_at(vat.dir.get(), "cache/map", O_RDONLY | O_DIRECTORY);
+/// `on_directory` sees each directory of maps before they are listed.
+void for_each_map(
+    Vat& vat, const std::function<void(const ObjectId& root, const std::string& file)>& visit,
+    const std::function<void(int directory)>& on_directory = [](int) {}) {
+  const auto maps = base::find_open_at(vat.impl().dir.get(), "cache/map", O_RDONLY | O_DIRECTORY);
   if (!maps) return;
-  for (const auto& prefix : base::list_directory(maps->get()))
-    if (const auto below = base::find_open_at(maps->get(), prefix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW))
-      visit(prefix, below->get());
-}
-
-void for_each_map(Vat& vat, const std::function<void(const ObjectId& root, const std::string& file)>& visit) {
-  for_each_map_directory(vat.impl(), [&](const std::string& prefix, int directory) {
-    for (const auto& name : base::list_directory(directory)) {
+  for (const auto& prefix : base::list_directory(maps->get())) {
+    const auto below = base::find_open_at(maps->get(), prefix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (!below) continue;
+    on_directory(below->get());
+    for (const auto& name : base::list_directory(below->get())) {
       const auto root = ObjectId::parse(vat.object_format(), prefix + name.substr(0, name.find('.')));
       if (root && name.ends_with(".zst")) visit(*root, "cache/map/" + prefix + "/" + name);
     }
-  });
+  }
 }
 
 /// Whether a table of the index is the file its name says; one that is not listed is nobody's.
@@ -162,9 +161,7 @@ bool write_one(Vat& vat, const Root& root) {
 
 /// Makes those anew that are damaged or lead to packs that are gone, of the same layout or recipe as before.
 void refresh_maps(Vat& vat) {
-  for_each_map_directory(vat.impl(),
-                         [](const std::string&, int directory) { base::remove_leftovers(directory); });
-  for_each_map(vat, [&](const ObjectId& id, const std::string& file) {
+  const auto renew = [&](const ObjectId& id, const std::string& file) {
     if (map_holds(vat, id, file)) return;
     std::optional<ObjectId> detail;
     try {
@@ -186,7 +183,8 @@ void refresh_maps(Vat& vat) {
     } catch (const Error& error) {  // it is of something that is gone, too
       if (error.category() == Category::local || error.category() == Category::busy) throw;
     }
-  });
+  };
+  for_each_map(vat, renew, base::remove_leftovers);
 }
 
 /// Maps for all roots that have none; counts what is there then, or what there would be.

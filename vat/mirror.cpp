@@ -42,9 +42,8 @@ class Side {
   [[nodiscard]] virtual std::string name() const = 0;
   /// nullopt: there is no vat.
   virtual std::optional<formats::VatSettings> settings() = 0;
-  virtual std::set<std::string> packs() = 0;
-  /// Throws not_found if it cannot be told which packs there are.
-  virtual void check_listing() = 0;
+  /// nullopt: it cannot be told which packs there are.
+  virtual std::optional<std::set<std::string>> packs() = 0;
   /// None if there is no such directory, or the side cannot tell.
   virtual std::vector<std::string> list(const std::string& directory) = 0;
   /// A file to read from; nullopt if it is gone.
@@ -69,13 +68,12 @@ class NearSide final : public Side {
       return formats::parse_vat_settings(base::read_file(dir_.get(), "vat.json", kMaxSettings));
     });
   }
-  std::set<std::string> packs() override {
+  std::optional<std::set<std::string>> packs() override {
     std::set<std::string> names;
     for (const auto& name : list(Vat::Impl::kPackDir))
       if (Vat::Impl::is_pack_name(name)) names.insert(name.substr(0, 64));
     return names;
   }
-  void check_listing() override {}
   std::vector<std::string> list(const std::string& directory) override {
     const auto opened =
         dir_ ? base::find_open_at(dir_.get(), directory, O_RDONLY | O_DIRECTORY) : std::nullopt;
@@ -121,12 +119,7 @@ class FarSide final : public Side {
 
   [[nodiscard]] std::string name() const override { return far_.name(); }
   std::optional<formats::VatSettings> settings() override { return far_.settings(); }
-  std::set<std::string> packs() override { return far_.packs(); }
-  void check_listing() override {
-    if (!far_.peers().find_packs(0))
-      throw Error(Category::not_found, far_.name() + ": cannot be listed, and there is no cache/packs",
-                  "vat index, where the vat is, makes it");
-  }
+  std::optional<std::set<std::string>> packs() override { return far_.packs(); }
   std::vector<std::string> list(const std::string& directory) override {
     return far_.peers().list(0, directory).value_or(std::vector<std::string>());
   }
@@ -179,11 +172,14 @@ class Mirror {
     const auto there = to_.settings();
     if (there && there->object_format != settings->object_format)
       throw Error(Category::usage, "vats of different object formats cannot be copied between");
-    from_.check_listing();
+    const auto packs = from_.packs();
+    if (!packs)
+      throw Error(Category::not_found, from_.name() + ": cannot be listed, and there is no cache/packs",
+                  "vat index, where the vat is, makes it");
     if (!there && !options_.dry_run) to_.make(*settings);
-    const auto known = there ? to_.packs() : std::set<std::string>();
+    const auto known = (there ? to_.packs() : std::nullopt).value_or(std::set<std::string>());
     std::set<std::string> absent;
-    for (const auto& pack : from_.packs()) {
+    for (const auto& pack : *packs) {
       if (known.contains(pack)) continue;
       const auto file = std::string(Vat::Impl::kPackDir) + "/" + pack + ".zst";
       switch (copy(file, [&](int fd) { return base::to_hex(base::sha256_of_file(fd)) == pack; })) {
@@ -201,7 +197,7 @@ class Mirror {
     for (const auto* below : {"primary", "cache/delta", "cache/map"}) copy_below(below, there.has_value());
     if (!options_.dry_run) to_.finish();
     if (!absent.empty())  // or gone since the list was read
-      for (const auto& pack : from_.packs())
+      for (const auto& pack : from_.packs().value_or(std::set<std::string>()))
         if (absent.contains(pack))
           throw Error(Category::not_found, from_.name() + ": pack " + pack + ": listed, but not there");
     return summary_;

@@ -130,21 +130,29 @@ class PackCheck {
   /// Whether all of it is sound, under a name that is another pack's.
   [[nodiscard]] bool is_misnamed() const { return !right_name_.empty(); }
 
-  /// Gives it its own name; a file that has that takes this one's, and is to be looked at again: true.
-  bool rename() {
+  /// What became of a misnamed file: another lies in its place now and is to be looked at; it was moved; or
+  /// it is a copy of a sound pack, or the file system has no way to do it in one step.
+  enum class Renamed { exchanged, moved, no };
+
+  /// Gives it its own name. A file that has that wrongly takes this one's.
+  Renamed rename() {
     const auto packs = base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir);
     const auto move = [&](unsigned flags) {
       return ::renameat2(packs.get(), name_.c_str(), packs.get(), right_name_.c_str(), flags) == 0;
     };
-    const bool exchanged = !move(RENAME_NOREPLACE);
-    if (exchanged && (errno != EEXIST || !move(RENAME_EXCHANGE))) base::throw_errno(file_, errno);
+    auto renamed = Renamed::moved;
+    if (!move(RENAME_NOREPLACE)) {
+      if (errno == EINVAL || is_rightly_named(packs.get())) return Renamed::no;
+      if (!move(RENAME_EXCHANGE)) base::throw_errno(file_, errno);
+      renamed = Renamed::exchanged;
+    }
     base::sync_directory(packs.get());
     impl_.with_index([&](internal::Index& index) {
       index.forget_pack(name_);
       index.forget_pack(right_name_);
     });
     impl_.refresh(false);
-    return exchanged;
+    return renamed;
   }
 
   /// Stores what only this file holds elsewhere, then moves it away. False, and nothing done, if some id
@@ -180,6 +188,12 @@ class PackCheck {
   [[nodiscard]] bool is_arriving() const {
     struct stat info;
     return ::fstat(fd_.get(), &info) != 0 || info.st_mtim.tv_sec > std::time(nullptr) - Vat::Impl::kArriving;
+  }
+
+  /// Whether what has this file's own name is the same pack.
+  [[nodiscard]] bool is_rightly_named(int packs) const {
+    const auto other = base::find_regular_at(packs, right_name_);
+    return other && base::to_hex(base::sha256_of_file(other->get())) + ".zst" == right_name_;
   }
 
   void list_groups(std::vector<PackDamage>& damages) {
@@ -425,14 +439,11 @@ VerifySummary verify(Vat& vat, const VerifyOptions& options,
       std::vector<PackDamage> damages;
       PackCheck check(vat, options, pool, *name);
       check.run(damages, summary, options.progress);
-      bool again = false, repaired = false;
-      if (options.repair && check.is_misnamed()) {
-        again = check.rename();
-        repaired = true;
-      } else if (options.repair && !damages.empty()) {
-        repaired = check.repair(damages);
-      }
-      if (!again) {
+      auto renamed = PackCheck::Renamed::no;
+      if (options.repair && check.is_misnamed()) renamed = check.rename();
+      bool repaired = renamed != PackCheck::Renamed::no;
+      if (options.repair && !repaired && !damages.empty()) repaired = check.repair(damages);
+      if (renamed != PackCheck::Renamed::exchanged) {
         ++summary.packs;
         ++name;
       }

@@ -62,7 +62,6 @@ UniqueFd open_stepwise(int dir, std::string_view path, int flags) {
   }
 }
 
-/// After EAGAIN: somebody made the pipe or terminal non-blocking.
 /// throw_errno(), naming the file that `fd` is, if it is one.
 [[noreturn]] void throw_errno_of(int fd, const std::string& what, int errno_value) {
   std::array<char, PATH_MAX> path;
@@ -72,6 +71,7 @@ UniqueFd open_stepwise(int dir, std::string_view path, int flags) {
               errno_value);
 }
 
+/// After EAGAIN: somebody made the pipe or terminal non-blocking.
 bool wait_until_ready(int fd, short events) {
   if (errno != EAGAIN) return false;
   pollfd waiting{fd, events, 0};

@@ -606,6 +606,22 @@ TEST_CASE("repair loses nothing where a whole pack has something behind it, or a
     for (const auto& blob : *blobs) CHECK(tests::holds(*store, store.id_of(blob), blob));
 }
 
+TEST_CASE("repair ends where a pack lies under two names", "[vat][verify]") {
+  TestVat store;
+  const auto first = some_blobs(1), second = some_blobs(2);
+  const auto sound = store.pack_path(store.add_pack(first)), wrong = store.pack_path(store.add_pack(second));
+  store.close();
+  REQUIRE(::chmod(wrong.c_str(), 0644) == 0);
+  copy_file(sound, wrong);
+  TestVat::make_old(wrong);
+  store.reopen();
+  const auto damages = verify(store, true);
+  REQUIRE(damages.size() == 1);
+  CHECK(damages[0].repaired);
+  CHECK(verify(store).empty());
+  for (const auto& blob : first) CHECK(tests::holds(*store, store.id_of(blob), blob));
+}
+
 TEST_CASE("repair does not rely on copies that are damaged themselves", "[vat][verify]") {
   // Two packs hold `shared`. The first is damaged elsewhere, and that blob has another copy; the copy of
   // `shared` in the second is bad, which nobody knows yet. Whichever is checked first, `shared` must stay.

@@ -7,9 +7,10 @@ namespace vat::internal {
 FarVat::FarVat(const PeerAddress& address, const PeerOptions& options)
     : address_(address), limits_(limits_of(options)), peers_({address}, options) {}
 
-std::set<std::string> FarVat::packs() {
-  const auto names = peers_.find_packs(0).value_or(std::vector<std::string>());
-  return {names.begin(), names.end()};
+std::optional<std::set<std::string>> FarVat::packs() {
+  const auto names = peers_.find_packs(0);
+  if (!names) return std::nullopt;
+  return std::set<std::string>(names->begin(), names->end());
 }
 
 Upload& FarVat::upload() {
@@ -26,7 +27,7 @@ void FarVat::put(const std::string& file, int fd, bool replace) {
 }
 
 void FarVat::put_pack_list(const std::vector<std::string>& added) {
-  auto names = packs();
+  auto names = packs().value_or(std::set<std::string>());
   names.insert(added.begin(), added.end());
   std::string text;
   for (const auto& pack : names) text += pack + "\n";

@@ -23,8 +23,8 @@ class FarVat {
   [[nodiscard]] Peers& peers() noexcept { return peers_; }
   /// nullopt: there is no vat.
   [[nodiscard]] std::optional<formats::VatSettings> settings() { return peers_.settings(0); }
-  /// Names, in hex, as they are now.
-  [[nodiscard]] std::set<std::string> packs();
+  /// Names, in hex, as they are now; nullopt if the host does not tell.
+  [[nodiscard]] std::optional<std::set<std::string>> packs();
 
   /// Throws usage if the host cannot be written.
   void require_writable() { (void)upload(); }

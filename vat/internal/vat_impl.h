@@ -80,12 +80,12 @@ class Vat::Impl {
   [[nodiscard]] std::optional<internal::ProvenBlob> find_packed(const base::ObjectId& id,
                                                                 std::string& damage);
 
-  /// Throws not_found, or local if that may be for want of permission.
   /// A bad file that was changed less than so many seconds ago may still be on its way.
   static constexpr std::time_t kArriving = 3600;
 
   /// Throws local if there are packs that could not be read: what is missing may be in them.
   void refuse_unreadable() const;
+  /// Throws not_found, or local if that may be for want of permission.
   [[noreturn]] void fail_to_find(const base::ObjectId& id);
 
   /// Hand-filled files for `id` that exist, in a fixed order.
