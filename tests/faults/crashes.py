@@ -227,8 +227,8 @@ def run(lab, case):
     lab.empty()
     recorded.state(end, variant).write(lab.top)
     lab.counts["crash states"] += 1
-    done = laboratory.Done(0 if end == len(recorded.ops) else -9, b"", "", 0)
-    lab.had_wedge = os.path.exists(f"{lab.top}/W/t") and verb.name == "sync-again" and end == 0
+    done = laboratory.Done(0 if end == len(recorded.ops) else -9, b"", "")
+    lab.had_wedge = verb.name == "sync-again"
     if os.path.exists(f"{lab.top}/v/vat.json") and verb.name != "repair":  # which finds damage
         lab.verified()
     lab.after(verb, done, interrupted=done.code != 0)

@@ -219,19 +219,10 @@ def give(lab):
 def attempt(lab, *command):
     """Runs what may refuse: in time, with one clear line, without a way to the terminal."""
     begun = time.monotonic()
-    done = subprocess.Popen(command, cwd=lab.top, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **lab.hostile)
-    try:
-        out, err = done.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        done.kill()
-        done.communicate()
-        raise laboratory.Failed(f"hangs: {' '.join(command)}") from None
-    result = laboratory.Done(done.returncode, out, err.decode(errors="replace"), 0)
+    done = lab.run(*command, expect=(0, 1, 2, 3, 4, 5, 8, 9, 10), timeout=LIMIT, who=lab.hostile)
     lab.worse("hostile input (s)", round(time.monotonic() - begun, 1))
-    lab.check(result.code in (0, 1, 2, 3, 4, 5, 8, 9, 10), f"exit {result.code}: {' '.join(command)}\n{result.err[:500]}")
-    lab.check("\x1b" not in result.err and "\r" not in result.err, f"control characters reach the terminal: {result.err!r}")
-    lab.clear(result, lines=4)
-    return result
+    lab.check("\x1b" not in done.err and "\r" not in done.err, f"control characters reach the terminal: {done.err!r}")
+    lab.clear(done, lines=4)
 
 
 def nothing_escaped(lab, victims):
@@ -349,15 +340,8 @@ def swaps(lab, name):
             if name != "source":
                 put_vref(lab, (older, newer)[i % 2])
             at_work.set()
-            done = subprocess.Popen(command, cwd=lab.top, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **lab.hostile)
-            try:
-                _, err = done.communicate(timeout=LIMIT)
-            except subprocess.TimeoutExpired:
-                done.kill()
-                done.communicate()
-                raise laboratory.Failed("hangs while directories are swapped") from None
+            lab.run(*command, expect=(0, 1, 3, 4, 5, 8, 9, 11), timeout=LIMIT, who=lab.hostile)
             at_work.clear()
-            lab.check(done.returncode in (0, 1, 3, 4, 5, 8, 9, 11), f"exit {done.returncode}: {err}")
             lab.check(laboratory.listing(f"{lab.top}/victim") == victims, "something outside of the wedge changed")
             if name == "source" and os.path.exists(f"{lab.top}/s/x.vref"):
                 paths = lab.run("shrub", "ls", "s/x.vref").out.decode()

@@ -28,7 +28,7 @@ def killed_after(lab, command, seconds):
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-    return laboratory.Done(process.returncode, out, err.decode(errors="replace"), 0)
+    return laboratory.Done(process.returncode, out, err.decode(errors="replace"))
 
 
 def cases(lab):

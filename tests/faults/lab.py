@@ -6,9 +6,7 @@ import random
 import re
 import resource
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -25,7 +23,7 @@ class Skipped(Exception):
     pass
 
 
-Done = collections.namedtuple("Done", "code out err memory")
+Done = collections.namedtuple("Done", "code out err")
 
 
 class Lab:
@@ -50,7 +48,7 @@ class Lab:
         self.shim = f"{self.work}/shim.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", *(["-DWITHOUT_MEMORY"] if self.sanitizer else []), "-o", self.shim, f"{HERE}/shim.c", "-ldl", "-lpthread"], check=True)
         self.make_content()
-        self.templates = {}
+        self.templates = {}  # of verbs: sizes of vat and wedge when nothing happens to them
 
     def close(self):
         subprocess.run(["chmod", "-R", "u+rwX", self.work], check=False)
@@ -130,8 +128,8 @@ class Lab:
 
     # ---- running ----
 
-    def run(self, *command, expect=0, timeout=60, fault=None, log=None, record=None, cwd=None, more=None, input=None):
-        """Runs it in `top`; `fault` as the shim's FAULT_AT. `expect`: codes that are fine, or None."""
+    def run(self, *command, expect=0, timeout=60, fault=None, log=None, record=None, cwd=None, more=None, input=None, files=None, who=None):
+        """Runs it in `top`; `fault` as the shim's FAULT_AT. `expect`: codes that are fine, or None. `files`: so many descriptors at most. `who`: Popen's user, group."""
         environment = dict(os.environ, **(more or {}))
         if fault or record or (more and "FAULT_NOSYNC" in more):
             environment["LD_PRELOAD"] = self.shim
@@ -141,15 +139,16 @@ class Lab:
                 environment["FAULT_LOG"] = log
             if record:
                 environment["FAULT_RECORD"] = record
+        limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
         process = subprocess.Popen(command, cwd=cwd or self.top, env=environment, stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit, **(who or {}))
         try:
             out, err = process.communicate(input, timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             raise Failed(f"did not end within {timeout} s: {' '.join(command)}") from None
-        done = Done(process.returncode, out, err.decode(errors="replace"), 0)
+        done = Done(process.returncode, out, err.decode(errors="replace"))
         if expect is not None:
             wanted = expect if isinstance(expect, tuple) else (expect,)
             self.check(done.code in wanted, f"exit {done.code}, not {wanted}: {' '.join(command)}\n{done.err}")
@@ -165,11 +164,6 @@ class Lab:
         taken = time.monotonic() - begun
         with open(path, encoding="ascii") as file:
             return done, taken, max(int(line) for line in file) / 1024
-
-    def limited(self, command, files=None, memory=None, timeout=60):
-        """Runs it with few descriptors or little address space."""
-        done = subprocess.run(command, cwd=self.top, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, preexec_fn=limits(files, memory), check=False)
-        return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"), 0)
 
     def check(self, good, text):
         self.checks += 1
@@ -188,10 +182,7 @@ class Lab:
         if verb.name not in self.templates:
             os.makedirs(f"{self.top}/home")
             verb.prepare(self)
-            shutil.copytree(self.top, template, symlinks=True)
-            subprocess.run(["rm", "-rf", template], check=True)
             subprocess.run(["cp", "-a", self.top, template], check=True)
-            self.templates[verb.name] = size_of(f"{self.top}/v")
             self.undisturbed(verb)
             self.empty()
         subprocess.run(["cp", "-a", template, self.top], check=True)
@@ -308,16 +299,3 @@ def size_of(top):
     return sum(os.lstat(path).st_size for path in files_below(top) if "/local/" not in path and "/cache/index/" not in path)
 
 
-def limits(files=None, memory=None):
-    """For preexec_fn."""
-    def set_them():
-        if files:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-        if memory:
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    return set_them
-
-
-def note(text):
-    print(text, file=sys.stderr)

@@ -112,7 +112,7 @@ def run(lab, case):
         disk = os.open(cut_at(lab, kind), os.O_RDONLY)
         fcntl.ioctl(disk, SHUTDOWN, struct.pack("I", FLAGS[flag]))
         os.close(disk)
-        done = laboratory.Done(process.wait(), b"", process.stderr.read().decode(errors="replace"), 0)
+        done = laboratory.Done(process.wait(), b"", process.stderr.read().decode(errors="replace"))
         process.stderr.close()
         lab.check(done.code in (0, 4, 8, 9), f"exit {done.code}: {done.err}")
         lab.clear(done, lines=20)  # notes of what cannot be read any more

@@ -58,8 +58,7 @@ def run(lab, case):
             command = ["shrub", "add", f"files/{name}", f"s/{name}.vref"]
             if killing and chance.random() < 0.3:
                 kills.killed_after(lab, command, chance.uniform(0, 0.03))
-            done = lab.run(*command, expect=0, fault="none:0:0", more={"FAULT_WAITS": waits})
-            del done
+            lab.run(*command, fault="none:0:0", more={"FAULT_WAITS": waits})
             vrefs[name] = True
             lab.counts["races of add and gc"] += 1
             if chance.random() < 0.4:  # given up
