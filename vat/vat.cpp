@@ -442,8 +442,7 @@ std::optional<internal::ProvenBlob> Vat::Impl::find_packed(const ObjectId& id, s
         const auto pack =
             with_index([&](internal::Index& index) { return index.find_pack_name(place.pack); });
         if (!pack) continue;  // the index was made anew meanwhile
-        damage = "pack " + *pack + ", group at " + std::to_string(place.group.offset) + ": " +
-                 error.what();
+        damage = "pack " + *pack + ", group at " + std::to_string(place.group.offset) + ": " + error.what();
         if (place.damaged) continue;
         note("blob " + id.hex() + ": " + damage);
         with_index([&](internal::Index& index) { index.mark_damaged(id, place); });
@@ -639,6 +638,7 @@ void Vat::create(const std::string& path, base::ObjectFormat format, const chunk
     if (::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700) != 0 && errno != EEXIST)
       base::throw_errno(name, errno);
   base::make_directories(path + "/cache/index");
+  base::make_directories(path + "/cache/condemned");  // a full disk may have no room for it
   const auto primary = base::open_directory(dir.get(), "primary");
   base::sync_directory(primary.get());
   base::write_file_atomically(dir.get(), kSettingsFile,

@@ -71,10 +71,7 @@ def run(lab, case):
             lab.check(done.code == 9 or verb.name in ("repair", "index", "gc", "repack"), f"exit {done.code} on a read-only disk")
         if os.path.exists(f"{lab.top}/s/t.vref") and name not in ("sign", "repair") and kind != "inodes":
             for command in READS[:2 if kind == "readonly" else 3]:  # work without a free byte
-                done_beside = lab.run(*command, expect=(0, 9) if "gc" in command else 0)
-                if done_beside.code:  # a mark needs a byte
-                    lab.check("cache/condemned" in done_beside.err, done_beside.err)
-                    lab.counts["disks: gc found no room for a mark"] += 1
+                lab.run(*command)
                 subprocess.run(["rm", "-rf", lab.path("beside")], check=True)
         lab.counts[f"disks: {kind}"] += 1
         if kind == "readonly":

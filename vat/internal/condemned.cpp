@@ -11,8 +11,6 @@
 #include <optional>
 #include <string_view>
 
-#include "formats/base/atomic_file.h"
-#include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
 #include "vat/internal/vat_impl.h"
@@ -21,31 +19,44 @@ namespace vat::internal {
 namespace {
 
 constexpr const char* kCondemned = "condemned";
-constexpr std::size_t kMaxMark = 64;
 constexpr std::size_t kNameSize = 64;  ///< of a pack, without .zst
 
 std::optional<base::UniqueFd> find_marks(int vat) {
   return base::find_open_at(vat, std::string("cache/") + kCondemned, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
 }
 
+/// File names of the marks, by that of the pack.
+std::multimap<std::string, std::string> list_marks(int marks) {
+  std::multimap<std::string, std::string> names;
+  for (const auto& name : base::list_directory(marks))
+    if (auto pack = name.substr(0, kNameSize) + ".zst"; Vat::Impl::is_pack_name(pack))
+      names.emplace(std::move(pack), name);
+  return names;
+}
+
+/// nullopt: it says nothing, or is of the future.
+std::optional<Mark> parse(std::string_view name, std::int64_t now) {
+  name.remove_prefix(kNameSize);
+  if (!base::take_field(name, '.').empty()) return std::nullopt;
+  const auto since = base::parse_decimal(base::take_field(name, '.'));
+  // What another run made after this one began is no mark of the future.
+  const auto latest = static_cast<std::uint64_t>(std::max<std::int64_t>(now, std::time(nullptr)));
+  if (!since || *since > latest || (!name.empty() && name != "dead")) return std::nullopt;
+  return Mark{static_cast<std::int64_t>(*since), name == "dead"};
+}
+
 std::map<std::string, Mark> read(int vat, std::int64_t now, bool mend) {
   std::map<std::string, Mark> all;
   const auto marks = find_marks(vat);
   if (!marks) return all;
-  for (const auto& name : base::list_directory(marks->get())) {
-    if (!Vat::Impl::is_pack_name(name + ".zst")) continue;
-    const auto file = base::find_regular_at(marks->get(), name);
-    if (!file) continue;
-    std::string text(kMaxMark, '\0');
-    text.resize(base::read_some(file->get(), {reinterpret_cast<std::byte*>(text.data()), text.size()}));
-    std::string_view rest = text;
-    auto line = base::take_field(rest, '\n');
-    const auto since = base::parse_decimal(base::take_field(line, ' '));
-    // What another run wrote after this one began is no mark of the future.
-    const auto latest = static_cast<std::uint64_t>(std::max<std::int64_t>(now, std::time(nullptr)));
-    const bool is_known = since && *since <= latest && (line.empty() || line == "dead");
-    all[name + ".zst"] = {is_known ? static_cast<std::int64_t>(*since) : now, line == "dead"};
-    if (!is_known && mend) write_mark(vat, name + ".zst", all[name + ".zst"]);
+  for (const auto& [pack, name] : list_marks(marks->get())) {
+    const auto said = parse(name, now);
+    const auto mark = said.value_or(Mark{now, false});
+    if (const auto known = all.find(pack); known == all.end() || known->second.since < mark.since)
+      all[pack] = mark;
+    if (said || !mend) continue;
+    write_mark(vat, pack, mark);
+    (void)::unlinkat(marks->get(), name.c_str(), 0);
   }
   return all;
 }
@@ -70,20 +81,22 @@ CondemnedLock::CondemnedLock(int vat) {
 void write_mark(int vat, const std::string& pack, const Mark& mark) {
   const auto cache = base::ensure_directory(vat, "cache", 0777);
   const auto marks = base::ensure_directory(cache.get(), kCondemned, 0777);
-  base::remove_leftovers(marks.get());
-  base::write_file_atomically(marks.get(), pack.substr(0, kNameSize),
-                              base::as_bytes(std::to_string(mark.since) + (mark.is_dead ? " dead\n" : "\n")));
+  const auto name =
+      pack.substr(0, kNameSize) + "." + std::to_string(mark.since) + (mark.is_dead ? ".dead" : "");
+  (void)base::open_at(marks.get(), name, O_WRONLY | O_CREAT | O_NOFOLLOW, 0444);
 }
 
 void remove_mark(int vat, const std::string& pack) {
-  if (const auto marks = find_marks(vat))
-    (void)::unlinkat(marks->get(), pack.substr(0, kNameSize).c_str(), 0);
+  const auto marks = find_marks(vat);
+  if (!marks) return;
+  const auto names = list_marks(marks->get());
+  for (auto [name, end] = names.equal_range(pack); name != end; ++name)
+    (void)::unlinkat(marks->get(), name->second.c_str(), 0);
 }
 
 bool has_mark(int vat, const std::string& pack) {
-  struct stat info {};
   const auto marks = find_marks(vat);
-  return marks && ::fstatat(marks->get(), pack.substr(0, kNameSize).c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
+  return marks && list_marks(marks->get()).contains(pack);
 }
 
 }  // namespace vat::internal

@@ -1,4 +1,8 @@
-// Packs that are to go: cache/condemned/<pack> says since when. docs/design.md ("Taking away")
+// Packs that are to go. docs/design.md ("Taking away")
+//
+// The mark of one is an empty file, cache/condemned/<pack>.<seconds since 1970>, and .dead if no root needs
+// it: it takes no block of a full disk, and whoever lists the directory has read all. It is not synced: what
+// a crash takes away is condemned again, later.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +35,7 @@ class CondemnedLock {
 /// Has marks that count from now say so.
 void mend_marks(int vat, std::int64_t now);
 
+/// Throws local.
 void write_mark(int vat, const std::string& pack, const Mark& mark);
 void remove_mark(int vat, const std::string& pack);
 [[nodiscard]] bool has_mark(int vat, const std::string& pack);
