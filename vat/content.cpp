@@ -194,8 +194,11 @@ Content find_content(BlobSource& source, const ObjectId& id) {
     if (error.category() == Category::internal || error.category() == Category::busy) throw;
     failure.emplace(error);  // a recipe may describe it all the same
   }
-  for (const auto& claim : source.find_recipes(id)) {
-    if (claim.proven) return {claim.size, claim.recipe};
+  const auto claims = source.find_recipes(id);
+  for (const auto& claim : claims) {
+    // What it needs may have gone since; where there is no other, reading it says what.
+    if (claim.proven && (claims.size() == 1 || holds(source, id, claim.recipe)))
+      return {claim.size, claim.recipe};
     try {
       base::ObjectHasher hasher(source.object_format());
       hasher.reset(claim.size);

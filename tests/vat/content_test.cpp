@@ -225,6 +225,32 @@ TEST_CASE("a recipe that claims content it does not describe is found out, every
   }
 }
 
+TEST_CASE("a recipe whose chunks are gone is no reason not to read the content by another",
+          "[vat][content]") {
+  TestVat store;
+  const auto content = tests::random_bytes(3000, 1);
+  const auto id = store.id_of(content);
+  const auto parts_at = [&](vat::Adder& adder, std::ptrdiff_t size) {
+    return Parts{chunk(store, adder, {content.begin(), content.begin() + size}),
+                 chunk(store, adder, {content.begin() + size, content.end()})};
+  };
+  vat::Adder leaving(*store);
+  const auto first = parts_at(leaving, 1000);
+  const auto pack = leaving.finish().packs.at(0);
+  vat::Adder adder(*store);
+  const auto gone = put_recipe(store, adder, first, id);
+  const auto other = put_recipe(store, adder, parts_at(adder, 1500), id);
+  (void)adder.finish();
+  store.lose_index();  // it reads what they claim to be out of the pack
+  REQUIRE(store->find_recipes(id).size() == 2);
+  store->note_proven(id, gone, content.size());
+  REQUIRE(store->find_recipes(id)[0].recipe == gone);
+  REQUIRE(::unlink(store.pack_path(pack + ".zst").c_str()) == 0);
+  store.reopen();
+  CHECK(vat::find_content(*store, id).recipe == other);
+  CHECK(read(*store, id) == content);
+}
+
 TEST_CASE("claims whose parts are missing or of another size do not hold", "[vat][content]") {
   TestVat store;
   const auto content = tests::random_bytes(3000, 1);
