@@ -10,6 +10,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
+#include "vat/far_verb.h"
 
 namespace cli {
 namespace {
@@ -115,6 +116,36 @@ vat::PeerOptions peer_options(const Call& call, Output& output) {
 void add_credentials(vat::PeerAddress& address) {
   if (address.url.starts_with("s3://")) add_aws(address);
   if (address.url.starts_with("ssh://") || address.url.starts_with("sftp://")) add_ssh(address);
+}
+
+vat::PeerAddress address_of(const std::string& url) {
+  vat::PeerAddress address;
+  address.url = url;
+  address.may_be_local = true;  // the user named it
+  add_credentials(address);
+  return address;
+}
+
+int run_there(const std::string& url, std::vector<std::string> words, const std::vector<Option>& options,
+              const Call& call, Output& output, std::string_view input) {
+  auto known = options;
+  for (auto& option : common_options()) known.push_back(std::move(option));
+  for (const auto& option : known) {
+    const auto name = option.names.substr(option.names.rfind(',') + 1);
+    if (!call.has(name) || name == "--progress") continue;
+    if (option.value.empty()) words.push_back(name);
+    for (const auto& value : call.all(name)) words.insert(words.end(), {name, value});
+  }
+  std::string errors;
+  const int code = vat::run_there(
+      address_of(url), {words, input}, [&](base::Bytes bytes) { output.write(bytes); }, errors);
+  output.finish();
+  for (std::string_view rest = errors; !rest.empty();) {
+    auto line = base::take_field(rest, '\n');
+    if (line.starts_with("vat: ")) line.remove_prefix(5);
+    output.warning(url + ": " + std::string(line));
+  }
+  return code;
 }
 
 std::uint64_t parse_size(const std::string& what, const std::string& text) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/command.h"
@@ -24,6 +25,15 @@ namespace cli {
 /// AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL; ~/.aws), for ssh the key and the known hosts of ~/.ssh (or
 /// $VAT_SSH_KEY and $VAT_SSH_KNOWN_HOSTS). Only for vats the user named or trusts.
 void add_credentials(vat::PeerAddress& address);
+
+/// Where a vat that the user named is, with what logs in there.
+[[nodiscard]] vat::PeerAddress address_of(const std::string& url);
+
+/// Runs a verb of `vat` on the host where that vat is: `words`, and of `options` and --json, --quiet,
+/// --verbose and --jobs what `call` has. Returns its exit code; its output is as ours. Errors as
+/// vat::run_there().
+int run_there(const std::string& url, std::vector<std::string> words, const std::vector<Option>& options,
+              const Call& call, Output& output, std::string_view input = {});
 
 /// A number of bytes, as 500, 64k, 20M, 1.5G or 2T. Throws usage, naming `what`.
 [[nodiscard]] std::uint64_t parse_size(const std::string& what, const std::string& text);

@@ -12,7 +12,32 @@
 namespace shrub_cli {
 namespace {
 
+void refuse_nothing(bool is_nothing) {
+  if (is_nothing)
+    throw base::Error(base::Category::refused, "nothing is needed, so all of the vat would go",
+                      "if that is wanted, remove its directory");
+}
+
+/// On the host of the vat, by the `vat` there, which is told how many ids there are: a connection that breaks
+/// leaves fewer.
+int run_there(const std::string& url, const cli::Call& call, cli::Output& output) {
+  std::set<base::ObjectId> ids;
+  for (const auto& path : call.all("SHRUB"))
+    shrub::for_each_reached(whole_shrub(path).root(), reach_options_of(call),
+                            [&](const shrub::ReachedVref& reached) {
+                              for (const auto& root : shrub::roots_of(reached.vref))
+                                for (const auto& id : {root.manifest, root.layout, root.blob, root.recipe})
+                                  if (id) ids.insert(*id);
+                            });
+  refuse_nothing(ids.empty());
+  std::string text;
+  for (const auto& id : ids) text += id.hex() + "\n";
+  return cli::run_there(url, {"gc", "--live", "-", "--count", std::to_string(ids.size())}, cli::gc_options(),
+                        call, output, text);
+}
+
 int run(const cli::Call& call, cli::Output& output) {
+  if (const auto url = call.find("--vat"); url && vat::is_remote(*url)) return run_there(*url, call, output);
   auto options = cli::gc_options_of(call);
   const auto reach = reach_options_of(call);
   vat::LiveSet live;
@@ -40,9 +65,7 @@ int run(const cli::Call& call, cli::Output& output) {
   look();
   // Whatever came to be needed meanwhile, as by a checkout, stays too.
   options.before_removal = look;
-  if (live.empty())
-    throw base::Error(base::Category::refused, "nothing is needed, so all of the vat would go",
-                      "if that is wanted, remove its directory");
+  refuse_nothing(live.empty());
   for (const auto& vat : vats)
     cli::print_gc(
         output, vat->path(),
@@ -66,10 +89,13 @@ cli::Command gc_command() {
           "grace period later, if nothing has come to need them. Name all shrubs that use the vat: what "
           "others need is "
           "not known.\n\n"
-          "A vref, commit or text that cannot be read ends it (exit 8), and nothing is deleted.",
+          "A vref, commit or text that cannot be read ends it (exit 8), and nothing is deleted.\n\n"
+          "Of a vat that --vat names by ssh:// the `vat` of that host takes it away.",
           {{"SHRUB", cli::Argument::Count::some, "all shrubs that use the vat", cli::Completion::directory}},
           options,
-          {{"shrub gc deps.shrub", "every week"}, {"shrub gc -n deps.shrub", "what it would do"}},
+          {{"shrub gc deps.shrub", "every week"},
+           {"shrub gc -n deps.shrub", "what it would do"},
+           {"shrub gc --vat ssh://host/srv/deps.vat deps.shrub", "the same on another host"}},
           {4, 5, 6, 7, 8, 9, 10, 11, 12},
           run};
 }

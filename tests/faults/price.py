@@ -3,6 +3,7 @@ import os
 import random
 import statistics
 import subprocess
+import sys
 import time
 
 import lab as laboratory
@@ -53,7 +54,8 @@ def durability(lab, count):
         subprocess.run(["umount", "-l", f"{place}/disk"], check=False, capture_output=True)
         subprocess.run(["rm", "-rf", place, tree], check=True)
     for verb in ("add-dir", "sync"):
-        laboratory.note(f"{verb}: " + ", ".join(f"{which} {[round(1000 * t) for t in sorted(taken[verb, which])]} ms" for which in ("sync", "no sync")))
+        seconds = {which: sorted(round(1000 * t) for t in taken[verb, which]) for which in ("sync", "no sync")}
+        print(f"{verb}: {seconds} ms", file=sys.stderr)
         with_it, without = (statistics.median(taken[verb, which]) for which in ("sync", "no sync"))
         lab.worse(f"price of durability, {verb} (%)", round(100 * (with_it / without - 1), 1))
 

@@ -66,22 +66,24 @@ TEST_CASE("what starts a server at the far end cannot be taken for anything else
   vat::PeerAddress address;
   address.url = "ssh://me@[::1]:2222/srv/it's/deps.vat";
   address.known_hosts = "/etc/ssh/known hosts";
-  CHECK(Host(address).serve_command().empty());  // nobody consented
+  const std::vector<std::string> words{"gc", "$(x); 'y'"};
+  CHECK(Host(address).ssh_command(words).empty());  // nobody consented
   address.may_be_local = true;
-  const auto command = Host(address).serve_command();
+  const auto command = Host(address).ssh_command(words);
   REQUIRE(command.size() > 3);
   CHECK(command.front() == "ssh");
   const std::vector<std::string> end(command.end() - 3, command.end());
-  CHECK(end == std::vector<std::string>{"--", "::1", "vat serve --stdio --vat '/srv/it'\\''s/deps.vat/'"});
+  CHECK(end == std::vector<std::string>{"--", "::1",
+                                        R"(vat 'gc' '$(x); '\''y'\''' --vat '/srv/it'\''s/deps.vat/')"});
   const auto user = std::find(command.begin(), command.end(), "-l");
   REQUIRE(user != command.end());
   CHECK(user[1] == "me");
   CHECK(std::find(command.begin(), command.end(), "-oUserKnownHostsFile=\"/etc/ssh/known hosts\"") !=
         command.end());
   address.known_hosts = "a\" \"b";
-  CHECK(Host(address).serve_command().empty());
+  CHECK(Host(address).ssh_command(words).empty());
   address.url = "https://example.org/v";
-  CHECK(Host(address).serve_command().empty());
+  CHECK(Host(address).ssh_command(words).empty());
 }
 
 TEST_CASE("lists of names hold names only", "[host]") {

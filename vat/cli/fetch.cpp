@@ -46,8 +46,8 @@ int run_push(const cli::Call& call, cli::Output& output) {
   if (vat::is_remote(url)) {
     const cli::Scratch scratch;
     print(call, output, "push",
-          vat::push_roots(*from, roots, from->parameters(), address_of(url), cli::peer_options(call, output),
-                          scratch.path(), options));
+          vat::push_roots(*from, roots, from->parameters(), cli::address_of(url),
+                          cli::peer_options(call, output), scratch.path(), options));
     return 0;
   }
   const auto to = open_vat(url, output);

@@ -1,7 +1,11 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <functional>
+#include <optional>
+
 #include "cli/gc.h"
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "vat/cli/verbs.h"
@@ -15,40 +19,69 @@ using base::Category;
 using base::Error;
 
 /// Ids of roots or blobs, one a line. A list that ends within a line was cut off.
-vat::LiveSet read_live(const std::string& name, vat::Vat& vat, cli::Output& output) {
-  const auto fd = name == "-" ? base::UniqueFd(::dup(STDIN_FILENO)) : base::open_at(AT_FDCWD, name, O_RDONLY);
-  vat::LiveSet live;
-  base::Buffer buffer(std::size_t{1} << 20);
-  std::string line;
-  std::uint64_t count = 0;
-  const auto add = [&] {
-    const auto id = base::ObjectId::parse(vat.object_format(), line);
-    if (!id)
-      throw Error(Category::refused, name + ", line " + std::to_string(count + 1) + ": no id of " +
-                                         std::string(base::to_string(vat.object_format())));
-    if (!live.contains(*id)) vat::add_live(vat, *id, live);
-    output.progress("live", ++count, 0);
-    line.clear();
-  };
-  while (const auto size = base::read_some(fd.get(), buffer))
-    for (const char c : base::as_chars(base::Bytes(buffer).first(size))) {
-      if (c == '\n' || c == '\0')
-        add();
-      else if (line.push_back(c); line.size() > 200)
-        throw Error(Category::refused, name + ": no list of ids");
-    }
-  if (!line.empty()) throw Error(Category::refused, name + ": is cut off in its last line");
-  if (count == 0)
-    throw Error(Category::refused, name + ": names nothing, so all of the vat would go",
-                "if that is wanted, remove its directory");
-  return live;
+class LiveList {
+ public:
+  explicit LiveList(const cli::Call& call)
+      : name_(call.get("--live")),
+        fd_(name_ == "-" ? base::UniqueFd(::dup(STDIN_FILENO)) : base::open_at(AT_FDCWD, name_, O_RDONLY)) {
+    if (call.has("--count")) wanted_ = call.number("--count", 0, 1, UINT64_MAX);
+  }
+
+  void for_each(const std::function<void(const std::string&)>& visit) {
+    base::Buffer buffer(std::size_t{1} << 20);
+    std::string line;
+    while (const auto size = base::read_some(fd_.get(), buffer))
+      for (const char c : base::as_chars(base::Bytes(buffer).first(size))) {
+        if (c == '\n' || c == '\0') {
+          ++count_;
+          visit(line);
+          line.clear();
+        } else if (line.push_back(c); line.size() > 200) {
+          throw Error(Category::refused, name_ + ": no list of ids");
+        }
+      }
+    if (!line.empty()) throw Error(Category::refused, name_ + ": is cut off in its last line");
+    if (count_ == 0)
+      throw Error(Category::refused, name_ + ": names nothing, so all of the vat would go",
+                  "if that is wanted, remove its directory");
+    if (wanted_ && count_ != *wanted_)
+      throw Error(Category::refused,
+                  name_ + ": has " + std::to_string(count_) + " ids, not " + std::to_string(*wanted_));
+  }
+
+  [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
+  [[nodiscard]] std::string place() const { return name_ + ", line " + std::to_string(count_); }
+
+ private:
+  std::string name_;
+  base::UniqueFd fd_;
+  std::optional<std::uint64_t> wanted_;
+  std::uint64_t count_ = 0;
+};
+
+/// On the host of the vat, which is told how many ids there are: a connection that breaks leaves fewer.
+int run_there(const std::string& url, LiveList& list, const cli::Call& call, cli::Output& output) {
+  std::string text;
+  list.for_each([&](const std::string& id) { text += id + "\n"; });
+  return cli::run_there(url, {"gc", "--live", "-", "--count", std::to_string(list.count())},
+                        cli::gc_options(), call, output, text);
 }
 
 int run(const cli::Call& call, cli::Output& output) {
+  LiveList list(call);
+  if (const auto name = named_vat(call); vat::is_remote(name)) return run_there(name, list, call, output);
   const auto opened = open_vat(call, output);
   auto options = cli::gc_options_of(call);
   options.progress = [&](std::uint64_t done) { output.progress("rewritten", done, 0); };
-  const auto live = read_live(call.get("--live"), *opened, output);
+  vat::LiveSet live;
+  list.for_each([&](const std::string& line) {
+    const auto id = base::ObjectId::parse(opened->object_format(), line);
+    if (!id)
+      throw Error(Category::refused,
+                  list.place() + ": no id of " + std::string(base::to_string(opened->object_format())));
+    if (!live.contains(*id)) vat::add_live(*opened, *id, live);
+    output.progress("live", list.count(), 0);
+  });
   const auto summary =
       vat::collect_garbage(*opened, options, [&](const base::ObjectId& id) { return live.contains(id); });
   cli::print_gc(output, opened->path(), summary, options);
@@ -60,8 +93,9 @@ int run(const cli::Call& call, cli::Output& output) {
 cli::Command gc_command() {
   auto options = cli::gc_options();
   options.insert(options.begin(),
-                 {"--live", "FILE", "ids of roots or blobs that are needed, one a line; - for stdin",
-                  cli::Completion::file, false, true});
+                 {{"--live", "FILE", "ids of roots or blobs that are needed, one a line; - for stdin",
+                   cli::Completion::file, false, true},
+                  {"--count", "N", "refuse a list that has not just as many"}});
   return {
       "gc",
       "Take away what is not needed",
@@ -71,12 +105,14 @@ cli::Command gc_command() {
       "needed, are deleted. Adds and readers go on meanwhile: what is added again is stored again, and what "
       "they began to rely on stays. Hand-filled files are left alone.\n\n"
       "A root that cannot be read ends it (exit 8), and nothing is deleted. DURATION is a number of seconds, "
-      "or one with s, m, h or d.",
+      "or one with s, m, h or d.\n\n"
+      "For a vat that ssh:// leads to, the `vat` of that host does it.",
       {},
       options,
       {{"shrub reachable deps.shrub | vat --vat deps.vat gc --live -", "for all shrubs that use the vat"},
-       {"vat --vat deps.vat gc --live needed -n", "say what would be done"}},
-      {4, 8, 9, 10, 11},
+       {"vat --vat deps.vat gc --live needed -n", "say what would be done"},
+       {"vat --vat ssh://host/srv/deps.vat gc --live needed", "there"}},
+      {4, 5, 6, 8, 10, 11, 12},
       run};
 }
 

@@ -1,10 +1,17 @@
+#include "cli/peers.h"
 #include "vat/cli/verbs.h"
 #include "vat/live.h"
 
 namespace vat_cli {
 namespace {
 
+cli::Option files_option() {
+  return {"--files", "", "the files that hold it instead: packs, hand-filled files, maps, below the vat"};
+}
+
 int run(const cli::Call& call, cli::Output& output) {
+  if (const auto name = named_vat(call); vat::is_remote(name))
+    return cli::run_there(name, {"ls"}, {files_option()}, call, output);
   const auto opened = open_vat(call, output);
   if (call.has("--files")) {
     for (const auto& file : vat::list_files(*opened)) {
@@ -43,13 +50,14 @@ cli::Command ls_command() {
       "List what is in the vat",
       "Prints id, size and kind of every stored blob in the order of ids, then of all content that recipes "
       "describe "
-      "(kind content). Kinds: data, recipe, manifest, layout, skeleton, piece.",
+      "(kind content). Kinds: data, recipe, manifest, layout, skeleton, piece.\n\n"
+      "For a vat that ssh:// leads to, the `vat` of that host does it.",
       {},
-      {{"--files", "", "the files that hold it instead: packs, hand-filled files, maps, below the vat"}},
+      {files_option()},
       {{"vat --vat deps.vat ls", "everything"},
        {"vat --vat deps.vat ls --files | shrub is-live --dead deps.shrub", "packs that could go"},
        {"vat --vat deps.vat ls | awk '{ n += $2 } END { print n }'", "how many bytes before compression"}},
-      {10, 11},
+      {6, 10, 11, 12},
       run};
 }
 

@@ -45,7 +45,7 @@ int test(const cli::Call& call, cli::Output& output) {
     std::string fault;
     vat::PeerTest result;
     try {
-      result = vat::test_peer(address_of(url), cli::peer_options(call, output));
+      result = vat::test_peer(cli::address_of(url), cli::peer_options(call, output));
     } catch (const Error& error) {
       if (error.category() == Category::usage || error.category() == Category::internal) throw;
       worst = std::max(worst, error.exit_code());

@@ -2,6 +2,7 @@
 
 #include <ctime>
 
+#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "vat/cli/verbs.h"
@@ -9,7 +10,16 @@
 namespace vat_cli {
 namespace {
 
+std::vector<cli::Option> options_of_repack() {
+  return {{"--auto", "", "only packs that are small, if there are many"},
+          {"--level", "N", "compress everything anew at this zstd level, 1 to 19"},
+          {"--grace", "DURATION", "how long old packs stay (default 14d)"},
+          cli::dry_run_option()};
+}
+
 int run(const cli::Call& call, cli::Output& output) {
+  if (const auto name = named_vat(call); vat::is_remote(name))
+    return cli::run_there(name, {"repack"}, options_of_repack(), call, output);
   const auto opened = open_vat(call, output);
   vat::RepackOptions options;
   options.automatic = call.has("--auto");
@@ -52,15 +62,13 @@ cli::Command repack_command() {
       "the time of --grace has passed: so copies being taken and readers at work miss nothing. With --auto "
       "only small packs are merged, and only when there are many. Without --level groups of some size are "
       "copied as they are.\n\n"
-      "DURATION is a number of seconds, or one with s, m, h or d.",
+      "DURATION is a number of seconds, or one with s, m, h or d.\n\n"
+      "For a vat that ssh:// leads to, the `vat` of that host does it.",
       {},
-      {{"--auto", "", "only packs that are small, if there are many"},
-       {"--level", "N", "compress everything anew at this zstd level, 1 to 19"},
-       {"--grace", "DURATION", "how long old packs stay (default 14d)"},
-       cli::dry_run_option()},
+      options_of_repack(),
       {{"vat --vat deps.vat repack --auto", "after many small adds; cheap when there is nothing to do"},
        {"vat --vat deps.vat repack --level 19 --grace 0", "for what is written once and read often"}},
-      {4, 8, 10, 11},
+      {4, 6, 8, 10, 11, 12},
       run};
 }
 

@@ -5,8 +5,6 @@
 
 namespace vat_cli {
 
-namespace {
-
 std::string named_vat(const cli::Call& call) {
   auto name = call.find("--vat");
   if (!name) name = cli::find_variable("VAT_DIR");
@@ -14,16 +12,6 @@ std::string named_vat(const cli::Call& call) {
     throw base::Error(base::Category::usage, "which vat? neither --vat nor VAT_DIR is given",
                       "vat --vat DIR …");
   return name->starts_with("file://") ? name->substr(7) : *name;
-}
-
-}  // namespace
-
-vat::PeerAddress address_of(const std::string& url) {
-  vat::PeerAddress address;
-  address.url = url;
-  address.may_be_local = true;  // the user named it
-  cli::add_credentials(address);
-  return address;
 }
 
 std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output) {
@@ -44,7 +32,7 @@ std::unique_ptr<vat::BlobSource> open_source(const cli::Call& call, cli::Output&
 std::unique_ptr<vat::BlobSource> open_source(const std::string& name, const cli::Call& call,
                                              cli::Output& output) {
   if (!vat::is_remote(name)) return open_vat(name, output);
-  return vat::PeerSet::open(address_of(name), cli::peer_options(call, output));
+  return vat::PeerSet::open(cli::address_of(name), cli::peer_options(call, output));
 }
 
 unsigned jobs(const cli::Call& call) {

@@ -8,7 +8,7 @@ namespace vat_cli {
 namespace {
 
 vat::MirrorSide side_of(const std::string& name) {
-  if (vat::is_remote(name)) return {{}, address_of(name)};
+  if (vat::is_remote(name)) return {{}, cli::address_of(name)};
   return {name.starts_with("file://") ? name.substr(7) : name, {}};
 }
 

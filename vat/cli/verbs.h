@@ -31,7 +31,10 @@ namespace vat_cli {
 [[nodiscard]] cli::Command delta_command();
 [[nodiscard]] cli::Command serve_command();
 
-/// The vat that --vat or VAT_DIR names. Throws usage if neither does.
+/// What --vat or VAT_DIR says. Throws usage if neither is given.
+[[nodiscard]] std::string named_vat(const cli::Call& call);
+
+/// The vat that --vat or VAT_DIR names.
 [[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const cli::Call& call, cli::Output& output);
 
 [[nodiscard]] std::unique_ptr<vat::Vat> open_vat(const std::string& name, cli::Output& output);
@@ -39,9 +42,6 @@ namespace vat_cli {
 [[nodiscard]] std::unique_ptr<vat::BlobSource> open_source(const cli::Call& call, cli::Output& output);
 [[nodiscard]] std::unique_ptr<vat::BlobSource> open_source(const std::string& name, const cli::Call& call,
                                                            cli::Output& output);
-/// A vat on another host that the user named.
-[[nodiscard]] vat::PeerAddress address_of(const std::string& url);
-
 /// --jobs, 0 if not given.
 [[nodiscard]] unsigned jobs(const cli::Call& call);
 

@@ -43,7 +43,7 @@ FarServer::FarServer(const Host& host, base::ObjectFormat format, std::uint64_t 
       rate_(rate),
       is_over_(std::move(is_over)),
       name_(host.name()),
-      ssh_(host.serve_command()),
+      ssh_(host.ssh_command({"serve", "--stdio"})),
       channel_([this](base::MutableBytes bytes) { return read(bytes); },
                [this](base::Bytes bytes) { ssh_.write(base::as_chars(bytes)); }) {}
 
@@ -71,7 +71,7 @@ FarServer::~FarServer() {
 
 std::unique_ptr<FarServer> FarServer::start(const Host& host, base::ObjectFormat format, std::uint64_t rate,
                                             std::function<bool()> is_over) {
-  if (host.serve_command().empty()) return nullptr;
+  if (host.ssh_command({}).empty()) return nullptr;
   try {
     auto server = std::unique_ptr<FarServer>(new FarServer(host, format, rate, std::move(is_over)));
     const auto greeting = server->channel_.read_line();

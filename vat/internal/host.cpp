@@ -126,7 +126,7 @@ Transfer Host::make(const std::string& file) const {
   return transfer;
 }
 
-std::vector<std::string> Host::serve_command() const {
+std::vector<std::string> Host::ssh_command(const std::vector<std::string>& words) const {
   const bool is_plain = address_.known_hosts.find_first_of("\"\n") == std::string::npos;
   if (kind_ != Kind::sftp || !address_.may_be_local || !is_plain) return {};
   std::vector<std::string> command{"ssh",
@@ -140,10 +140,15 @@ std::vector<std::string> Host::serve_command() const {
   if (!port_.empty()) command.insert(command.end(), {"-p", port_});
   if (!user_.empty()) command.insert(command.end(), {"-l", user_});
   const bool is_v6 = host_.starts_with('[');
-  std::string path;
-  for (const char c : path_) path += c == '\'' ? "'\\''" : std::string(1, c);
-  command.insert(command.end(), {"--", is_v6 ? host_.substr(1, host_.size() - 2) : host_,
-                                 "vat serve --stdio --vat '" + path + "'"});
+  const auto quoted = [](const std::string& word) {
+    std::string text = " '";
+    for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+    return text + "'";
+  };
+  std::string line = "vat";
+  for (const auto& word : words) line += quoted(word);
+  line += " --vat" + quoted(path_);
+  command.insert(command.end(), {"--", is_v6 ? host_.substr(1, host_.size() - 2) : host_, line});
   return command;
 }
 

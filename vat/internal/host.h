@@ -40,9 +40,9 @@ class Host {
   /// How many reads at a time are worth it.
   [[nodiscard]] unsigned parallel_reads() const noexcept { return kind_ == Kind::sftp ? 2 : 8; }
 
-  /// The command that starts `vat serve` there (vat/serve.h); empty if this is no host for that, or one the
-  /// user has not consented to.
-  [[nodiscard]] std::vector<std::string> serve_command() const;
+  /// The command that runs `vat` there with these words, on this vat; empty if this is no host for that, or
+  /// one the user has not consented to.
+  [[nodiscard]] std::vector<std::string> ssh_command(const std::vector<std::string>& words) const;
 
   /// The caller adds the body. Without `replace` the host is asked not to touch a file that is there, as far
   /// as it can be.

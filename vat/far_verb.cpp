@@ -1,0 +1,40 @@
+#include "vat/far_verb.h"
+
+#include "formats/base/error.h"
+#include "formats/base/process.h"
+#include "vat/internal/host.h"
+
+namespace vat {
+
+using base::Category;
+using base::Error;
+
+int run_there(const PeerAddress& vat, const FarVerb& verb, const base::ByteSink& out, std::string& errors) {
+  const internal::Host host(vat);
+  const auto command = host.ssh_command(verb.words);
+  if (command.empty())
+    throw Error(Category::usage, host.name() + ": this works on local vats, and on those that ssh leads to");
+  base::Process ssh(command);
+  bool is_heard = true;
+  try {
+    ssh.write(verb.input);
+  } catch (const Error& error) {
+    if (error.category() != Category::local) throw;
+    is_heard = false;  // it ended early, and says why
+  }
+  ssh.close_input();
+  base::Buffer buffer(std::size_t{64} << 10);
+  while (const auto size = ssh.read_some(buffer)) out(base::Bytes(buffer).first(size));
+  const int code = ssh.finish();
+  errors = ssh.errors();
+  constexpr int kNoProgram = 127, kNoConnection = 255;
+  const auto line = errors.substr(0, errors.find('\n'));
+  if (code == kNoProgram)
+    throw Error(Category::usage, host.name() + ": there is no vat to run: " + line,
+                "install it there, or take away what `vat ls --files | shrub is-live --dead` lists");
+  if (code == kNoConnection || code > 128 || (code == 0 && !is_heard))
+    throw Error(Category::network, host.name() + ": ssh: " + (line.empty() ? "ended early" : line));
+  return code;
+}
+
+}  // namespace vat
