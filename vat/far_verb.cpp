@@ -32,6 +32,8 @@ int run_there(const PeerAddress& vat, const FarVerb& verb, const base::ByteSink&
   if (code == kNoProgram)
     throw Error(Category::usage, host.name() + ": there is no vat to run: " + line,
                 "install it there, or take away what `vat ls --files | shrub is-live --dead` lists");
+  if (code == kNoConnection && errors.find("Permission denied") != std::string::npos)
+    throw Error(Category::authentication, host.name() + ": ssh: " + line);
   if (code == kNoConnection || code > 128 || (code == 0 && !is_heard))
     throw Error(Category::network, host.name() + ": ssh: " + (line.empty() ? "ended early" : line));
   return code;

@@ -112,7 +112,7 @@ cli::Command gc_command() {
       {{"shrub reachable deps.shrub | vat --vat deps.vat gc --live -", "for all shrubs that use the vat"},
        {"vat --vat deps.vat gc --live needed -n", "say what would be done"},
        {"vat --vat ssh://host/srv/deps.vat gc --live needed", "there"}},
-      {4, 5, 6, 8, 10, 11, 12},
+      {4, 6, 8, 10, 11, 12},
       run};
 }
 
