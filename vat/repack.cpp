@@ -326,7 +326,7 @@ class Repack {
       for (const auto& name : *done) condemned_.erase(name);
     if ((leaving.empty() && needed.empty()) || options_.dry_run) return;
     // Nobody may have synced what the others hold.
-    if (::syncfs(impl_.dir.get()) != 0) base::throw_errno("sync", errno);
+    if (::syncfs(impl_.dir.get()) != 0) base::throw_errno("sync " + impl_.path, errno);
     // First, so that it never names what is gone; but on a full disk, where what goes makes the room for it.
     try {
       (void)write_pack_list(vat_, leaving);

@@ -113,7 +113,8 @@ std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags
 std::optional<UniqueFd> find_regular_at(int dir, const std::string& path) {
   auto file = find_open_at(dir, path, O_RDONLY);
   struct stat info;
-  if (file && (::fstat(file->get(), &info) != 0 || !S_ISREG(info.st_mode))) file.reset();
+  if (file && ::fstat(file->get(), &info) != 0) throw_errno_of(file->get(), "stat", errno);
+  if (file && !S_ISREG(info.st_mode)) file.reset();
   return file;
 }
 

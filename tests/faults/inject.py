@@ -35,7 +35,7 @@ def calls(lab, verb, kind, place=""):
 def cases(lab):
     if lab.sanitizer == "tsan":
         raise laboratory.Skipped("calls cannot be taken from a program with the thread sanitizer")
-    known = verbs.table(lab)
+    known = verbs.table(lab, serving=True)
     for verb in known.values():
         counted = {}
         for kind, action in KILLS + PLAIN + SINGLE + LASTING:

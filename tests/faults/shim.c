@@ -10,6 +10,8 @@
 // FAULT_MEMORY=FILE  gets, when the program ends, the most memory it had, in KiB: what wait4 says counts the parent's, too
 // FAULT_WAITS=FILE   gets, when the program ends, how many microseconds it waited for locks, those of SQLite among them
 // FAULT_NOSYNC=1     fsync, fdatasync and syncfs do nothing
+//
+// FAULT_AT, FAULT_LOG and FAULT_COUNT are for vat and shrub, not for other programs that these start or are started by.
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -133,6 +135,7 @@ __attribute__((constructor)) static void begin(void) {
   record_path = getenv("FAULT_RECORD");
   plain = getenv("FAULT_PLAIN") != 0;
   no_sync = getenv("FAULT_NOSYNC") != 0;
+  if (strcmp(program_invocation_short_name, "vat") && strcmp(program_invocation_short_name, "shrub")) return;
   const char* at = getenv("FAULT_AT");
   const char* colon = at ? strchr(at, ':') : 0;
   if (!colon) return;
@@ -164,7 +167,7 @@ __attribute__((destructor)) static void end(void) {
     append(waits, &part, 1);
   }
   const char* path = getenv("FAULT_COUNT");
-  if (!path) return;
+  if (!path || !kinds) return;
   struct iovec part = {text, (size_t)snprintf(text, sizeof text, "%ld\n", atomic_load(&seen))};
   append(path, &part, 1);
 }
@@ -318,7 +321,8 @@ long syscall(long number, ...) {
 ssize_t read(int fd, void* buffer, size_t size) {
   int f = fault("read", fd, 0);
   if (f == 1) return -1;
-  return syscall(SYS_read, fd, buffer, f == kShort && size > 1 ? size / 2 : size);
+  REAL(read); // where threads can be cancelled, which syscall() is not
+  return real(fd, buffer, f == kShort && size > 1 ? size / 2 : size);
 }
 static ssize_t do_pread(int fd, void* buffer, size_t size, off_t offset) {
   int f = fault("pread", fd, 0);

@@ -3,15 +3,15 @@ import os
 import shutil
 import subprocess
 
-from lab import Failed, files_below, listing
+from lab import HERE, Failed, files_below, listing
 
 
 class Verb:
     """`prepare` makes the state before (once); `again` runs after each copy of it; `holds` is what an exit 0 promises; `sound` what is never worse than before."""
 
-    def __init__(self, name, prepare, command, holds, sound=None, again=None, codes=()):
+    def __init__(self, name, prepare, command, holds, sound=None, again=None, codes=(), serves=False):
         self.name, self.prepare, self.command, self.holds = name, prepare, command, holds
-        self.sound, self.again, self.codes = sound or (lambda lab: None), again, codes
+        self.sound, self.again, self.codes, self.serves = sound or (lambda lab: None), again, codes, serves
 
 
 def vref(lab, name):
@@ -143,6 +143,15 @@ def synced_old(lab):
     put_vref(lab, "i", lab.new_vrefs[1])
 
 
+def interrupted(kind, *command):
+    """Another sync was killed in the middle, on a file system that cannot exchange names."""
+    def again(lab):
+        lab.had_wedge = False
+        synced_old(lab)
+        lab.run("shrub", *command, "s", "W", expect=-9, fault=f"{kind}:kill:2", more={"FAULT_PLAIN": "1"})
+    return again
+
+
 def with_own_file(lab):
     """Somebody put something into the entry."""
     lab.had_wedge = True
@@ -221,13 +230,19 @@ def added(lab):
         lab.check(lab.run("vat", "--vat", "v", "cat", blob).out == open(lab.path(name), "rb").read(), f"{name} is not what was added")
 
 
-def got(lab):
-    lab.same(lab.path("new/big"), f"{lab.top}/got")
+def before_watch(lab):
+    shutil.copyfile(f"{lab.top}/s/t.vref", f"{lab.top}/before")
 
 
-def got_whole(lab):
-    if os.path.exists(f"{lab.top}/got"):
-        lab.check(open(f"{lab.top}/got", "rb").read() in (b"before", open(lab.path("new/big"), "rb").read()), "half a file")
+def got(name):
+    return lambda lab: lab.same(lab.path(name), f"{lab.top}/got")
+
+
+def whole(name):
+    def look(lab):
+        if os.path.exists(f"{lab.top}/got"):
+            lab.check(open(f"{lab.top}/got", "rb").read() in (b"before", open(lab.path(name), "rb").read()), "half a file")
+    return look
 
 
 def before_got(lab):
@@ -259,7 +274,7 @@ def repaired(lab):
     lab.run("vat", "--vat", "v", "verify")
 
 
-BIG = "git-of-big"  # replaced by the id, which follows from the seed
+ONCE = f"{HERE}/once.py"  # starts what goes on, and ends it
 
 VERBS = [
     Verb("init", nothing, ["vat", "init", "v"], new_vat),
@@ -279,7 +294,11 @@ VERBS = [
     Verb("sync-rich-in-place", rich_stored, ["shrub", "sync", "--in-place", *RICH, "s", "W"], rich_new, None, rich_synced),
     Verb("sync-archive", archive_stored, ["shrub", "sync", "s", "W"], unpacked),
     Verb("sync-gone", both_stored, ["shrub", "sync", "s", "W"], only_tree, None, one_gone),
-    Verb("get", both_stored, ["vat", "--vat", "v", "get", BIG, "-o", "got"], got, got_whole, before_got),
+    Verb("sync-interrupted", both_stored, ["shrub", "sync", "s", "W"], wedge_new, None, interrupted("rename", "sync")),
+    Verb("in-place-interrupted", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, interrupted("unlink", "sync", "--in-place")),
+    Verb("hash", nothing, ["vat", "hash-object", "../new/big"], lambda lab: None),
+    Verb("get", both_stored, ["vat", "--vat", "v", "get", "id of new/big", "-o", "got"], got("new/big"), whole("new/big"), before_got),
+    Verb("get-sparse", rich_stored, ["vat", "--vat", "v", "get", "id of rich/sparse", "-o", "got"], got("rich/sparse"), whole("rich/sparse"), before_got),
     Verb("repair", damaged, ["vat", "--vat", "v", "verify", "--repair"], repaired, content_of("new", "new.img"), None, (4, 8)),
     Verb("index", both_stored, ["vat", "--vat", "v", "index"], repaired, content_of("new", "new.img")),
     Verb("repack", garbage, ["vat", "--vat", "v", "repack", "--level", "1", "--grace", "0"], repaired, content_of("new", "new.img")),
@@ -287,21 +306,26 @@ VERBS = [
     Verb("push", other_vat, ["shrub", "push", "s", "--to", "w"], has_all("w"), content_of("new", "new.img")),
     Verb("vat-sync", both_stored, ["vat", "sync", "v", "w"], has_all("w"), content_of("new", "new.img")),
     Verb("sign", key, ["shrub", "sign", "--key", "key", "s/t.vref"], signed),
+    Verb("watch", old_stored, [ONCE, "watch", "../new", "s/t.vref", "before"], content_of("new", "old.img"), vref_old_or_new(("old", "new")), before_watch, serves=True),
+    Verb("nbd", both_stored, [ONCE, "nbd", "s/i.vref", "../new.img"], repaired, serves=True),
+    Verb("overlay", both_stored, [ONCE, "mount", "s", "../new"], repaired, serves=True),
 ]
 
 
-def table(lab):
+def table(lab, serving=False):
+    """By their names; with those that go on until they are ended only if `serving`."""
     if not hasattr(lab, "verbs"):
         os.makedirs(lab.top, exist_ok=True)
-        big = lab.run("vat", "hash-object", "../new/big").out.split()[0].decode()
+        lab.verbs = {}
         for verb in VERBS:
-            verb.command = [big if word == BIG else word for word in verb.command]
-        lab.verbs = {verb.name: verb for verb in VERBS}
-    return lab.verbs
+            verb.command = [lab.run("vat", "hash-object", f"../{word[6:]}").out.split()[0].decode() if word.startswith("id of ") else word for word in verb.command]
+            if os.geteuid() == 0 or verb.name != "overlay":
+                lab.verbs[verb.name] = verb
+    return {name: verb for name, verb in lab.verbs.items() if serving or not verb.serves}
 
 
 def named(lab, name):
-    verbs = table(lab)
+    verbs = table(lab, serving=True)
     if name not in verbs:
         raise Failed(f"no such verb: {name}")
     return verbs[name]
