@@ -29,7 +29,9 @@ def start(*command):
 
 def watch(tree, vref, before):
     server = start("watch", "--settle", "0", "--interval", "1", tree, vref)
-    return server, 0 if wait_until(lambda: not filecmp.cmp(vref, before, shallow=False), server) else 9
+    done = wait_until(lambda: not filecmp.cmp(vref, before, shallow=False), server)
+    time.sleep(0.1)  # until it waits
+    return server, 0 if done else 9
 
 
 def nbd(vref, image):
