@@ -143,7 +143,7 @@ class Recording:
             os.remove(path)
         lab.run(*verb.command, record=path)
         self.ops = []
-        with open(path, "rb") as file:
+        with open(path if os.path.exists(path) else os.devnull, "rb") as file:  # it may change nothing
             while head := file.read(HEAD.size):
                 kind, size1, size2, size, a, b, c, d = HEAD.unpack(head)
                 name1, name2 = os.fsdecode(file.read(size1)), os.fsdecode(file.read(size2))
@@ -164,7 +164,7 @@ class Recording:
                 everything = True
             elif kind == SYNC:
                 synced.add(a)
-            elif everything or (b if kind in (RENAME, LINK) else a) in synced:
+            elif everything or (b if kind in (RENAME, LINK) else a) in synced or kind == RENAME and a in synced:  # one transaction, whichever directory asked for it
                 kept.add(i)
         return kept
 
@@ -214,6 +214,8 @@ def cases(lab):
         chance = lab.chance(verb.name)
         chosen = set(chance.sample(all_cases, min(budget, len(all_cases)))) | set(chance.sample(acknowledged, min(max(3, budget // 4), len(acknowledged))))
         chosen |= {(last, variant) for variant in ("all", "synced", "nodata")}
+        if verb.name == "in-place-interrupted":  # links keep what is about to be replaced; all of them are lost once
+            chosen |= {(end, variant) for end, variant in all_cases if variant == f"without{end - 3}" and recorded.ops[end - 3][0] == LINK}
         lab.counts["crash states there are"] += len(all_cases)
         for end, variant in sorted(chosen):
             yield f"{verb.name}:{end}:{variant}"

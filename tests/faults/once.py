@@ -6,11 +6,12 @@ Exits as it does if it ends by itself. Else 0, or 9 if it went on but did not do
 import filecmp
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-PATIENCE = 5  # seconds
+PATIENCE = 15  # seconds
 
 
 def wait_until(done, server):
@@ -34,9 +35,14 @@ def watch(tree, vref, before):
     return server, 0 if done else 9
 
 
+def answers(path):
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
+
+
 def nbd(vref, image):
     server = start("nbd", "--writable", "--socket", "socket", vref)
-    if not wait_until(lambda: os.path.exists("socket"), server):
+    if not wait_until(lambda: answers("socket"), server):
         return server, 9
     copied = subprocess.run(["nbdcopy", "nbd+unix:///?socket=socket", "copy"], stderr=subprocess.DEVNULL, check=False).returncode == 0
     right = copied and filecmp.cmp(image, "copy", shallow=False)

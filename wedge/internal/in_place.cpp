@@ -187,7 +187,9 @@ class TreeChanger {
         const auto old = find_directory(work_, "old");
         const auto there = find_stat_below(top_, row.target),
                    gone = old ? find_stat_below(old->get(), row.target) : std::nullopt;
-        return (there && is_same_file(*there, info)) || (gone && is_same_file(*gone, info));
+        if ((there && is_same_file(*there, info)) || (gone && is_same_file(*gone, info))) return true;
+        // A crash may have taken the link that kept its target; then there is no more to compare with.
+        return !gone && (!there || !is_as(target->second, parent, name, *there));
       }
       case Row::Type::directory:
         return S_ISDIR(info.st_mode);
