@@ -476,10 +476,15 @@ void NbdServer::accept_all() {
     if (socket.get() < 0 || all.size() >= kMaxConnections) continue;
     auto& one = all.emplace_back();
     one.connection = std::make_unique<Connection>(*this, std::move(socket));
-    one.thread = std::jthread([&one] {
-      one.connection->run();
-      one.is_done = true;
-    });
+    try {
+      one.thread = std::jthread([&one] {
+        one.connection->run();
+        one.is_done = true;
+      });
+    } catch (const std::system_error&) {
+      all.pop_back();
+      if (on_failure_) on_failure_("a client was turned away: cannot start a thread");
+    }
   }
   for (auto& one : all) one.connection->close();
 }

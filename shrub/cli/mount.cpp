@@ -207,76 +207,87 @@ int run_mount(const cli::Call& call, cli::Output& output) {
                             : mounts_directory() + "/" + std::to_string(::getpid()) + ".log");
   };
   std::optional<Error> failure;
-  std::thread viewer;
-  if (!view) {
-    is_ready();
-  } else {
-    viewer = std::thread([&] {
-      try {
-        view->mount();
-        is_ready();
-        view->wait([&] { return is_over.load(); });
-      } catch (const Error& error) {
-        failure.emplace(error);
-      }
-      view.reset();
-      mount.stop();
-    });
-  }
   std::optional<Prefetcher> prefetcher;
-  if (early)
-    prefetcher.emplace(*vats.source, [&] {
-      auto ids = early();
-      for (const auto& entry : entries) vats.source->learn(entry.root.content(), true);
-      return ids;
-    });
   std::promise<void> ended;
-  std::thread helper([&, end = ended.get_future()] {
-    while (end.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report.write(now());
-  });
-  // How much is here is counted again when something came, and takes a hundredth of the time at most.
-  std::thread counter([&] {
-    if (vats.peers == nullptr) return;
-    (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
-    auto next = std::chrono::steady_clock::now();
-    for (std::optional<std::uint64_t> counted; !is_over;
-         std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
-      const auto begun = std::chrono::steady_clock::now();
-      const auto received = vats.peers->received();
-      if (counted == received || begun < next) continue;
-      double sum = 0;
-      for (const auto& entry : entries)
-        sum += wedge::share_here(*vats.peers, entry.root.content(), [&] { return is_over.load(); }) *
-               static_cast<double>(entry.root.size);
-      here = static_cast<std::uint64_t>(sum);
-      counted = received;
-      next = begun + kCountAgain + 100 * (std::chrono::steady_clock::now() - begun);
-    }
-  });
-  std::thread filler;
-  if (call.has("--fill"))
-    filler = std::thread([&] {
+  std::thread viewer, helper, counter, filler;
+  const auto end = [&] {
+    is_over = true;
+    if (viewer.joinable()) viewer.join();
+    prefetcher.reset();
+    ended.set_value();
+    for (auto* thread : {&helper, &counter, &filler})
+      if (thread->joinable()) thread->join();
+  };
+  const auto begin = [&] {
+    if (early)
+      prefetcher.emplace(*vats.source, [&] {
+        auto ids = early();
+        for (const auto& entry : entries) vats.source->learn(entry.root.content(), true);
+        return ids;
+      });
+    helper = std::thread([&, over = ended.get_future()] {
+      while (over.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report.write(now());
+    });
+    // How much is here is counted again when something came, and takes a hundredth of the time at most.
+    counter = std::thread([&] {
+      if (vats.peers == nullptr) return;
       (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
-      for (std::size_t i = 0; i < entries.size() && !is_over; ++i) {
-        const auto before = filled.load();
-        try {
-          wedge::fill(
-              *vats.source, entries[i].root.content(), [&] { return is_over.load(); },
-              [&](std::uint64_t done) { filled = before + done; });
-        } catch (const Error& error) {
-          output.warning(entries[i].path + ": " + error.what());
-        }
+      auto next = std::chrono::steady_clock::now();
+      for (std::optional<std::uint64_t> counted; !is_over;
+           std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
+        const auto begun = std::chrono::steady_clock::now();
+        const auto received = vats.peers->received();
+        if (counted == received || begun < next) continue;
+        double sum = 0;
+        for (const auto& entry : entries)
+          sum += wedge::share_here(*vats.peers, entry.root.content(), [&] { return is_over.load(); }) *
+                 static_cast<double>(entry.root.size);
+        here = static_cast<std::uint64_t>(sum);
+        counted = received;
+        next = begun + kCountAgain + 100 * (std::chrono::steady_clock::now() - begun);
       }
     });
-  mount.run();
-  is_over = true;
-  if (viewer.joinable()) viewer.join();
-  prefetcher.reset();
-  ended.set_value();
-  helper.join();
-  counter.join();
+    if (call.has("--fill"))
+      filler = std::thread([&] {
+        (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
+        for (std::size_t i = 0; i < entries.size() && !is_over; ++i) {
+          const auto before = filled.load();
+          try {
+            wedge::fill(
+                *vats.source, entries[i].root.content(), [&] { return is_over.load(); },
+                [&](std::uint64_t done) { filled = before + done; });
+          } catch (const Error& error) {
+            output.warning(entries[i].path + ": " + error.what());
+          }
+        }
+      });
+    // Last: it asks the mount below, which answers from run() on.
+    if (!view) {
+      is_ready();
+    } else {
+      viewer = std::thread([&] {
+        try {
+          view->mount();
+          is_ready();
+          view->wait([&] { return is_over.load(); });
+        } catch (const Error& error) {
+          failure.emplace(error);
+        }
+        view.reset();
+        mount.stop();
+      });
+    }
+  };
+  try {
+    begin();
+    mount.run();
+  } catch (...) {  // a thread that cannot start, too: the others end first
+    end();
+    report.remove();
+    throw;
+  }
+  end();
   report.remove();
-  if (filler.joinable()) filler.join();
   if (failure) throw Error(*failure);
   if (background) background->forget_log();
   return 0;

@@ -11,7 +11,7 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-SPEAKERS = ("shrub: ", "vat: ", "hint: ", "  ")
+SPEAKERS = ("shrub: ", "vat: ", "hint: ", "fuse: ", "  ")
 CALLS = r"(write|read|pread|pwrite|fsync|open|openat|mkdir|rename|stat|fstat|unlink|sync)"  # a message that has only this for an object says too little
 
 

@@ -88,7 +88,12 @@ class Mount::Impl {
     fuse_loop_config config{};
     config.clone_fd = 1;
     config.max_idle_threads = 16;
-    (void)fuse_session_loop_mt(session_, &config);
+    if (fuse_session_loop_mt(session_, &config) == -1) {  // else the signal that ended it, negative, or 0
+      // Nobody will answer who asks already: let them go.
+      if (passthrough_) (void)::umount2(directory_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW);
+      unmount();
+      throw Error(Category::local, "FUSE: cannot start a thread");
+    }
     unmount();
   }
 
