@@ -47,7 +47,8 @@ def cases(lab):
             if (plain, place) not in counted:
                 counted[plain, place] = calls(lab, verb, kind, place)
             total = counted[plain, place]
-            budget = total if place and lab.effort >= 1 else max(1, round(lab.effort * (1 if kind.endswith("+") else 3)))
+            every = place and lab.effort >= 1 and not verb.serves  # what serves takes a second each
+            budget = total if every else max(1, round(lab.effort * (1 if kind.endswith("+") else 3)))
             for i in range(min(total, budget)):
                 low, high = i * total // min(total, budget), (i + 1) * total // min(total, budget)
                 yield f"{verb.name}:{kind}:{action}:{place}{low + 1 + lab.chance(verb.name, kind, action, i).randrange(high - low)}"
