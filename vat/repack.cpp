@@ -139,10 +139,10 @@ class Repack {
 
   void count_waiting() {
     for (const auto& [name, mark] : condemned_) {
-      struct stat info;
-      if (::fstatat(impl_.dir.get(), path_of(name).c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
+      const auto info = base::find_stat(impl_.dir.get(), path_of(name));
+      if (!info) continue;
       ++summary_.waiting_packs;
-      summary_.waiting_size += static_cast<std::uint64_t>(info.st_size);
+      summary_.waiting_size += static_cast<std::uint64_t>(info->st_size);
     }
   }
 
@@ -306,9 +306,7 @@ class Repack {
     std::set<std::string> leaving, needed;
     const auto oldest = internal::find_oldest_lease(impl_.dir.get());
     for (const auto& [name, mark] : condemned_) {
-      struct stat info;
-      const auto path = path_of(name);
-      const bool there = ::fstatat(impl_.dir.get(), path.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
+      const auto there = base::find_stat(impl_.dir.get(), path_of(name));
       if (there && (options_.now - mark.since < options_.grace || (oldest && *oldest <= mark.since)))
         continue;
       if (there && mark.is_dead && is_live_ == nullptr) continue;  // that takes to know what is live
@@ -320,7 +318,7 @@ class Repack {
       if (!there) continue;
       summary_.removed.push_back(name);
       ++summary_.removed_packs;
-      summary_.removed_size += static_cast<std::uint64_t>(info.st_size);
+      summary_.removed_size += static_cast<std::uint64_t>(there->st_size);
     }
     for (const auto* done : {&leaving, &needed})
       for (const auto& name : *done) condemned_.erase(name);

@@ -243,27 +243,25 @@ void Vat::Impl::refresh(bool again) {
   };
   if (packs) {
     for (const auto& name : base::list_directory(packs->get())) {
-      struct stat info;
-      if (!is_pack_name(name) || ::fstatat(packs->get(), name.c_str(), &info, 0) != 0 ||
-          !S_ISREG(info.st_mode))
-        continue;
-      const PackRecord there{0, name, static_cast<std::uint64_t>(info.st_size), mtime_of(info)};
+      if (!is_pack_name(name)) continue;
       const auto before = known.find(name);
-      const bool same =
-          before != known.end() && before->second.size == there.size && before->second.mtime == there.mtime;
-      if (!same || again) {
-        try {
-          if (auto pack = read_pack(there)) {
-            rows += pack->blobs.size();
-            found.push_back(*std::move(pack));
-          }
-          if (rows >= kRowsTogether) put_found();
-        } catch (const Error& error) {
-          if (error.category() != Category::local) throw;
-          note("pack " + name + ": " + error.what());  // as good as absent; others may have what is in it
-          const std::lock_guard lock(mutex_);
-          unreadable_ = "pack " + name + " cannot be read";
+      try {
+        const auto info = base::find_stat(packs->get(), name, true);
+        if (!info || !S_ISREG(info->st_mode)) continue;
+        const PackRecord there{0, name, static_cast<std::uint64_t>(info->st_size), mtime_of(*info)};
+        const bool same =
+            before != known.end() && before->second.size == there.size && before->second.mtime == there.mtime;
+        auto pack = same && !again ? std::nullopt : read_pack(there);
+        if (pack) {
+          rows += pack->blobs.size();
+          found.push_back(*std::move(pack));
         }
+        if (rows >= kRowsTogether) put_found();
+      } catch (const Error& error) {
+        if (error.category() != Category::local) throw;
+        note("pack " + name + ": " + error.what());  // as good as absent; others may have what is in it
+        const std::lock_guard lock(mutex_);
+        unreadable_ = "pack " + name + " cannot be read";
       }
       if (before != known.end()) known.erase(before);
     }
@@ -516,9 +514,8 @@ std::vector<LooseFile> Vat::Impl::loose_files(const ObjectId& id) const {
   for (const auto codec : {formats::Codec::none, formats::Codec::zstd, formats::Codec::gzip,
                            formats::Codec::xz, formats::Codec::bzip2}) {
     const LooseFile file{id, codec};
-    struct stat info;
-    if (::fstatat(dir.get(), file.path().c_str(), &info, 0) == 0 && S_ISREG(info.st_mode))
-      files.push_back(file);
+    const auto info = base::find_stat(dir.get(), file.path(), true);
+    if (info && S_ISREG(info->st_mode)) files.push_back(file);
   }
   return files;
 }
@@ -536,9 +533,8 @@ std::vector<LooseFile> Vat::Impl::all_loose_files() const {
       if (dot == std::string::npos || !std::string_view(name).substr(dot).starts_with(kBlobSuffix)) continue;
       const auto id = ObjectId::parse(format, prefix + name.substr(0, dot));
       const auto codec = formats::find_codec(std::string_view(name).substr(dot + kBlobSuffix.size()));
-      struct stat info;
-      if (id && codec && ::fstatat(below->get(), name.c_str(), &info, 0) == 0 && S_ISREG(info.st_mode))
-        files.push_back({*id, *codec});
+      const auto info = id && codec ? base::find_stat(below->get(), name, true) : std::nullopt;
+      if (info && S_ISREG(info->st_mode)) files.push_back({*id, *codec});
     }
   }
   return files;
@@ -575,8 +571,9 @@ bool Vat::Impl::read_loose(const LooseFile& file, const base::ByteSink& sink) co
 }
 
 std::optional<internal::LooseRecord> Vat::Impl::check_loose(const LooseFile& file) {
-  struct stat info;
-  if (::fstatat(dir.get(), file.path().c_str(), &info, 0) != 0) return std::nullopt;
+  const auto there = base::find_stat(dir.get(), file.path(), true);
+  if (!there) return std::nullopt;
+  const auto& info = *there;
   const std::string suffix(formats::suffix_of(file.codec));
   const auto known = with_index([&](internal::Index& index) { return index.find_loose(file.id, suffix); });
   if (known && known->file_size == static_cast<std::uint64_t>(info.st_size) && known->mtime == mtime_of(info))

@@ -35,10 +35,10 @@ namespace {
 
 using base::Category;
 using base::Error;
+using base::find_stat;
 using base::ObjectId;
 using formats::Row;
 using internal::fidelity_of;
-using internal::find_stat;
 using internal::hash_content;
 using internal::is_by_product;
 using internal::key_of;

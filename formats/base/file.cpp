@@ -118,6 +118,13 @@ std::optional<UniqueFd> find_regular_at(int dir, const std::string& path) {
   return file;
 }
 
+std::optional<struct stat> find_stat(int dir, const std::string& path, bool follow) {
+  struct stat info;
+  if (::fstatat(dir, path.c_str(), &info, follow ? 0 : AT_SYMLINK_NOFOLLOW) == 0) return info;
+  if (errno != ENOENT && errno != ENOTDIR) throw_errno(path, errno);
+  return std::nullopt;
+}
+
 UniqueFd open_beneath(int dir, std::string_view path, int flags) {
   if (path.size() < PATH_MAX - 1) {
     const int fd = open_one_beneath(dir, std::string(path), flags | O_NOFOLLOW);

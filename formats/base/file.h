@@ -30,6 +30,10 @@ namespace base {
 /// symlink or no directory, not_found, local.
 [[nodiscard]] UniqueFd open_beneath(int dir, std::string_view path, int flags);
 
+/// What lies there, a symlink unless `follow`; nullopt if nothing does. Another failure throws: what cannot
+/// be looked at may be there.
+[[nodiscard]] std::optional<struct stat> find_stat(int dir, const std::string& path, bool follow = false);
+
 /// A directory for *at calls.
 [[nodiscard]] UniqueFd open_directory(int dir, const std::string& path);
 

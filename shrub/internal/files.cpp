@@ -25,10 +25,9 @@ class DirectoryFiles final : public Files {
     const auto dir = base::open_beneath(top_.get(), path, O_RDONLY | O_DIRECTORY);
     std::vector<Name> names;
     for (auto& name : base::list_directory(dir.get())) {
-      struct stat info;
-      if (::fstatat(dir.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
-      if (S_ISDIR(info.st_mode) || S_ISREG(info.st_mode))
-        names.push_back({std::move(name), S_ISDIR(info.st_mode)});
+      const auto info = base::find_stat(dir.get(), name);
+      if (info && (S_ISDIR(info->st_mode) || S_ISREG(info->st_mode)))
+        names.push_back({std::move(name), S_ISDIR(info->st_mode)});
     }
     return names;
   }

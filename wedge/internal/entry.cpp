@@ -25,6 +25,7 @@ namespace wedge::internal {
 
 using base::Category;
 using base::Error;
+using base::find_stat;
 using base::ObjectId;
 using formats::Row;
 
@@ -83,13 +84,6 @@ bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t
 }
 
 }  // namespace
-
-std::optional<struct stat> find_stat(int dir, const std::string& name) {
-  struct stat info;
-  if (::fstatat(dir, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return info;
-  if (errno != ENOENT && errno != ENOTDIR) base::throw_errno(name, errno);
-  return std::nullopt;
-}
 
 bool is_by_product(const std::string& path) {
   return ::fnmatch("*.pyc", path.c_str(), 0) == 0 ||

@@ -21,9 +21,6 @@ std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& roo
                                    int dir, const std::string& name,
                                    const std::function<void(std::uint64_t)>& progress);
 
-/// nullopt if there is nothing of that name.
-[[nodiscard]] std::optional<struct stat> find_stat(int dir, const std::string& name);
-
 /// Whether an extra path is one that programs leave beside what they use.
 [[nodiscard]] bool is_by_product(const std::string& path);
 

@@ -17,6 +17,7 @@
 namespace wedge::internal {
 namespace {
 
+using base::find_stat;
 using formats::Row;
 using Change = RowChanges::Change;
 
