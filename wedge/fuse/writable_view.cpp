@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <cerrno>
 #include <cstring>
@@ -108,13 +110,24 @@ void WritableView::mount() {
   const auto options = "lowerdir=" + escaped(lower(), "\\,:") +
                        ",upperdir=" + escaped(kept_ + "/upper", "\\,") +
                        ",workdir=" + escaped(kept_ + "/work", "\\,");
-  const auto attempt = [&](const std::string& more) {
-    return ::mount("shrub", directory_.c_str(), "overlay", MS_NOSUID | MS_NODEV, (options + more).c_str()) ==
-           0;
-  };
   // In a user namespace its own attributes have to be those of users.
-  if (attempt("") || attempt(",userxattr")) return;
-  const int code = errno;
+  const auto in_namespace = options + ",userxattr";
+  // The kernel asks what is below, which this process answers: a thread of it that waits for that could not
+  // be killed, nor the process, for it would be alive to answer. So another one asks, without a file of ours.
+  const pid_t child = ::fork();
+  if (child < 0) base::throw_errno("--rw-overlay", errno);
+  if (child == 0) {
+    (void)::syscall(SYS_close_range, 3U, ~0U, 0U);
+    const auto attempt = [&](const std::string& all) {
+      return ::mount("shrub", directory_.c_str(), "overlay", MS_NOSUID | MS_NODEV, all.c_str()) == 0;
+    };
+    ::_exit(attempt(options) || attempt(in_namespace) ? 0 : errno);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0)
+    if (errno != EINTR) base::throw_errno("--rw-overlay", errno);
+  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+  if (code == 0) return;
   throw Error(Category::local,
               "--rw-overlay: cannot mount overlayfs at " + directory_ + ": " + std::strerror(code),
               code == EPERM ? "it takes root, or a user namespace (unshare -Urm)"
