@@ -196,10 +196,11 @@ class Mirror {
     // Hand-filled blobs are proven by whoever reads them, maps too.
     for (const auto* below : {"primary", "cache/delta", "cache/map"}) copy_below(below, there.has_value());
     if (!options_.dry_run) to_.finish();
-    if (!absent.empty())  // or gone since the list was read
-      for (const auto& pack : from_.packs().value_or(std::set<std::string>()))
-        if (absent.contains(pack))
-          throw Error(Category::not_found, from_.name() + ": pack " + pack + ": listed, but not there");
+    if (absent.empty()) return summary_;
+    const auto still = from_.packs();  // some may have gone since the list was read
+    for (const auto& pack : absent)
+      if (!still || still->contains(pack))
+        throw Error(Category::not_found, from_.name() + ": pack " + pack + ": listed, but not there");
     return summary_;
   }
 

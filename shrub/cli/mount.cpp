@@ -100,14 +100,11 @@ class Report {
     file_ = base::open_at(directory_.get(), name_, O_RDWR | O_CREAT | O_TRUNC, 0600);
     (void)::flock(file_.get(), LOCK_EX | LOCK_NB);
   }
-  ~Report() { remove(); }
+  ~Report() {
+    if (file_.get() >= 0) (void)::unlinkat(directory_.get(), name_.c_str(), 0);
+  }
   Report(const Report&) = delete;
   Report& operator=(const Report&) = delete;
-
-  void remove() {
-    if (file_.get() >= 0) (void)::unlinkat(directory_.get(), name_.c_str(), 0);
-    file_.reset();
-  }
 
   void write(const formats::json::Object& now) {
     if (file_.get() < 0) return;
@@ -136,6 +133,7 @@ formats::Timestamp time_of(const formats::Vref& vref) {
 int run_mount(const cli::Call& call, cli::Output& output) {
   std::optional<Background> background;
   if (!call.has("--foreground")) background.emplace();
+  std::optional<Report> report;  // goes when all else has: who does not see it any more may remove the cache
   // Chunks come and go: memory that was given back each time would be cleared each time.
   (void)::mallopt(M_MMAP_THRESHOLD, 32 << 20);
   (void)::mallopt(M_TRIM_THRESHOLD, 128 << 20);
@@ -179,7 +177,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   formats::json::Object head{{"pid", static_cast<std::uint64_t>(::getpid())}};
   cli::add_path(head, "mount", directory);
   cli::add_path(head, "shrub", options.name);
-  Report report(mounts_directory(), std::move(head));
+  report.emplace(mounts_directory(), std::move(head));
   const auto size = std::accumulate(
       entries.begin(), entries.end(), std::uint64_t{0},
       [](std::uint64_t sum, const wedge::MountEntry& entry) { return sum + entry.root.size; });
@@ -199,7 +197,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     record.emplace_back("peers", std::move(peers));
     return record;
   };
-  report.write(now());
+  report->write(now());
   const auto is_ready = [&] {
     if (background)
       background->leave(mounts_directory().empty()
@@ -226,7 +224,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
         return ids;
       });
     helper = std::thread([&, over = ended.get_future()] {
-      while (over.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report.write(now());
+      while (over.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report->write(now());
     });
     // How much is here is counted again when something came, and takes a hundredth of the time at most.
     counter = std::thread([&] {
@@ -283,11 +281,9 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     mount.run();
   } catch (...) {  // a thread that cannot start, too: the others end first
     end();
-    report.remove();
     throw;
   }
   end();
-  report.remove();
   if (failure) throw Error(*failure);
   if (background) background->forget_log();
   return 0;

@@ -53,6 +53,7 @@ def table(lab, evil, good):
 
 def cases(lab):
     names = list(table_names())
+    yield "404:vat-sync:60"  # from the fourth request on: the list, too
     for i in range(round(lab.effort * 45)):
         yield f"{MODES[i % len(MODES)]}:{names[(i + i // len(MODES)) % len(names)]}:{i}"
 
