@@ -91,7 +91,7 @@ def cases(lab):
     kinds = [kind for kind in SIZES if shutil.which(f"mkfs.{kind}") and kind in there]
     for kind in set(SIZES) - set(kinds):
         lab.skips.append(f"power: no {kind}")
-    table = [f"{kind}:{verb}:{flag}" for flag in FLAGS for verb in verbs.table(lab) for kind in kinds]
+    table = [f"{kind}:{verb}:{flag}" for flag in FLAGS for verb in verbs.table(lab) if verb != "hash" for kind in kinds]  # which writes nothing
     cuts = round(lab.effort * 40)
     for i in range(cuts):
         yield f"{table[i % len(table)]}:{i}"
