@@ -106,7 +106,7 @@ UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode) {
 std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags) {
   const int fd = retrying_open(dir, path.c_str(), flags | O_NONBLOCK, 0);
   if (fd >= 0) return UniqueFd(fd);
-  if (errno != ENOENT && errno != ENOTDIR) throw_errno(path, errno);
+  if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP) throw_errno(path, errno);
   return std::nullopt;
 }
 

@@ -90,3 +90,20 @@ TEST_CASE("remove_tree follows no symlink and opens closed directories", "[base]
   CHECK(base::list_directory(at.get()) == std::vector<std::string>{"keep"});
   CHECK(tests::read_file(dir / "keep/file") == "x");
 }
+
+TEST_CASE("what is not there and what cannot be looked at are told apart", "[base]") {
+  const tests::TempDir dir;
+  const auto top = base::open_directory(AT_FDCWD, dir.path());
+  tests::write_file(dir / "file", as_bytes("text"));
+  REQUIRE(::symlink("file", (dir / "link").c_str()) == 0);
+  REQUIRE(::symlink("nowhere", (dir / "dangling").c_str()) == 0);
+  REQUIRE(::symlink("loop", (dir / "loop").c_str()) == 0);
+  CHECK(S_ISREG(base::find_stat(top.get(), "file").value().st_mode));
+  CHECK(S_ISLNK(base::find_stat(top.get(), "link").value().st_mode));
+  CHECK(base::find_stat(top.get(), "link", true).value().st_size == 4);
+  CHECK_FALSE(base::find_stat(top.get(), "absent"));
+  CHECK_FALSE(base::find_stat(top.get(), "file/below"));
+  CHECK_FALSE(base::find_stat(top.get(), "dangling", true));
+  CHECK_FALSE(base::find_stat(top.get(), "loop", true));
+  CHECK_THROWS_AS(base::find_stat(top.get(), std::string(5000, 'x')), base::Error);
+}
