@@ -106,7 +106,7 @@ UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode) {
 std::optional<UniqueFd> find_open_at(int dir, const std::string& path, int flags) {
   const int fd = retrying_open(dir, path.c_str(), flags | O_NONBLOCK, 0);
   if (fd >= 0) return UniqueFd(fd);
-  if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP) throw_errno(path, errno);
+  if (errno != ENOENT && errno != ENOTDIR) throw_errno(path, errno);
   return std::nullopt;
 }
 
@@ -121,7 +121,7 @@ std::optional<UniqueFd> find_regular_at(int dir, const std::string& path) {
 std::optional<struct stat> find_stat(int dir, const std::string& path, bool follow) {
   struct stat info;
   if (::fstatat(dir, path.c_str(), &info, follow ? 0 : AT_SYMLINK_NOFOLLOW) == 0) return info;
-  if (errno != ENOENT && errno != ENOTDIR) throw_errno(path, errno);
+  if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP) throw_errno(path, errno);
   return std::nullopt;
 }
 
