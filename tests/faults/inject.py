@@ -10,6 +10,7 @@ SINGLE = [
     ("pwrite", "ENOSPC"), ("pwrite", "EIO"), ("pwrite", "short"), ("sync", "EIO"), ("sync", "ENOSPC"), ("rename", "EIO"), ("rename", "ENOSPC"), ("link", "EMLINK"), ("unlink", "EIO"),
     ("mkdir", "ENOSPC"), ("meta", "EIO"), ("truncate", "ENOSPC"), ("fallocate", "ENOSPC"), ("copy", "EIO"), ("ioctl", "EIO"), ("stat", "EIO"), ("xattr", "EIO"), ("list", "EIO"),
     ("lock", "ENOLCK"), ("seek", "EIO"), ("dup,pipe", "EMFILE"), ("thread", "EAGAIN"), ("malloc", "ENOMEM"), ("process", "EAGAIN"), ("random", "EIO"),
+    ("watch", "EMFILE"), ("socket", "EMFILE"),
 ]
 LASTING = [("open+", "EMFILE"), ("read,pread+", "EIO"), ("write,pwrite,mkdir,link,rename,truncate,fallocate,copy+", "ENOSPC"), ("malloc+", "ENOMEM"), ("sync+", "EIO"), ("thread+", "EAGAIN")]
 PLAIN = [(kind, "kill-plain") for kind in ("rename", "sync", "unlink")]  # on a file system that cannot exchange names

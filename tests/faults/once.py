@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""once.py watch TREE VREF BEFORE | nbd VREF IMAGE | mount SHRUB TREE: starts the command of shrub that goes on until it is ended, uses it once, and ends it.
+"""once.py watch TREE VREF BEFORE | nbd VREF IMAGE WHERE… | mount SHRUB TREE: starts the command of shrub that goes on until it is ended, uses it once, and ends it.
 
 Exits as it does if it ends by itself. Else 0, or 9 if it went on but did not do what it is there for, or 99 if what it shows is wrong or it does not end.
 """
 import filecmp
 import os
+import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,8 +24,8 @@ def wait_until(done, server):
     return True
 
 
-def start(*command):
-    return subprocess.Popen(["shrub", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def start(*command, stdout=subprocess.DEVNULL):
+    return subprocess.Popen(["shrub", *command], stdin=subprocess.DEVNULL, stdout=stdout)
 
 
 def watch(tree, vref, before):
@@ -35,16 +35,12 @@ def watch(tree, vref, before):
     return server, 0 if done else 9
 
 
-def answers(path):
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(path) == 0
-
-
-def nbd(vref, image):
-    server = start("nbd", "--writable", "--socket", "socket", vref)
-    if not wait_until(lambda: answers("socket"), server):
+def nbd(vref, image, *where):
+    server = start("nbd", "--writable", *where, vref, stdout=subprocess.PIPE)
+    said = select.select([server.stdout], [], [], PATIENCE)[0] and server.stdout.readline().decode().strip()
+    if not said:
         return server, 9
-    copied = subprocess.run(["nbdcopy", "nbd+unix:///?socket=socket", "copy"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    copied = subprocess.run(["nbdcopy", said, "copy"], stderr=subprocess.DEVNULL, check=False).returncode == 0
     right = copied and filecmp.cmp(image, "copy", shallow=False)
     if os.path.exists("copy"):
         os.remove("copy")

@@ -2,7 +2,7 @@
 // operation that changes a file, in one order, so that what a crash would have left can be built; or it makes every sync cost nothing.
 //
 // FAULT_AT=KIND[,KIND...]:ACTION:N[+]  ACTION: a number (errno), `short`, `delay`, `kill`; `+`: from the N-th on, not only that one
-// FAULT_AT=KIND[,KIND...]:ACTION:@N    not the N-th call, but the first from the N-th place in the program: callers count, up to four
+// FAULT_AT=KIND[,KIND...]:ACTION:@N    not the N-th call, but the first from the N-th place in the program: its callers count, up to two
 // FAULT_LOG=FILE     gets a line for each call that was interfered with: its kind, and the path if it is known
 // FAULT_COUNT=FILE   gets, when the program ends, how many such calls there were
 // FAULT_RECORD=FILE  gets the operations (struct record, then names and data), of successful calls only
@@ -74,18 +74,21 @@ static int named(const char* list, const char* kind) {
 
 // Whether a call comes from where none came before.
 static int is_new_place(void) {
-  enum { kPlaces = 8192, kSkipped = 3, kDepth = 4 };
+  enum { kPlaces = 8192, kFrames = 12, kDepth = 3 };
   static uint64_t places[kPlaces];
   static int count;
   static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
-  void* frames[kSkipped + kDepth];
+  void* frames[kFrames];
   inside++;
-  int depth = backtrace(frames, kSkipped + kDepth);
+  int depth = backtrace(frames, kFrames), used = 0;
   uint64_t hash = 14695981039346656037u;
-  for (int i = kSkipped; i < depth; i++) {
-    Dl_info from;
-    uint64_t at = dladdr(frames[i], &from) ? (uint64_t)((char*)frames[i] - (char*)from.dli_fbase) : 0;
-    hash = (hash ^ at) * 1099511628211u;
+  Dl_info own, from;
+  dladdr(&by_place, &own);
+  for (int i = 0; i < depth && used < kDepth; i++) {
+    int known = dladdr(frames[i], &from);
+    if (known && from.dli_fbase == own.dli_fbase) continue; // some of ours may be inlined
+    used++;
+    hash = (hash ^ (known ? (uint64_t)((char*)frames[i] - (char*)from.dli_fbase) : 0)) * 1099511628211u;
   }
   pthread_mutex_lock(&guard);
   int found = 0;
@@ -596,6 +599,7 @@ FAILS("stat", int, fstatat64, (int dir, const char* path, struct stat64* s, int 
 FAILS("stat", int, fstatat, (int dir, const char* path, struct stat* s, int flags), (dir, path, s, flags), -1, path, -1)
 FAILS("stat", int, lstat64, (const char* path, struct stat64* s), (path, s), -1, path, -1)
 FAILS("stat", int, stat64, (const char* path, struct stat64* s), (path, s), -1, path, -1)
+FAILS("stat", int, faccessat, (int dir, const char* path, int mode, int flags), (dir, path, mode, flags), -1, path, -1)
 FAILS("stat", ssize_t, readlinkat, (int dir, const char* path, char* b, size_t s), (dir, path, b, s), -1, path, -1)
 FAILS("list", DIR*, fdopendir, (int fd), (fd), fd, 0, 0)
 FAILS("list", struct dirent64*, readdir64, (DIR * d), (d), dirfd(d), 0, 0)
@@ -606,6 +610,9 @@ FAILS("pipe", int, eventfd, (unsigned value, int flags), (value, flags), -1, "",
 FAILS("process", pid_t, fork, (void), (), -1, "", -1)
 FAILS("random", ssize_t, getrandom, (void* b, size_t s, unsigned flags), (b, s, flags), -1, "", -1)
 FAILS("socket", int, socket, (int domain, int type, int protocol), (domain, type, protocol), -1, "", -1)
+FAILS("socket", int, bind, (int fd, const struct sockaddr* a, socklen_t n), (fd, a, n), fd, 0, -1)
+FAILS("socket", int, listen, (int fd, int backlog), (fd, backlog), fd, 0, -1)
+FAILS("socket", int, getsockname, (int fd, struct sockaddr* a, socklen_t* n), (fd, a, n), fd, 0, -1)
 FAILS("connect", int, connect, (int fd, const struct sockaddr* a, socklen_t n), (fd, a, n), fd, 0, -1)
 FAILS("send", ssize_t, send, (int fd, const void* b, size_t s, int flags), (fd, b, s, flags), fd, 0, -1)
 FAILS("recv", ssize_t, recv, (int fd, void* b, size_t s, int flags), (fd, b, s, flags), fd, 0, -1)

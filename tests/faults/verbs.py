@@ -307,7 +307,8 @@ VERBS = [
     Verb("vat-sync", both_stored, ["vat", "sync", "v", "w"], has_all("w"), content_of("new", "new.img")),
     Verb("sign", key, ["shrub", "sign", "--key", "key", "s/t.vref"], signed),
     Verb("watch", old_stored, [ONCE, "watch", "../new", "s/t.vref", "before"], content_of("new", "old.img"), vref_old_or_new(("old", "new")), before_watch, serves=True),
-    Verb("nbd", both_stored, [ONCE, "nbd", "s/i.vref", "../new.img"], repaired, serves=True),
+    Verb("nbd", both_stored, [ONCE, "nbd", "s/i.vref", "../new.img", "--socket", "socket"], repaired, serves=True),
+    Verb("nbd-port", both_stored, [ONCE, "nbd", "s/i.vref", "../new.img", "--port", "0"], repaired, serves=True),
     Verb("overlay", both_stored, [ONCE, "mount", "s", "../new"], repaired, serves=True),
 ]
 
