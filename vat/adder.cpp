@@ -137,7 +137,7 @@ class Adder::Impl {
   void rescue() const {
     for (const auto& [pack, mark] : internal::read_marks(vat_.dir.get(), std::time(nullptr))) {
       if (!mark.is_dead || avoided_.contains(pack)) continue;
-      internal::remove_mark(vat_.dir.get(), pack);
+      internal::remove_marks(vat_.dir.get(), {pack});
     }
   }
 

@@ -84,6 +84,9 @@ class BlobSource {
 
   /// Recipes that claim to describe content `id`, proven ones first.
   [[nodiscard]] virtual std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) = 0;
+  /// Before it is said that nothing describes some content: whether what find_recipes() asks had rotted, and
+  /// was made anew, so that it is worth to ask again.
+  [[nodiscard]] virtual bool renew_recipes() { return false; }
   /// Remembers that hashing what `recipe` describes gave `content`.
   virtual void note_proven(const base::ObjectId& content, const base::ObjectId& recipe,
                            std::uint64_t size) = 0;

@@ -28,11 +28,13 @@ int run_there(const PeerAddress& vat, const FarVerb& verb, const base::ByteSink&
   const int code = ssh.finish();
   errors = ssh.errors();
   constexpr int kNoProgram = 127, kNoConnection = 255;
-  const auto line = errors.substr(0, errors.find('\n'));
+  auto line = errors.substr(0, errors.find_last_not_of('\n') + 1);  // what comes before may be a banner
+  line.erase(0, line.rfind('\n') + 1);
   if (code == kNoProgram)
-    throw Error(Category::usage, host.name() + ": there is no vat to run: " + line,
-                "install it there, or take away what `vat ls --files | shrub is-live --dead` lists");
-  if (code == kNoConnection && errors.find("Permission denied") != std::string::npos)
+    throw Error(Category::usage, host.name() + ": there is no vat to run: " + line, "install it there");
+  const auto says = [&](const char* text) { return errors.find(text) != std::string::npos; };
+  if (code == kNoConnection && (says("Permission denied") || says("Host key verification failed") ||
+                                says("Too many authentication failures")))
     throw Error(Category::authentication, host.name() + ": ssh: " + line);
   if (code == kNoConnection || code > 128 || (code == 0 && !is_heard))
     throw Error(Category::network, host.name() + ": ssh: " + (line.empty() ? "ended early" : line));

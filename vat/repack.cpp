@@ -179,7 +179,7 @@ class Repack {
     // A pack that came out with the same name, byte for byte, is the one that is wanted.
     for (const auto& name : added.packs) {
       replacing.erase(name + ".zst");
-      if (condemned_.erase(name + ".zst") > 0) internal::remove_mark(impl_.dir.get(), name + ".zst");
+      if (condemned_.erase(name + ".zst") > 0) internal::remove_marks(impl_.dir.get(), {name + ".zst"});
     }
     for (const auto& pack : chosen) {
       const auto& name = pack.name;
@@ -303,6 +303,7 @@ class Repack {
   void remove_condemned() {
     if (options_.before_removal && is_live_ != nullptr && !condemned_.empty()) options_.before_removal();
     const auto names = condemned_names();
+    const auto marks = condemned_;
     std::set<std::string> leaving, needed;
     const auto oldest = internal::find_oldest_lease(impl_.dir.get());
     for (const auto& [name, mark] : condemned_) {
@@ -333,15 +334,14 @@ class Repack {
     }
     for (const auto& name : leaving) {
       const internal::CondemnedLock lock(impl_.dir.get());
-      if (!internal::has_mark(impl_.dir.get(), name)) continue;  // somebody adds just that
+      if (!internal::has_mark(impl_.dir.get(), name, marks.at(name))) continue;  // somebody adds just that
       impl_.with_index([&](internal::Index& index) { index.forget_pack(name); });
       if (::unlinkat(impl_.dir.get(), path_of(name).c_str(), 0) != 0 && errno != ENOENT)
         base::throw_errno(path_of(name), errno);
     }
     // The marks go last: should this end before, the next run finds them and does the rest.
     refresh_cache(vat_);
-    for (const auto* done : {&leaving, &needed})
-      for (const auto& name : *done) internal::remove_mark(impl_.dir.get(), name);
+    for (const auto* done : {&leaving, &needed}) internal::remove_marks(impl_.dir.get(), *done);
   }
 
   [[nodiscard]] static std::string path_of(const std::string& pack) {

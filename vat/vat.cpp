@@ -510,7 +510,7 @@ std::vector<LooseFile> Vat::Impl::loose_files(const ObjectId& id) const {
       return files;
   }
   const auto hex = id.hex();
-  if (::faccessat(dir.get(), ("primary/" + hex.substr(0, 2)).c_str(), F_OK, 0) != 0) return files;
+  if (!base::find_stat(dir.get(), "primary/" + hex.substr(0, 2), true)) return files;
   for (const auto codec : {formats::Codec::none, formats::Codec::zstd, formats::Codec::gzip,
                            formats::Codec::xz, formats::Codec::bzip2}) {
     const LooseFile file{id, codec};
@@ -718,6 +718,15 @@ std::vector<RecipeClaim> Vat::find_recipes(const ObjectId& id) {
     found.insert(proven ? found.begin() : found.end(), {claim.recipe, claim.size, proven});
   }
   return found;
+}
+
+bool Vat::renew_recipes() {
+  int runs = 0;  // a second one is of a new index
+  impl_->with_index([&](internal::Index& index) {
+    ++runs;
+    index.check_claims();
+  });
+  return runs > 1;
 }
 
 void Vat::note_proven(const ObjectId& content, const ObjectId& recipe, std::uint64_t size) {

@@ -58,6 +58,7 @@ class Vat final : public BlobSource {
   [[nodiscard]] base::Buffer read(const base::ObjectId& id) override;
   void stream(const base::ObjectId& id, const base::ByteSink& sink) override;
   [[nodiscard]] std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) override;
+  [[nodiscard]] bool renew_recipes() override;
   void note_proven(const base::ObjectId& content, const base::ObjectId& recipe, std::uint64_t size) override;
 
   [[nodiscard]] std::optional<base::UniqueFd> find_file(const base::ObjectId& id) override;

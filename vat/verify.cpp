@@ -92,8 +92,7 @@ class PackCheck {
   void run(std::vector<PackDamage>& damages, VerifySummary& summary,
            const std::function<void(std::uint64_t)>& progress) {
     auto file = base::find_regular_at(impl_.dir.get(), file_);
-    if (!file && ::faccessat(impl_.dir.get(), file_.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0)
-      return;  // another process removed it
+    if (!file && !base::find_stat(impl_.dir.get(), file_)) return;  // another process removed it
     if (!file) return damages.push_back({{file_, std::nullopt, "is not a regular file", false}, true});
     fd_ = std::move(*file);
     size_ = base::file_size(fd_.get());
@@ -142,7 +141,9 @@ class PackCheck {
     };
     auto renamed = Renamed::moved;
     if (!move(RENAME_NOREPLACE)) {
-      if (errno == EINVAL || is_rightly_named(packs.get())) return Renamed::no;
+      if (errno == EINVAL || errno == ENOSYS) return Renamed::no;
+      if (errno != EEXIST) base::throw_errno(file_, errno);
+      if (is_rightly_named(packs.get())) return Renamed::no;
       if (!move(RENAME_EXCHANGE)) base::throw_errno(file_, errno);
       renamed = Renamed::exchanged;
     }

@@ -321,7 +321,7 @@ class TreeWriter {
     const auto [parent_path, name] = formats::split_path(path);
     try {
       const auto parent = base::open_beneath(top_.get(), parent_path, O_RDONLY | O_DIRECTORY);
-      return ::faccessat(parent.get(), name.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+      return base::find_stat(parent.get(), name).has_value();
     } catch (const Error& error) {
       if (error.category() != Category::not_found) throw;
       return false;

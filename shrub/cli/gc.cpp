@@ -37,7 +37,13 @@ int run_there(const std::string& url, const cli::Call& call, cli::Output& output
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  if (const auto url = call.find("--vat"); url && vat::is_remote(*url)) return run_there(*url, call, output);
+  const auto named = call.all("--vat");
+  if (std::any_of(named.begin(), named.end(), vat::is_remote)) {
+    if (named.size() > 1)
+      throw base::Error(base::Category::usage, "which vat? of those that --vat names one is on another host",
+                        "one --vat at a time");
+    return run_there(named[0], call, output);
+  }
   auto options = cli::gc_options_of(call);
   const auto reach = reach_options_of(call);
   vat::LiveSet live;

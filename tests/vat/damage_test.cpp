@@ -12,6 +12,8 @@
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
 #include "tests/vat/test_vat.h"
+#include "vat/content.h"
+#include "vat/ingest.h"
 #include "vat/verify.h"
 
 using base::Category;
@@ -303,6 +305,34 @@ TEST_CASE("rows of the index that lie never lead to wrong bytes", "[vat][damage]
   // Wherever the mess, adding again is right afterwards.
   (void)store.add(blobs[0]);
   CHECK(tests::holds(*store, store.id_of(blobs[0]), blobs[0]));
+}
+
+TEST_CASE("claims that have changed in the index are made anew before content is said to be absent",
+          "[vat][damage]") {
+  TestVat store;
+  const auto content = tests::random_bytes(std::size_t{1} << 20, 1);
+  const auto id = store.id_of(content);
+  const auto file = store.path() + ".file";
+  tests::write_file(file, content);
+  {
+    vat::Adder adder(*store);
+    (void)vat::ingest_file(file, adder, store->parameters(), nullptr);
+    (void)adder.finish();
+  }
+  REQUIRE(vat::find_content(*store, id).recipe);
+  store.close();
+  run_sql(store.path() + "/local/index.db",
+          GENERATE(as<std::string>(), "UPDATE claims SET content=x'00' || substr(content,2)",
+                   "UPDATE claims SET content=x'00'", "UPDATE claims SET recipe=content",
+                   "UPDATE claims SET size=1", "UPDATE claims SET guard=guard+1"));
+  store.reopen();
+  CHECK(vat::find_content(*store, id).size == content.size());
+  CHECK(vat::find_content(*store, id).recipe);
+  store.close();
+  run_sql(store.path() + "/local/index.db", "UPDATE claims SET content=x'00'");
+  store.reopen();
+  CHECK(tests::category_of([&] { (void)vat::find_content(*store, store.id_of(some_blobs(7)[0])); }) ==
+        Category::not_found);
 }
 
 TEST_CASE("tables of the index that are damaged, cut, gone or exchanged cost nothing but time",

@@ -157,6 +157,7 @@ TEST_CASE("a mark of the future, or one that says nothing, counts from when it i
     constexpr const char* kBad[] = {
         "", ".", ".x", ".18446744073709551615", ".9223372036854775807", ".-5", ".5.ded", ".5.dead.dead", "5"};
     tests::write_file(marks + name.substr(0, 64) + kBad[number++ % std::size(kBad)], base::Bytes());
+    tests::write_file(marks + name.substr(0, 64) + ".another", base::Bytes());
   }
   CHECK(repack(store, 20 * kDay).removed_packs == 0);
   CHECK(repack(store, 33 * kDay).removed_packs == 0);

@@ -34,15 +34,26 @@ std::multimap<std::string, std::string> list_marks(int marks) {
   return names;
 }
 
-/// nullopt: it says nothing, or is of the future.
-std::optional<Mark> parse(std::string_view name, std::int64_t now) {
+/// What the name of a mark says; no time if it says none, or one of the future.
+struct Said {
+  std::optional<std::int64_t> since;
+  bool is_dead = false;
+};
+
+Said parse(std::string_view name, std::int64_t now) {
   name.remove_prefix(kNameSize);
-  if (!base::take_field(name, '.').empty()) return std::nullopt;
+  if (!base::take_field(name, '.').empty()) return {};
   const auto since = base::parse_decimal(base::take_field(name, '.'));
+  if (!name.empty() && name != "dead") return {};
+  Said said{std::nullopt, name == "dead"};
   // What another run made after this one began is no mark of the future.
   const auto latest = static_cast<std::uint64_t>(std::max<std::int64_t>(now, std::time(nullptr)));
-  if (!since || *since > latest || (!name.empty() && name != "dead")) return std::nullopt;
-  return Mark{static_cast<std::int64_t>(*since), name == "dead"};
+  if (since && *since <= latest) said.since = static_cast<std::int64_t>(*since);
+  return said;
+}
+
+std::string name_of(const std::string& pack, const Mark& mark) {
+  return pack.substr(0, kNameSize) + "." + std::to_string(mark.since) + (mark.is_dead ? ".dead" : "");
 }
 
 std::map<std::string, Mark> read(int vat, std::int64_t now, bool mend) {
@@ -51,10 +62,10 @@ std::map<std::string, Mark> read(int vat, std::int64_t now, bool mend) {
   if (!marks) return all;
   for (const auto& [pack, name] : list_marks(marks->get())) {
     const auto said = parse(name, now);
-    const auto mark = said.value_or(Mark{now, false});
+    const Mark mark{said.since.value_or(now), said.is_dead};
     if (const auto known = all.find(pack); known == all.end() || known->second.since < mark.since)
       all[pack] = mark;
-    if (said || !mend) continue;
+    if (said.since || !mend) continue;
     write_mark(vat, pack, mark);
     (void)::unlinkat(marks->get(), name.c_str(), 0);
   }
@@ -81,22 +92,24 @@ CondemnedLock::CondemnedLock(int vat) {
 void write_mark(int vat, const std::string& pack, const Mark& mark) {
   const auto cache = base::ensure_directory(vat, "cache", 0777);
   const auto marks = base::ensure_directory(cache.get(), kCondemned, 0777);
-  const auto name =
-      pack.substr(0, kNameSize) + "." + std::to_string(mark.since) + (mark.is_dead ? ".dead" : "");
-  (void)base::open_at(marks.get(), name, O_WRONLY | O_CREAT | O_NOFOLLOW, 0444);
+  (void)base::open_at(marks.get(), name_of(pack, mark), O_RDONLY | O_CREAT | O_NOFOLLOW, 0444);
 }
 
-void remove_mark(int vat, const std::string& pack) {
+void remove_marks(int vat, const std::set<std::string>& packs) {
   const auto marks = find_marks(vat);
   if (!marks) return;
-  const auto names = list_marks(marks->get());
-  for (auto [name, end] = names.equal_range(pack); name != end; ++name)
-    (void)::unlinkat(marks->get(), name->second.c_str(), 0);
+  for (const auto& [pack, name] : list_marks(marks->get()))
+    if (packs.contains(pack)) (void)::unlinkat(marks->get(), name.c_str(), 0);
 }
 
 bool has_mark(int vat, const std::string& pack) {
   const auto marks = find_marks(vat);
   return marks && list_marks(marks->get()).contains(pack);
+}
+
+bool has_mark(int vat, const std::string& pack, const Mark& mark) {
+  const auto marks = find_marks(vat);
+  return marks && base::find_stat(marks->get(), name_of(pack, mark));
 }
 
 }  // namespace vat::internal

@@ -1,12 +1,13 @@
 // Packs that are to go. docs/design.md ("Taking away")
 //
 // The mark of one is an empty file, cache/condemned/<pack>.<seconds since 1970>, and .dead if no root needs
-// it: it takes no block of a full disk, and whoever lists the directory has read all. It is not synced: what
-// a crash takes away is condemned again, later.
+// it: it takes no block of a full disk, unless the directory has to grow, and whoever lists that has read
+// all. It is not synced: what a crash takes away is condemned again, later.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 
 #include "formats/base/unique_fd.h"
@@ -37,7 +38,10 @@ void mend_marks(int vat, std::int64_t now);
 
 /// Throws local.
 void write_mark(int vat, const std::string& pack, const Mark& mark);
-void remove_mark(int vat, const std::string& pack);
+/// All of these packs.
+void remove_marks(int vat, const std::set<std::string>& packs);
+/// Any; or just that, which takes no look at the others.
 [[nodiscard]] bool has_mark(int vat, const std::string& pack);
+[[nodiscard]] bool has_mark(int vat, const std::string& pack, const Mark& mark);
 
 }  // namespace vat::internal

@@ -94,6 +94,17 @@ std::int64_t guard_of(const Claim& claim) {
       .value();
 }
 
+/// A row of content, recipe, size, guard, proven. Throws corrupt if its guard says that it has changed.
+Claim read_claim(const Statement& row, base::ObjectFormat format) {
+  const auto size = base::id_size(format);
+  if (row.bytes(0).size() == size && row.bytes(1).size() == size) {
+    Claim claim{ObjectId(format, row.bytes(0)), ObjectId(format, row.bytes(1)),
+                static_cast<std::uint64_t>(row.integer(2)), row.integer(4) != 0};
+    if (row.integer(3) == guard_of(claim)) return claim;
+  }
+  throw Error(Category::corrupt, "index: a claim has changed");
+}
+
 std::int64_t guard_of(const ObjectId& id, const LooseRecord& record) {
   return Guard()
       .add(id.raw())
@@ -405,16 +416,17 @@ void Index::mark_sound(const std::string& pack) {
 std::vector<Claim> Index::find_claims(const ObjectId& content) const {
   const std::lock_guard lock(mutex_);
   std::vector<Claim> claims;
-  Statement statement(database_,
-                      "SELECT recipe,size,guard,proven FROM claims WHERE content=? ORDER BY proven DESC");
+  Statement statement(
+      database_, "SELECT content,recipe,size,guard,proven FROM claims WHERE content=? ORDER BY proven DESC");
   statement.bind(1, content.raw());
-  while (statement.step()) {
-    if (statement.bytes(0).size() != base::id_size(format_)) continue;
-    const Claim claim{content, ObjectId(format_, statement.bytes(0)),
-                      static_cast<std::uint64_t>(statement.integer(1)), statement.integer(3) != 0};
-    if (statement.integer(2) == guard_of(claim)) claims.push_back(claim);
-  }
+  while (statement.step()) claims.push_back(read_claim(statement, format_));
   return claims;
+}
+
+void Index::check_claims() const {
+  const std::lock_guard lock(mutex_);
+  Statement statement(database_, "SELECT content,recipe,size,guard,proven FROM claims");
+  while (statement.step()) (void)read_claim(statement, format_);
 }
 
 void Index::put_claims(const std::vector<Claim>& claims) {
@@ -481,12 +493,7 @@ std::vector<Claim> Index::list_claims_after(const ObjectId* after, std::size_t l
       "SELECT content,recipe,size,guard,proven FROM claims WHERE content>? ORDER BY content,proven DESC");
   statement.bind(1, after != nullptr ? after->raw() : base::Bytes());
   while (claims.size() < limit && statement.step()) {
-    if (statement.bytes(0).size() != base::id_size(format_) ||
-        statement.bytes(1).size() != base::id_size(format_))
-      continue;
-    const Claim claim{ObjectId(format_, statement.bytes(0)), ObjectId(format_, statement.bytes(1)),
-                      static_cast<std::uint64_t>(statement.integer(2)), statement.integer(4) != 0};
-    if (statement.integer(3) != guard_of(claim)) continue;
+    const auto claim = read_claim(statement, format_);
     if (claims.empty() || claims.back().content != claim.content) claims.push_back(claim);
   }
   return claims;

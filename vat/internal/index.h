@@ -120,6 +120,8 @@ class Index {
   void mark_sound(const std::string& pack);
   [[nodiscard]] std::vector<Claim> find_claims(const base::ObjectId& content) const;
   void put_claims(const std::vector<Claim>& claims);
+  /// Throws corrupt if one of them is not as it was written: one whose key has changed is not found.
+  void check_claims() const;
 
   [[nodiscard]] std::optional<LooseRecord> find_loose(const base::ObjectId& id,
                                                       const std::string& suffix) const;

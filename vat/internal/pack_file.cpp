@@ -37,7 +37,7 @@ std::string PackFile::publish(const std::vector<Claim>& claims) {
   std::optional<CondemnedLock> lock;
   if (has_mark(vat_.dir.get(), name)) {
     lock.emplace(vat_.dir.get());
-    remove_mark(vat_.dir.get(), name);
+    remove_marks(vat_.dir.get(), {name});
     good = false;
   }
   (void)file_.publish(packs_.get(), name,
