@@ -1,11 +1,14 @@
 #include "shrub/reachability.h"
 
+#include <fcntl.h>
+
 #include <filesystem>
 #include <set>
 #include <unordered_set>
 #include <vector>
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/numbers.h"
 #include "shrub/internal/files.h"
@@ -79,8 +82,7 @@ class Finder {
       const auto repository = Repository::find(other);
       if (options_.index) visit_index(*repository, "index of " + other);
       const auto place = other + "/" + place_;
-      std::error_code absent;
-      if (options_.worktree && std::filesystem::exists(place + "/" + kVatListFile, absent))
+      if (options_.worktree && base::find_stat(AT_FDCWD, place + "/" + kVatListFile, true))
         visit_worktree(Shrub::find(place), "worktree " + other);
     }
     if (options_.refs) visit_commits();

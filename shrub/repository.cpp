@@ -1,9 +1,13 @@
 #include "shrub/repository.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <filesystem>
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "shrub/internal/repositories.h"
 
 namespace shrub {
@@ -12,13 +16,27 @@ namespace {
 namespace fs = std::filesystem;
 
 bool is_repository(const fs::path& path) {
-  std::error_code absent;
-  return fs::exists(path / ".git", absent) ||
-         (fs::exists(path / "HEAD", absent) && fs::is_directory(path / "objects", absent) &&
-          fs::is_directory(path / "refs", absent));
+  const auto is_there = [&](const char* name) {
+    return base::find_stat(AT_FDCWD, path / name, true).has_value();
+  };
+  return is_there(".git") || (is_there("HEAD") && is_there("objects/.") && is_there("refs/."));
 }
 
 }  // namespace
+
+namespace internal {
+
+bool is_other_worktree(const std::string& path, const std::string& top) {
+  try {
+    const auto there = base::find_stat(AT_FDCWD, path, true), own = base::find_stat(AT_FDCWD, top, true);
+    return there && S_ISDIR(there->st_mode) &&
+           !(own && own->st_dev == there->st_dev && own->st_ino == there->st_ino);
+  } catch (const base::Error& error) {
+    throw base::Error(base::Category::refused, std::string("working tree ") + error.what());
+  }
+}
+
+}  // namespace internal
 
 std::unique_ptr<Repository> Repository::find(const std::string& path) {
   std::error_code failure;

@@ -82,7 +82,8 @@ class BlobSource {
   /// the first byte is handed out. Errors as read().
   virtual void stream(const base::ObjectId& id, const base::ByteSink& sink) = 0;
 
-  /// Recipes that claim to describe content `id`, proven ones first.
+  /// Recipes that claim to describe content `id`, proven ones first; but of several, those a local vat has
+  /// all parts of before the others.
   [[nodiscard]] virtual std::vector<RecipeClaim> find_recipes(const base::ObjectId& id) = 0;
   /// Before it is said that nothing describes some content: whether what find_recipes() asks had rotted, and
   /// was made anew, so that it is worth to ask again.

@@ -14,6 +14,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/text/recipe.h"
+#include "vat/content.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat {
@@ -717,6 +718,9 @@ std::vector<RecipeClaim> Vat::find_recipes(const ObjectId& id) {
     const bool proven = impl_->is_proven(id, claim.recipe);
     found.insert(proven ? found.begin() : found.end(), {claim.recipe, claim.size, proven});
   }
+  if (found.size() > 1)  // what one needs may have gone since it was proven
+    std::stable_partition(found.begin(), found.end(),
+                          [&](const RecipeClaim& claim) { return holds(*this, id, claim.recipe); });
   return found;
 }
 

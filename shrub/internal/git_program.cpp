@@ -92,10 +92,7 @@ class GitProgram final : public Repository {
       if (line == "bare" && !paths.empty()) paths.pop_back();
       if (line.starts_with("worktree ")) paths.push_back(line.substr(9));
     }
-    std::erase_if(paths, [this](const std::string& path) {
-      std::error_code absent;
-      return !std::filesystem::is_directory(path, absent) || std::filesystem::equivalent(path, top(), absent);
-    });
+    std::erase_if(paths, [this](const std::string& path) { return !is_other_worktree(path, top()); });
     return paths;
   }
 

@@ -173,15 +173,12 @@ class Libgit2Repository final : public Repository {
     check(git_worktree_list(&names, repository_.get()), "worktrees");
     for (std::size_t i = 0; i < names.count; ++i) {
       git_worktree* raw = nullptr;
-      if (git_worktree_lookup(&raw, repository_.get(), names.strings[i]) != 0) continue;
+      check(git_worktree_lookup(&raw, repository_.get(), names.strings[i]), "worktrees");
       const base::CPtr<git_worktree, git_worktree_free> worktree(raw);
       paths.emplace_back(git_worktree_path(worktree.get()));
     }
     git_strarray_dispose(&names);
-    std::erase_if(paths, [this](const std::string& path) {
-      std::error_code absent;
-      return !std::filesystem::is_directory(path, absent) || std::filesystem::equivalent(path, top(), absent);
-    });
+    std::erase_if(paths, [this](const std::string& path) { return !is_other_worktree(path, top()); });
     return paths;
   }
 

@@ -49,7 +49,7 @@ def cases(lab):
                 counted[plain, place] = calls(lab, verb, kind, place)
             total = counted[plain, place]
             # What serves takes a second each. What cannot be looked at was once taken for gone, which in gc and add loses what is needed.
-            every = place and (lab.effort >= 1 and not verb.serves or (verb.name, kind) in (("gc", "stat"), ("add", "stat")))
+            every = place and (lab.effort >= 1 and not verb.serves or (verb.name, kind) in (("gc-git", "stat"), ("add", "stat")))
             budget = total if every else max(1, round(lab.effort * (1 if kind.endswith("+") else 3)))
             for i in range(min(total, budget)):
                 low, high = i * total // min(total, budget), (i + 1) * total // min(total, budget)

@@ -65,6 +65,24 @@ def garbage(lab):
     lab.run("shrub", "gc", "--worktree", "--grace", "0", "s")
 
 
+def two_worktrees(lab):
+    """Another working tree has a vref that no commit has."""
+    both_stored(lab)
+    lab.run("shrub", "gc", "--worktree", "--grace", "1h", "s")
+    for command in (["init", "-q"], ["add", "s"], ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "s"], ["worktree", "add", "-q", "--detach", "other"]):
+        subprocess.run(["git", *command], cwd=lab.top, check=True)
+    with open(f"{lab.top}/other/s/t.vref", "w", encoding="utf-8") as file:
+        file.write(lab.old_vrefs[0])
+
+
+def other_tree(lab):
+    content_of("new", "new.img")(lab)
+    subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+    lab.run("shrub", "sync", "--vat", "v", "other/s/t.vref", "look")
+    lab.same(lab.path("old"), f"{lab.top}/look/t")
+    subprocess.run(["rm", "-rf", f"{lab.top}/look"], check=True)
+
+
 def damaged(lab):
     """A pack with a bad byte, and another copy of what is in it."""
     both_stored(lab)
@@ -303,6 +321,7 @@ VERBS = [
     Verb("index", both_stored, ["vat", "--vat", "v", "index"], repaired, content_of("new", "new.img")),
     Verb("repack", garbage, ["vat", "--vat", "v", "repack", "--level", "1", "--grace", "0"], repaired, content_of("new", "new.img")),
     Verb("gc", garbage, ["shrub", "gc", "--worktree", "--grace", "0", "s"], repaired, content_of("new", "new.img")),
+    Verb("gc-git", two_worktrees, ["shrub", "gc", "--grace", "0", "s"], other_tree, other_tree, None, (8,)),
     Verb("push", other_vat, ["shrub", "push", "s", "--to", "w"], has_all("w"), content_of("new", "new.img")),
     Verb("vat-sync", both_stored, ["vat", "sync", "v", "w"], has_all("w"), content_of("new", "new.img")),
     Verb("sign", key, ["shrub", "sign", "--key", "key", "s/t.vref"], signed),

@@ -190,7 +190,7 @@ class TreeChanger {
                    gone = old ? find_stat_below(old->get(), row.target) : std::nullopt;
         if ((there && is_same_file(*there, info)) || (gone && is_same_file(*gone, info))) return true;
         // A crash may have taken the link that kept its target; then there is no more to compare with.
-        return !gone && (!there || !is_as(target->second, parent, name, *there));
+        return !gone && (!there || S_ISLNK(there->st_mode) || !is_as(target->second, parent, name, *there));
       }
       case Row::Type::directory:
         return S_ISDIR(info.st_mode);
