@@ -6,6 +6,8 @@
 
 namespace vat {
 
+constexpr std::size_t kMaxErrors = std::size_t{1} << 20;
+
 using base::Category;
 using base::Error;
 
@@ -26,7 +28,7 @@ int run_there(const PeerAddress& vat, const FarVerb& verb, const base::ByteSink&
   base::Buffer buffer(std::size_t{64} << 10);
   while (const auto size = ssh.read_some(buffer)) out(base::Bytes(buffer).first(size));
   const int code = ssh.finish();
-  errors = ssh.errors();
+  errors = ssh.errors(kMaxErrors);
   constexpr int kNoProgram = 127, kNoConnection = 255;
   auto line = errors.substr(0, errors.find_last_not_of('\n') + 1);  // what comes before may be a banner
   line.erase(0, line.rfind('\n') + 1);

@@ -15,8 +15,8 @@ struct FarVerb {
   std::string_view input;          ///< what it reads
 };
 
-/// Runs it to its end and returns its exit code; `out` gets its data, `errors` its messages (the first
-/// 4 KiB). Throws usage if the vat is not one that ssh leads to, or the host has no such program; network;
+/// Runs it to its end and returns its exit code; `out` gets its data, `errors` its messages (1 MiB
+/// of them). Throws usage if the vat is not one that ssh leads to, or the host has no such program; network;
 /// authentication.
 int run_there(const PeerAddress& vat, const FarVerb& verb, const base::ByteSink& out, std::string& errors);
 

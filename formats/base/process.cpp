@@ -144,8 +144,8 @@ void Process::kill() noexcept {
   if (pid_ > 0) ::kill(pid_, SIGKILL);
 }
 
-std::string Process::errors() const {
-  Buffer text(4096);
+std::string Process::errors(std::size_t size) const {
+  Buffer text(size);
   text.resize(read_some_at(errors_.get(), 0, text));
   return std::string(as_chars(text));
 }

@@ -40,8 +40,8 @@ class Process {
   int finish();
   /// Ends it now; finish() still has to be called, or the destructor.
   void kill() noexcept;
-  /// What it wrote to stderr so far, at most 4 KiB.
-  [[nodiscard]] std::string errors() const;
+  /// What it wrote to stderr so far, at most `size` bytes.
+  [[nodiscard]] std::string errors(std::size_t size = 4096) const;
 
  private:
   bool fill();

@@ -214,7 +214,7 @@ def cases(lab):
         chance = lab.chance(verb.name)
         chosen = set(chance.sample(all_cases, min(budget, len(all_cases)))) | set(chance.sample(acknowledged, min(max(3, budget // 4), len(acknowledged))))
         chosen |= {(last, variant) for variant in ("all", "synced", "nodata")}
-        if verb.name == "in-place-interrupted":  # links keep what is about to be replaced; all of them are lost once
+        if verb.name == "in-place-interrupted":  # links keep what is about to be replaced; all of them are lost once, after the renames that follow
             chosen |= {(end, variant) for end, variant in all_cases if variant == f"without{end - 3}" and recorded.ops[end - 3][0] == LINK}
         lab.counts["crash states there are"] += len(all_cases)
         for end, variant in sorted(chosen):

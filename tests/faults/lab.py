@@ -6,6 +6,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -141,12 +142,12 @@ class Lab:
                 environment["FAULT_RECORD"] = record
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
         process = subprocess.Popen(command, cwd=cwd or self.top, env=environment, stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit, **(who or {}))
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit, start_new_session=True, **(who or {}))
         try:
             out, err = process.communicate(input, timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            os.killpg(process.pid, signal.SIGKILL)  # and what it started
+            process.communicate(timeout=timeout)
             raise Failed(f"did not end within {timeout} s: {' '.join(command)}") from None
         done = Done(process.returncode, out, err.decode(errors="replace"))
         if expect is not None:

@@ -88,13 +88,9 @@ class Mount::Impl {
     fuse_loop_config config{};
     config.clone_fd = 1;
     config.max_idle_threads = 16;
-    if (fuse_session_loop_mt(session_, &config) == -1) {  // else the signal that ended it, negative, or 0
-      // Nobody will answer who asks already: let them go.
-      if (passthrough_) (void)::umount2(directory_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW);
-      unmount();
-      throw Error(Category::local, "FUSE: cannot start a thread");
-    }
+    const int ended = fuse_session_loop_mt(session_, &config);
     unmount();
+    if (ended == -1 || ended == -ENOMEM) throw Error(Category::local, "FUSE: cannot start a thread");
   }
 
   MountCounts counts_;
@@ -121,7 +117,8 @@ class Mount::Impl {
 
   void unmount() {
     if (!is_mounted_.exchange(false)) return;
-    if (passthrough_)
+    // Who asks already, as another mount above this one, is not answered any more: the force lets them go.
+    if (passthrough_ && ::umount2(directory_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW) != 0)
       (void)::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
     else
       fuse_session_unmount(session_);
