@@ -42,6 +42,9 @@ int run(const cli::Call& call, cli::Output& output) {
     if (named.size() > 1)
       throw base::Error(base::Category::usage, "which vat? of those that --vat names one is on another host",
                         "one --vat at a time");
+    for (const auto& option : cli::fetch_options())
+      if (const auto name = option.names.substr(option.names.rfind(',') + 1); call.has(name))
+        throw base::Error(base::Category::usage, name + ": nothing is fetched for a vat on another host");
     return run_there(named[0], call, output);
   }
   auto options = cli::gc_options_of(call);

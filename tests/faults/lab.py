@@ -199,6 +199,9 @@ class Lab:
         self.templates[verb.name] = (size_of(f"{self.top}/v"), size_of(f"{self.top}/W"))
 
     def empty(self):
+        with open("/proc/self/mounts", encoding="utf-8") as mounts:
+            for place in reversed([line.split()[1] for line in mounts if line.split()[1].startswith(f"{self.top}/")]):  # of a server that was killed
+                subprocess.run(["umount", "-l", place], check=False)
         if os.path.exists(self.top):
             subprocess.run(["chmod", "-R", "u+rwX", self.top], check=False)
             subprocess.run(["rm", "-rf", self.top], check=True)
@@ -220,7 +223,8 @@ class Lab:
         few = [line for line in said if ": pack " not in line]  # each pack that cannot be read has a line
         self.check(len(few) <= lines and all(line.startswith(SPEAKERS) for line in said), f"not one clear line: {done.err}")
         if done.code:
-            last = [line for line in said if line.startswith(("shrub: ", "vat: "))][-1]
+            last = next((line for line in reversed(said) if line.startswith(("shrub: ", "vat: "))), "")
+            self.check(last, f"not a word of ours: {done.err}")
             self.check(not re.fullmatch(rf"(shrub|vat): {CALLS}: [^:/]*", last), f"names no object: {last}")
 
     def outside_is_as_it_was(self):

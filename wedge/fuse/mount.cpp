@@ -90,7 +90,9 @@ class Mount::Impl {
     config.max_idle_threads = 16;
     const int ended = fuse_session_loop_mt(session_, &config);
     unmount();
-    if (ended == -1 || ended == -ENOMEM) throw Error(Category::local, "FUSE: cannot start a thread");
+    if (ended == -1) throw Error(Category::local, "FUSE: cannot start a thread");
+    if (ended < 0 && ended != -ENODEV && ended != -ECONNABORTED)  // which is how somebody else ends it
+      throw Error(Category::local, std::string("FUSE: ") + std::strerror(-ended));
   }
 
   MountCounts counts_;
