@@ -42,6 +42,8 @@ def cases(lab):
         for kind, action in KILLS + PLAIN + SINGLE + LASTING:
             if lab.sanitizer and "malloc" in kind:
                 continue
+            if verb.serves and lab.effort < 1 and lab.chance(verb.name, kind, action).random() > 0.2:
+                continue  # a second each
             plain = kind.rstrip("+")
             # Each place once says more than many calls of one place. Memory is asked for at too many, and threads make them vary.
             place = "" if kind.endswith("+") or plain == "malloc" else "@"
