@@ -1,0 +1,262 @@
+#include "wedge/internal/entry_maker.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <ctime>
+#include <memory>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "wedge/git_tree.h"
+#include "wedge/internal/entry.h"
+#include "wedge/internal/entry_key.h"
+#include "wedge/internal/in_place.h"
+#include "wedge/internal/settle.h"
+#include "wedge/unpack.h"
+
+namespace wedge::internal {
+
+using base::Category;
+using base::Error;
+using base::find_stat;
+using formats::Row;
+
+namespace {
+
+constexpr std::uint64_t kWorthATick = std::uint64_t{1} << 20;  ///< bytes
+
+struct stat stat_of(int dir, const std::string& name) {
+  const auto info = find_stat(dir, name);
+  if (!info) throw Error(Category::local, name + ": is gone although nobody else should change it");
+  return *info;
+}
+
+/// A row for a single file or image, as a record keeps it.
+Row file_row(int dir, const std::string& name, const EntryRoot& root) {
+  const auto info = stat_of(dir, name);
+  Row row;
+  row.path = ".";
+  row.mode = info.st_mode & 07777;
+  row.mtime = {info.st_mtim.tv_sec, static_cast<std::uint32_t>(info.st_mtim.tv_nsec)};
+  // A raw file may be about to be changed in place.
+  row.size = root.is_qcow2() ? static_cast<std::uint64_t>(info.st_size) : root.size;
+  if (root.blob && !root.is_qcow2()) row.blob = *root.blob;
+  return row;
+}
+
+}  // namespace
+
+vat::Expected EntryMaker::reading(const std::optional<Record>& untouched) const {
+  vat::Expected reading{root_.content(), {}, {}, true};
+  if (!untouched) return reading;
+  if (auto base = root_of(untouched->key, untouched->format);
+      base && !root_.is_qcow2() && base->manifest.has_value() == root_.manifest.has_value())
+    reading.base = std::move(base);
+  if (!root_.manifest || !untouched->key.starts_with("tree ")) return reading;
+  auto changes = std::make_shared<RowChanges>(
+      read_rows(dir_.records(), record_name(path_) + ".state"));  // shared: with copies
+  reading.is_read = [changes](const Row& row) { return changes->next(row) == RowChanges::Change::made; };
+  return reading;
+}
+
+WriteSummary EntryMaker::build(int work, bool is_there, RecordWriter& record) const {
+  if (is_tree(root_)) {
+    base::UniqueFd old;
+    if (is_there) old = base::open_beneath(dir_.top(), path_, O_RDONLY | O_DIRECTORY);
+    const auto write = write_options(old ? old.get() : -1, record);
+    if (root_.unpack.empty()) return write_tree(source_, *root_.manifest, *root_.layout, work, "new", write);
+    const auto archive = spool(source_, root_, dir_.tmp());
+    return unpack_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), work,
+                          "new", write);
+  }
+  WriteSummary summary;
+  summary.files = 1;
+  if (root_.is_qcow2()) {
+    summary.fetched_size = write_image_as_qcow2(source_, root_, path_, work, "new", options_.progress);
+  } else if (const auto cloned = clone_content(work)) {
+    summary.fetched_size = *cloned;
+    summary.reused_files = 1;
+  } else {
+    summary.fetched_size =
+        write_content(source_, root_.blob, root_.recipe, root_.size, root_.type == EntryRoot::Type::image,
+                      work, "new", options_.progress);
+  }
+  if (is_remembered()) {
+    const auto info = stat_of(work, "new");
+    dir_.cache()->put(state_of(info), known(info), StatCache::kUnshared);
+  }
+  record.add(file_row(work, "new", root_));
+  return summary;
+}
+
+/// Makes "new" from the present file by a reflink and what has changed; returns how many bytes that was.
+/// nullopt if it cannot be done: it is no file of ours, or the file system has no reflinks.
+std::optional<std::uint64_t> EntryMaker::clone_content(int work) const {
+  const auto record = dir_.find_record(path_);
+  if (!record || !root_.recipe || root_.is_qcow2() || !recipe_of(record->key, root_.recipe->format()))
+    return std::nullopt;
+  const auto [parent_path, name] = formats::split_path(path_);
+  const auto parent = dir_.look_for_parent(parent_path);
+  const auto old = parent ? base::find_regular_at(parent->get(), name) : std::nullopt;
+  if (!old) return std::nullopt;
+  const auto update = content_update(*record, old->get());
+  auto fd = base::open_at(work, "new", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+  if (::ioctl(fd.get(), FICLONE, old->get()) != 0) {
+    if (::unlinkat(work, "new", 0) != 0) base::throw_errno("remove", errno);
+    return std::nullopt;
+  }
+  const auto written = update_content(source_, update, fd.get());
+  fd.close();
+  return written;
+}
+
+/// From what `record` says of the file of `fd` to the root; both have recipes.
+ContentUpdate EntryMaker::content_update(const Record& record, int fd) const {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) base::throw_errno("stat", errno);
+  const auto before = recipe_of(record.key, root_.recipe->format());
+  const auto known = dir_.cache() != nullptr ? dir_.cache()->find(state_of(info)) : std::nullopt;
+  check_recipe(source_, *root_.recipe, root_.blob, root_.size);
+  return {*before, *root_.recipe, known && known->recipe == before};
+}
+
+WriteOptions EntryMaker::write_options(int reuse_top, RecordWriter& record) const {
+  WriteOptions write;
+  write.threads = options_.threads;
+  write.fidelity = options_.fidelity;
+  write.reuse_top = reuse_top;
+  write.cache = dir_.cache();
+  write.progress = options_.progress;
+  write.on_row = [&](const Row& row) { record.add(row); };
+  return write;
+}
+
+void EntryMaker::carry(const std::string& extra, int work) const {
+  const auto old = base::open_beneath(dir_.top(), path_, O_RDONLY | O_DIRECTORY);
+  const auto fresh = base::open_beneath(work, "new", O_RDONLY | O_DIRECTORY);
+  const auto [parent_path, name] = formats::split_path(extra);
+  const auto from = base::open_beneath(old.get(), parent_path, O_RDONLY | O_DIRECTORY);
+  base::UniqueFd to;
+  try {
+    to = base::open_beneath(fresh.get(), parent_path, O_RDONLY | O_DIRECTORY);
+  } catch (const Error&) {
+    if (is_by_product(extra)) return;  // the directory it was a by-product of is gone
+    throw Error(Category::refused,
+                "extra path " + formats::escape(extra) + ": its directory is not in the new tree");
+  }
+  const auto info = find_stat(from.get(), name);
+  if (!info) return;
+  if (S_ISDIR(info->st_mode)) {
+    if (::mkdirat(to.get(), name.c_str(), info->st_mode & 07777) != 0 && errno != EEXIST)
+      base::throw_errno(extra, errno);
+  } else if (::linkat(from.get(), name.c_str(), to.get(), name.c_str(), 0) != 0 && errno != EEXIST) {
+    base::throw_errno(extra, errno);
+  }
+}
+
+bool EntryMaker::can_change_in_place(const Record& record, const struct stat& there) const {
+  if (!is_tree(root_))
+    return root_.recipe && !root_.is_qcow2() && recipe_of(record.key, root_.recipe->format()) &&
+           S_ISREG(there.st_mode);
+  struct stat workspace;
+  return root_.unpack.empty() && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
+         fidelity_of(record.key) == options_.fidelity && ::fstat(dir_.tmp(), &workspace) == 0 &&
+         workspace.st_dev == there.st_dev;
+}
+
+std::optional<WriteSummary> EntryMaker::stage(const Record& record, const Record& made, int work) const {
+  RecordWriter next(dir_.records(), made, -1);
+  const auto summary =
+      is_tree(root_) ? stage_tree(made, work, next) : stage_content(record, made, work, next);
+  if (!summary) return std::nullopt;
+  if (::syncfs(work) != 0) base::throw_errno("sync", errno);
+  next.publish(record_name(path_) + ".next");
+  return summary;
+}
+
+WriteSummary EntryMaker::stage_tree(const Record& made, int work, RecordWriter& next) const {
+  RowChanges changes(read_rows(dir_.records(), record_name(made.path) + ".state"));
+  const auto top = base::open_beneath(dir_.top(), made.path, O_RDONLY | O_DIRECTORY);
+  auto write = write_options(top.get(), next);
+  write.is_there = [&](const Row& row) { return changes.next(row) != RowChanges::Change::made; };
+  return write_tree(source_, *root_.manifest, *root_.layout, work, "new", write);
+}
+
+std::optional<WriteSummary> EntryMaker::stage_content(const Record& record, const Record& made, int work,
+                                                      RecordWriter& next) const {
+  const auto [parent_path, name] = formats::split_path(made.path);
+  const auto parent = base::open_beneath(dir_.top(), parent_path, O_RDONLY | O_DIRECTORY);
+  base::UniqueFd fd;
+  try {
+    fd = base::open_at(parent.get(), name, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  } catch (const Error&) {
+    return std::nullopt;  // read only, or a program that runs
+  }
+  // The link makes sure that nothing else gets the inode's number. Nothing is ever set on a file that
+  // somebody else has linked.
+  bool pinned = false;
+  const auto pin = [&, &entry = name] {
+    pinned = ::linkat(parent.get(), entry.c_str(), work, kPinned, 0) == 0;
+  };
+  dir_.cache() != nullptr ? dir_.cache()->keep_across(fd.get(), pin) : pin();
+  struct stat info, staged;
+  if (!pinned || ::fstat(fd.get(), &info) != 0 || info.st_nlink != 2) return std::nullopt;
+  WriteSummary summary;
+  summary.files = summary.reused_files = 1;
+  summary.fetched_size = internal::stage_content(source_, content_update(record, fd.get()), fd.get(), work);
+  if (::fstat(fd.get(), &staged) != 0 || state_of(staged) != state_of(info))
+    throw Error(Category::refused, "was changed while its update was made", "sync again");
+  auto row = file_row(parent.get(), name, root_);
+  timespec now{};
+  (void)::clock_gettime(CLOCK_REALTIME, &now);
+  row.mtime = {now.tv_sec, static_cast<std::uint32_t>(now.tv_nsec)};
+  next.add(row);
+  return summary;
+}
+
+void EntryMaker::write_record(const Record& made) const {
+  const auto [parent_path, name] = formats::split_path(path_);
+  const auto parent = base::open_beneath(dir_.top(), parent_path, O_RDONLY | O_DIRECTORY);
+  auto settled = made;
+  settled.inode = stat_of(parent.get(), name).st_ino;
+  settled.workspace.clear();
+  RecordWriter record(dir_.records(), settled, -1);
+  if (!root_.unpack.empty()) {
+    const auto archive = spool(source_, root_, dir_.tmp());
+    list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(),
+                 [&](const Row& row) { record.add(row); });
+  } else if (is_tree(root_)) {
+    auto reader = read_manifest(source_, *root_.manifest);
+    for (Row row; reader.next(row);) record.add(row);
+  } else {
+    record.add(file_row(parent.get(), name, root_));
+  }
+  record.publish(record_name(path_) + ".state");
+}
+
+bool EntryMaker::is_remembered() const {
+  return dir_.cache() != nullptr && !root_.is_qcow2() && (is_tree(root_) || root_.size >= kWorthATick);
+}
+
+/// What the file that was made, and is `info`, holds.
+KnownFile EntryMaker::known(const struct stat& info) const {
+  auto known = known_content(source_, root_.blob, root_.recipe);
+  known.sparse = info.st_blocks * 512 < info.st_size;
+  return known;
+}
+
+void EntryMaker::remember_content() const {
+  const auto [parent_path, name] = formats::split_path(path_);
+  const auto parent = base::open_beneath(dir_.top(), parent_path, O_RDONLY | O_DIRECTORY);
+  const auto info = find_stat(parent.get(), name);
+  if (dir_.cache() == nullptr || is_tree(root_) || !info) return;
+  const auto content = known(*info);
+  dir_.wait_for_clock();
+  dir_.cache()->put(state_of(*info), content, StatCache::now());
+}
+
+}  // namespace wedge::internal

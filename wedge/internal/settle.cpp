@@ -1,0 +1,168 @@
+#include "wedge/internal/settle.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <functional>
+#include <optional>
+#include <set>
+
+#include "formats/base/file.h"
+#include "wedge/internal/content_update.h"
+#include "wedge/internal/entry.h"
+#include "wedge/internal/entry_key.h"
+#include "wedge/internal/in_place.h"
+#include "wedge/internal/place_file.h"
+
+namespace wedge::internal {
+
+using base::Category;
+using base::Error;
+using base::find_stat;
+using formats::Row;
+
+namespace {
+
+constexpr std::time_t kLongestWrite = 10;  ///< seconds
+
+std::vector<std::string> carry_out_content(const WedgeDir& dir, const Record& made, const Row& after,
+                                           int work, bool again) {
+  const auto name = record_name(made.path);
+  const auto before = read_first(dir.records(), name + ".state");
+  const auto [parent_path, entry] = formats::split_path(made.path);
+  const auto parent = base::open_beneath(dir.top(), parent_path, O_RDONLY | O_DIRECTORY);
+  const auto pinned = find_stat(work, kPinned), there = find_stat(parent.get(), entry),
+             extents = find_stat(work, "extents");
+  const auto is_time_of = [&](const std::optional<Row>& row) {
+    return row && there->st_mtim.tv_sec == row->mtime.seconds &&
+           there->st_mtim.tv_nsec == row->mtime.nanoseconds;
+  };
+  if (!pinned || !there || !extents || pinned->st_ino != there->st_ino || there->st_nlink != 2) return {"."};
+  // An earlier run wrote after `after` was made and not long after it set the time of the extents.
+  const bool ours = is_time_of(after) || (there->st_mtim.tv_sec >= after.mtime.seconds - 1 &&
+                                          there->st_mtim.tv_sec <= extents->st_mtim.tv_sec + kLongestWrite);
+  if (!is_time_of(before) && !(again && ours)) return {"."};
+  const auto fd = base::open_at(parent.get(), entry, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  apply_content(work, fd.get(), after.size);
+  const timespec time{after.mtime.seconds, after.mtime.nanoseconds};
+  const timespec times[] = {time, time};
+  if (::futimens(fd.get(), times) != 0) base::throw_errno("set time", errno);
+  base::sync_file(fd.get());
+  dir.discard_old(name);  // what was overwritten is nowhere
+  return {};
+}
+
+/// Puts in place what was staged. May be interrupted and run again at any point. Returns what was left as
+/// it is because it is no longer what sync made.
+std::vector<std::string> carry_out(const WedgeDir& dir, const Record& made, int work, bool again) {
+  const auto name = record_name(made.path);
+  const auto after = read_first(dir.records(), name + ".next");
+  if (!after) throw Error(Category::local, "the record of what was under way is not readable");
+  if (after->type != Row::Type::directory) return carry_out_content(dir, made, *after, work, again);
+  const auto top = base::open_beneath(dir.top(), made.path, O_RDONLY | O_DIRECTORY);
+  const std::function<NextRow()> before = [&] { return read_rows(dir.records(), name + ".state"); };
+  auto left = change_tree(top.get(), work, before, read_rows(dir.records(), name + ".next"),
+                          fidelity_of(made.key), dir.cache());
+  if (::syncfs(top.get()) != 0) base::throw_errno("sync", errno);
+  return left;
+}
+
+void finish_top(const WedgeDir& dir, const Record& made) {
+  // Some file systems (xfs) change the time of a directory that is moved.
+  const auto top = read_first(dir.records(), record_name(made.path) + ".next");
+  if (top && top->type == Row::Type::directory) set_top(dir.top(), made.path, *top, fidelity_of(made.key));
+}
+
+}  // namespace
+
+void set_top(int parent, const std::string& path, const Row& top, const Fidelity& fidelity) {
+  const auto dir = base::open_beneath(parent, path, O_RDONLY | O_DIRECTORY);
+  (void)set_metadata(dir.get(), top, fidelity);
+}
+
+void swap_in(int work, int parent, const std::string& name, bool there) {
+  std::optional<WritableTop> writable;
+  if (there) writable.emplace(parent, name);
+  const unsigned flags = there ? RENAME_EXCHANGE : RENAME_NOREPLACE;
+  if (::renameat2(work, "new", parent, name.c_str(), flags) == 0) return;
+  if (errno == EXDEV)
+    throw Error(Category::local, name + ": is on another file system than the wedge",
+                "do not mount over parts of a wedge");
+  if (errno != EINVAL && errno != ENOSYS) base::throw_errno(name, errno);
+  // No exchange on this file system: two renames. recover() puts the old state back if they are not both
+  // done.
+  if (there && ::renameat(parent, name.c_str(), work, "old") != 0) base::throw_errno(name, errno);
+  if (::renameat(work, "new", parent, name.c_str()) != 0) base::throw_errno(name, errno);
+}
+
+std::vector<std::string> settle(const WedgeDir& dir, const Record& made, bool again) {
+  const auto name = record_name(made.path);
+  const auto work = base::find_open_at(dir.tmp(), made.workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  std::vector<std::string> left;
+  const auto keep = [&](const char* previous) {
+    if (!find_stat(work->get(), previous)) return;
+    dir.discard_old(name);
+    const WritableTop writable(work->get(), previous);
+    if (::renameat(work->get(), previous, dir.old(), name.c_str()) != 0)
+      base::throw_errno("keep the old " + made.path, errno);
+  };
+  if (!made.in_place) finish_top(dir, made);
+  if (made.in_place && work) left = carry_out(dir, made, work->get(), again);
+  if (!made.in_place && work) keep("new");
+  if (work) keep("old");
+  base::sync_directory(dir.old());
+  if (::renameat(dir.records(), (name + ".next").c_str(), dir.records(), (name + ".state").c_str()) != 0)
+    base::throw_errno("record of " + made.path, errno);
+  base::sync_directory(dir.records());
+  base::remove_tree(dir.tmp(), made.workspace);
+  return left;
+}
+
+bool is_unfinished(const WedgeDir& dir, const std::string& path, const struct stat& there) {
+  const auto next = read_record(dir.records(), record_name(path) + ".next");
+  return next && next->in_place && next->inode == there.st_ino;
+}
+
+std::map<std::string, Error> recover(const WedgeDir& dir) {
+  std::map<std::string, Error> unfinished;
+  base::remove_leftovers(dir.records());
+  std::set<std::string> needed;
+  for (const auto& name : base::list_directory(dir.records())) {
+    if (!name.ends_with(".next")) continue;
+    const auto record = read_record(dir.records(), name);
+    if (record && formats::is_safe_path(record->path)) {
+      const auto [parent_path, entry] = formats::split_path(record->path);
+      const auto parent = dir.look_for_parent(parent_path);
+      const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
+      if (info && info->st_ino == record->inode) {  // exchanged already, or to be changed in place
+        try {
+          (void)settle(dir, *record, true);
+        } catch (const Error& error) {
+          unfinished.emplace(record->path, error);
+          needed.insert(record->workspace);
+        }
+        continue;
+      }
+      if (parent && !info && !record->in_place) {
+        const auto work =
+            base::find_open_at(dir.tmp(), record->workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+        if (work && find_stat(work->get(), "old")) {
+          const WritableTop writable(work->get(), "old");
+          if (::renameat2(work->get(), "old", parent->get(), entry.c_str(), RENAME_NOREPLACE) != 0)
+            base::throw_errno("put back " + record->path, errno);
+          base::sync_directory(parent->get());
+        }
+      }
+    }
+    if (::unlinkat(dir.records(), name.c_str(), 0) != 0) base::throw_errno(name, errno);
+  }
+  for (const auto& name : base::list_directory(dir.tmp()))
+    if (!needed.contains(name)) base::remove_tree(dir.tmp(), name);
+  return unfinished;
+}
+
+}  // namespace wedge::internal

@@ -1,0 +1,146 @@
+#include "wedge/internal/survey.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "wedge/internal/entry.h"
+#include "wedge/internal/entry_key.h"
+
+namespace wedge::internal {
+
+using base::Error;
+using base::find_stat;
+using base::ObjectId;
+using formats::Row;
+
+namespace {
+
+/// Whether an entry that is a file still is what `made` says.
+bool is_as_made(const WedgeDir& dir, int parent, const std::string& name, const struct stat& info,
+                const Row& made, const Record& record, const SpotCheck& spot_check) {
+  if (static_cast<std::uint64_t>(info.st_size) != made.size || info.st_mtim.tv_sec != made.mtime.seconds ||
+      info.st_mtim.tv_nsec != made.mtime.nanoseconds)
+    return false;
+  const bool has_id = made.blob != ObjectId();  // images need not have one
+  if (dir.cache() == nullptr || !has_id) return true;
+  const auto state = state_of(info);
+  const auto known = dir.cache()->find(state);
+  if (known && known->blob && !spot_check.is_due(state)) return *known->blob == made.blob;
+  const auto read_since = StatCache::now();
+  const auto fd = base::open_at(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  if (hash_content(fd.get(), record.format, made.size) != made.blob) return false;
+  KnownFile fresh = known.value_or(KnownFile());
+  fresh.blob = made.blob;
+  struct stat after;
+  if (::fstat(fd.get(), &after) == 0 && state_of(after) == state) dir.cache()->put(state, fresh, read_since);
+  return true;
+}
+
+/// False if the record says nothing.
+bool compare(const WedgeDir& dir, const std::string& path, const Record& record, const SyncOptions& options,
+             const std::function<void(const Difference&)>& note) {
+  const auto [parent_path, name] = formats::split_path(path);
+  const auto parent = base::open_beneath(dir.top(), parent_path, O_RDONLY | O_DIRECTORY);
+  const auto info = find_stat(parent.get(), name);
+  if (!info) {
+    note({Difference::Kind::missing, ".", {}});
+    return true;
+  }
+  const auto first = read_first(dir.records(), record_name(path) + ".state");
+  if (!first) return false;
+  if (first->type == Row::Type::file) {
+    if (!S_ISREG(info->st_mode))
+      note({Difference::Kind::type, ".", {}});
+    else if (!is_as_made(dir, parent.get(), name, *info, *first, record, options.spot_check))
+      note({Difference::Kind::content, ".", {}});
+    return true;
+  }
+  if (!S_ISDIR(info->st_mode)) {
+    note({Difference::Kind::type, ".", {}});
+    return true;
+  }
+  const auto top = base::open_beneath(dir.top(), path, O_RDONLY | O_DIRECTORY);
+  CompareOptions compare;
+  compare.threads = options.threads;
+  compare.read_content = dir.cache() != nullptr;
+  compare.cache = dir.cache();
+  compare.spot_check = options.spot_check;
+  const auto made = fidelity_of(record.key);
+  compare.fidelity = {options.fidelity.owners && made.owners, options.fidelity.acls && made.acls, made.fifos,
+                      made.devices};
+  const auto next = read_rows(dir.records(), record_name(path) + ".state");
+  (void)compare_tree(top.get(), record.format, next, compare, note);
+  return true;
+}
+
+/// By-products and kept paths change the time of the directory they lie in.
+bool is_time(const Difference& difference) {
+  return difference.kind == Difference::Kind::metadata && difference.detail == "time";
+}
+
+bool is_directory(const WedgeDir& dir, const std::string& path) {
+  try {
+    (void)base::open_beneath(dir.top(), path, O_PATH | O_DIRECTORY);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+bool is_empty_directory(const WedgeDir& dir, const std::string& path) {
+  try {
+    const auto top = base::open_beneath(dir.top(), path, O_RDONLY | O_DIRECTORY);
+    return base::list_directory(top.get()).empty();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+Survey survey(const WedgeDir& dir, const std::string& path, const Record& record,
+              const SyncOptions& options) {
+  Survey result;
+  bool intact = true;
+  const bool readable = compare(dir, path, record, options, [&](const Difference& difference) {
+    if (is_time(difference)) {
+      result.touched =
+          result.touched || !is_directory(dir, difference.path == "." ? path : path + "/" + difference.path);
+      return;
+    }
+    const bool extra = difference.kind == Difference::Kind::extra;
+    if (extra && (options.keep_extra || is_by_product(difference.path))) {
+      result.carried.push_back(difference.path);
+      return;
+    }
+    intact = false;
+    if (difference.kind != Difference::Kind::missing) result.in_the_way.push_back(difference);
+  });
+  result.intact = readable && intact;
+  return result;
+}
+
+void list_changes(const WedgeDir& dir, const std::string& path, const Record& record,
+                  const SyncOptions& options, const std::function<void(const Difference&)>& note) {
+  (void)compare(dir, path, record, options, [&](const Difference& difference) {
+    const bool extra = difference.kind == Difference::Kind::extra;
+    if (!is_time(difference) && !(extra && is_by_product(difference.path))) note(difference);
+  });
+}
+
+bool is_adoptable(const WedgeDir& dir, vat::BlobSource& source, const std::string& path,
+                  const EntryRoot& root, const SyncOptions& options, std::vector<Difference>& in_the_way) {
+  CompareOptions compare;
+  compare.threads = options.threads;
+  compare.cache = dir.cache();
+  compare.fidelity = options.fidelity;
+  const auto count = verify_below(source, dir.top(), path, root, compare, [&](const Difference& difference) {
+    if (difference.kind != Difference::Kind::missing) in_the_way.push_back(difference);
+  });
+  if (count > 0 && is_empty_directory(dir, path)) in_the_way.clear();
+  return count == 0;
+}
+
+}  // namespace wedge::internal
