@@ -34,10 +34,6 @@ std::vector<std::string> shielded(int argc, char** argv) {
   return arguments;
 }
 
-std::string key_of(const Option& option) {
-  return option.names.substr(option.names.rfind(',') + 1);
-}
-
 /// CLI11 fills these; filled slots become values of the call.
 struct Slots {
   std::map<std::string, std::vector<std::string>> values;
@@ -45,7 +41,7 @@ struct Slots {
 };
 
 void add_option(CLI::App& app, const Option& option, Slots& slots) {
-  const auto key = key_of(option);
+  const auto key = long_name(option);
   const auto help = wrapped(option.help, kHelpWidth - kHelpColumn, 0);  // CLI11 indents
   if (option.value.empty()) {
     app.add_flag(option.names, slots.flags[key], help);
@@ -313,6 +309,10 @@ std::vector<Option> common_options() {
       {"-v,--verbose", "", "more messages"},
       {"-j,--jobs", "N", "threads to use (default: one per core)"},
   };
+}
+
+std::string long_name(const Option& option) {
+  return option.names.substr(option.names.rfind(',') + 1);
 }
 
 Option dry_run_option() {

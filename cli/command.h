@@ -26,6 +26,9 @@ struct Option {
   std::vector<std::string> choices = {};  ///< all values there are, for completion
 };
 
+/// "--jobs" of "-j,--jobs": what Call knows it by.
+[[nodiscard]] std::string long_name(const Option& option);
+
 struct Argument {
   enum class Count : std::uint8_t { one, optional, some, any };
   std::string name;

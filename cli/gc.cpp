@@ -2,6 +2,8 @@
 
 #include <ctime>
 
+#include "cli/peers.h"
+#include "formats/base/error.h"
 #include "formats/base/file.h"
 
 namespace cli {
@@ -18,6 +20,19 @@ vat::RepackOptions gc_options_of(const Call& call) {
       static_cast<std::int64_t>(call.duration("--grace", static_cast<std::uint64_t>(options.grace)));
   options.dry_run = call.has("--dry-run");
   return options;
+}
+
+void check_needed(bool is_any) {
+  if (!is_any)
+    throw base::Error(base::Category::refused, "nothing is needed, so all of the vat would go",
+                      "if that is wanted, remove its directory");
+}
+
+int gc_there(const std::string& url, const std::vector<std::string>& ids, const Call& call, Output& output) {
+  std::string lines;
+  for (const auto& id : ids) lines += id + "\n";
+  return run_there(url, {"gc", "--live", "-", "--count", std::to_string(ids.size())}, gc_options(), call,
+                   output, lines);
 }
 
 void print_gc(Output& output, const std::string& vat, const vat::RepackSummary& summary,

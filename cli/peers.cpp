@@ -131,7 +131,7 @@ int run_there(const std::string& url, std::vector<std::string> words, const std:
   auto known = options;
   for (auto& option : common_options()) known.push_back(std::move(option));
   for (const auto& option : known) {
-    const auto name = option.names.substr(option.names.rfind(',') + 1);
+    const auto name = long_name(option);
     if (!call.has(name) || name == "--progress") continue;
     if (option.value.empty()) words.push_back(name);
     for (const auto& value : call.all(name)) words.insert(words.end(), {name, value});

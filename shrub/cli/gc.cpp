@@ -12,15 +12,8 @@
 namespace shrub_cli {
 namespace {
 
-void refuse_nothing(bool is_nothing) {
-  if (is_nothing)
-    throw base::Error(base::Category::refused, "nothing is needed, so all of the vat would go",
-                      "if that is wanted, remove its directory");
-}
-
-/// On the host of the vat, by the `vat` there, which is told how many ids there are: a connection that breaks
-/// leaves fewer.
-int run_there(const std::string& url, const cli::Call& call, cli::Output& output) {
+/// What the vrefs need.
+std::vector<std::string> list_needed(const cli::Call& call) {
   std::set<base::ObjectId> ids;
   for (const auto& path : call.all("SHRUB"))
     shrub::for_each_reached(whole_shrub(path).root(), reach_options_of(call),
@@ -29,11 +22,10 @@ int run_there(const std::string& url, const cli::Call& call, cli::Output& output
                                 for (const auto& id : {root.manifest, root.layout, root.blob, root.recipe})
                                   if (id) ids.insert(*id);
                             });
-  refuse_nothing(ids.empty());
-  std::string text;
-  for (const auto& id : ids) text += id.hex() + "\n";
-  return cli::run_there(url, {"gc", "--live", "-", "--count", std::to_string(ids.size())}, cli::gc_options(),
-                        call, output, text);
+  cli::check_needed(!ids.empty());
+  std::vector<std::string> names;
+  for (const auto& id : ids) names.push_back(id.hex());
+  return names;
 }
 
 int run(const cli::Call& call, cli::Output& output) {
@@ -43,9 +35,9 @@ int run(const cli::Call& call, cli::Output& output) {
       throw base::Error(base::Category::usage, "which vat? of those that --vat names one is on another host",
                         "one --vat at a time");
     for (const auto& option : cli::fetch_options())
-      if (const auto name = option.names.substr(option.names.rfind(',') + 1); call.has(name))
+      if (const auto name = cli::long_name(option); call.has(name))
         throw base::Error(base::Category::usage, name + ": nothing is fetched for a vat on another host");
-    return run_there(named[0], call, output);
+    return cli::gc_there(named[0], list_needed(call), call, output);
   }
   auto options = cli::gc_options_of(call);
   const auto reach = reach_options_of(call);
@@ -74,7 +66,7 @@ int run(const cli::Call& call, cli::Output& output) {
   look();
   // Whatever came to be needed meanwhile, as by a checkout, stays too.
   options.before_removal = look;
-  refuse_nothing(live.empty());
+  cli::check_needed(!live.empty());
   for (const auto& vat : vats)
     cli::print_gc(
         output, vat->path(),
@@ -89,24 +81,22 @@ cli::Command gc_command() {
   auto options = cli::gc_options();
   for (auto& option : reach_options()) options.push_back(std::move(option));
   for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
-  return {"gc",
-          "Take away from a vat what no vref needs",
-          "Finds what the vrefs need, as `reachable` does, and takes the rest away from the writable vat, as "
-          "`vat gc` "
-          "does: packs of which nothing is needed are condemned by one run, and deleted by the first that "
-          "comes the "
-          "grace period later, if nothing has come to need them. Name all shrubs that use the vat: what "
-          "others need is "
-          "not known.\n\n"
-          "A vref, commit or text that cannot be read ends it (exit 8), and nothing is deleted.\n\n"
-          "Of a vat that --vat names by ssh:// the `vat` of that host takes it away.",
-          {{"SHRUB", cli::Argument::Count::some, "all shrubs that use the vat", cli::Completion::directory}},
-          options,
-          {{"shrub gc deps.shrub", "every week"},
-           {"shrub gc -n deps.shrub", "what it would do"},
-           {"shrub gc --vat ssh://host/srv/deps.vat deps.shrub", "the same on another host"}},
-          {4, 5, 6, 7, 8, 9, 10, 11, 12},
-          run};
+  return {
+      "gc",
+      "Take away from a vat what no vref needs",
+      "Finds what the vrefs need, as `reachable` does, and takes the rest away from the writable vat, as "
+      "`vat gc` does: packs of which nothing is needed are condemned by one run, and deleted by the first "
+      "that comes the grace period later, if nothing has come to need them. Name all shrubs that use the "
+      "vat: what others need is not known.\n\n"
+      "A vref, commit or text that cannot be read ends it (exit 8), and nothing is deleted.\n\n"
+      "Of a vat that --vat names by ssh:// the `vat` of that host takes it away.",
+      {{"SHRUB", cli::Argument::Count::some, "all shrubs that use the vat", cli::Completion::directory}},
+      options,
+      {{"shrub gc deps.shrub", "every week"},
+       {"shrub gc -n deps.shrub", "what it would do"},
+       {"shrub gc --vat ssh://host/srv/deps.vat deps.shrub", "the same on another host"}},
+      {4, 5, 6, 7, 8, 9, 10, 11, 12},
+      run};
 }
 
 }  // namespace shrub_cli

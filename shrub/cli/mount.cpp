@@ -4,16 +4,17 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <filesystem>
-#include <future>
-#include <numeric>
+#include <mutex>
+#include <optional>
+#include <stop_token>
 #include <thread>
 
 #include "cli/environment.h"
@@ -21,6 +22,7 @@
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "shrub/cli/background.h"
 #include "shrub/cli/trace.h"
 #include "shrub/cli/verbs.h"
 #include "wedge/filler.h"
@@ -35,54 +37,14 @@ namespace {
 using base::Category;
 using base::Error;
 
-/// The process that goes on in the background. The one that the user waits for ends when the other is ready,
-/// or with its exit code.
-class Background {
- public:
-  /// Returns in the new process only. Before any thread is started.
-  Background() {
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) base::throw_errno("pipe", errno);
-    base::UniqueFd read_end(ends[0]);
-    ready_ = base::UniqueFd(ends[1]);
-    const auto child = ::fork();
-    if (child < 0) base::throw_errno("begin a process", errno);
-    if (child == 0) return;
-    ready_.reset();
-    char byte = 0;
-    if (::read(read_end.get(), &byte, 1) == 1) ::_exit(0);
-    int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
-    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
-  }
+constexpr std::chrono::milliseconds kTellAgain{500}, kLookAgain{100}, kCountAgain{1000};
 
-  /// Lets go of the terminal; what is said from here on goes to `log`.
-  void leave(const std::string& log) {
-    const auto nothing = base::open_at(AT_FDCWD, "/dev/null", O_RDWR);
-    const auto messages = base::open_at(AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
-    (void)::setsid();
-    (void)::dup2(nothing.get(), STDIN_FILENO);
-    (void)::dup2(nothing.get(), STDOUT_FILENO);
-    (void)::dup2(messages.get(), STDERR_FILENO);
-    (void)::write(ready_.get(), "", 1);
-    ready_.reset();
-    log_ = log;
-  }
-
-  /// If nothing was said.
-  void forget_log() const {
-    struct stat info {};
-    if (::stat(log_.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size == 0)
-      (void)::unlink(log_.c_str());
-  }
-
- private:
-  base::UniqueFd ready_;
-  std::string log_;
-};
-
-constexpr std::chrono::seconds kCountAgain{1};
+/// Sleeps, but not on when it is over.
+void rest(const std::stop_token& over, std::chrono::milliseconds time) {
+  std::mutex mutex;
+  std::unique_lock lock(mutex);
+  std::condition_variable_any().wait_for(lock, over, time, [] { return false; });
+}
 
 std::string mounts_directory() {
   const auto cache = cli::cache_directory();
@@ -119,6 +81,79 @@ class Report {
   formats::json::Object head_;
   base::UniqueFd directory_, file_;
   std::string name_;
+};
+
+/// How much of what is mounted is on this disk. One thread each for count() and fill(); the rest from any.
+class Presence {
+ public:
+  Presence(const std::vector<wedge::MountEntry>& entries, const shrub::Vats& vats)
+      : entries_(entries), vats_(vats) {
+    for (const auto& entry : entries) size_ += entry.root.size;
+    if (vats.peers == nullptr) here_ = size_;
+  }
+
+  /// Counts again when something came, and takes a hundredth of the time at most.
+  void count(const std::stop_token& over) {
+    if (vats_.peers == nullptr) return;
+    be_last_in_line();
+    const auto is_over = [&] { return over.stop_requested(); };
+    auto next = std::chrono::steady_clock::now();
+    for (std::optional<std::uint64_t> counted; !is_over(); rest(over, kLookAgain)) {
+      const auto begun = std::chrono::steady_clock::now();
+      const auto received = vats_.peers->received();
+      if (counted == received || begun < next) continue;
+      double sum = 0;
+      for (const auto& entry : entries_)
+        sum += wedge::share_here(*vats_.peers, entry.root.content(), is_over) *
+               static_cast<double>(entry.root.size);
+      here_ = static_cast<std::uint64_t>(sum);
+      counted = received;
+      next = begun + kCountAgain + 100 * (std::chrono::steady_clock::now() - begun);
+    }
+  }
+
+  /// Fetches all of it.
+  void fill(const std::stop_token& over, cli::Output& output) {
+    be_last_in_line();
+    const auto is_over = [&] { return over.stop_requested(); };
+    for (const auto& entry : entries_) {
+      if (is_over()) return;
+      const auto before = filled_.load();
+      try {
+        wedge::fill(*vats_.source, entry.root.content(), is_over,
+                    [&](std::uint64_t done) { filled_ = before + done; });
+      } catch (const Error& error) {
+        output.warning(entry.path + ": " + error.what());
+      }
+    }
+  }
+
+  [[nodiscard]] formats::json::Object describe(const wedge::MountCounts& counts) const {
+    formats::json::Object record{
+        {"opened", counts.opens.load()}, {"read", counts.bytes.load()}, {"failures", counts.failures.load()},
+        {"filled", filled_.load()},      {"here", here_.load()},        {"size", size_}};
+    if (vats_.peers == nullptr) return record;
+    record.emplace_back("received", vats_.peers->received());
+    formats::json::Array peers;
+    for (const auto& peer : vats_.peers->report())
+      if (peer.requests > 0)
+        peers.push_back(formats::json::Object{
+            {"name", peer.name}, {"requests", peer.requests}, {"received", peer.received}});
+    record.emplace_back("peers", std::move(peers));
+    return record;
+  }
+
+ private:
+  /// The calling thread gets what time the others leave.
+  static void be_last_in_line() {
+    (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
+  }
+
+  const std::vector<wedge::MountEntry>& entries_;
+  const shrub::Vats& vats_;
+  std::uint64_t size_ = 0;
+  std::atomic<std::uint64_t> filled_ = 0;  ///< bytes that fill() has seen to
+  std::atomic<std::uint64_t> here_ = 0;    ///< about
 };
 
 /// When it was added; files and images have no time of their own.
@@ -161,9 +196,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
     reading.on_touch = [&](const base::ObjectId& id) { trace->touch(id); };
   }
   wedge::LazyReader reader(*vats.source, reading);
-  std::atomic<bool> is_over = false;
-  std::atomic<std::uint64_t> filled = 0;  ///< bytes that --fill has seen to
-  std::atomic<std::uint64_t> here = 0;    ///< bytes that are on this disk, about
+  Presence presence(entries, vats);
 
   std::optional<wedge::WritableView> view;
   if (call.has("--rw-overlay")) view.emplace(call.get("--rw-overlay"), directory, !call.has("--allow-other"));
@@ -178,26 +211,8 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   cli::add_path(head, "mount", directory);
   cli::add_path(head, "shrub", options.name);
   report.emplace(mounts_directory(), std::move(head));
-  const auto size = std::accumulate(
-      entries.begin(), entries.end(), std::uint64_t{0},
-      [](std::uint64_t sum, const wedge::MountEntry& entry) { return sum + entry.root.size; });
-  if (vats.peers == nullptr) here = size;
-  const auto now = [&] {
-    const auto& counts = mount.counts();
-    formats::json::Object record{
-        {"opened", counts.opens.load()}, {"read", counts.bytes.load()}, {"failures", counts.failures.load()},
-        {"filled", filled.load()},       {"here", here.load()},         {"size", size}};
-    if (vats.peers == nullptr) return record;
-    record.emplace_back("received", vats.peers->received());
-    formats::json::Array peers;
-    for (const auto& peer : vats.peers->report())
-      if (peer.requests > 0)
-        peers.push_back(formats::json::Object{
-            {"name", peer.name}, {"requests", peer.requests}, {"received", peer.received}});
-    record.emplace_back("peers", std::move(peers));
-    return record;
-  };
-  report->write(now());
+  const auto tell = [&] { report->write(presence.describe(mount.counts())); };
+  tell();
   const auto is_ready = [&] {
     if (background)
       background->leave(mounts_directory().empty()
@@ -205,85 +220,40 @@ int run_mount(const cli::Call& call, cli::Output& output) {
                             : mounts_directory() + "/" + std::to_string(::getpid()) + ".log");
   };
   std::optional<Error> failure;
-  std::optional<Prefetcher> prefetcher;
-  std::promise<void> ended;
-  std::thread viewer, helper, counter, filler;
-  const auto end = [&] {
-    is_over = true;
-    if (viewer.joinable()) viewer.join();
-    prefetcher.reset();
-    ended.set_value();
-    for (auto* thread : {&helper, &counter, &filler})
-      if (thread->joinable()) thread->join();
-  };
-  const auto begin = [&] {
+  {
+    // Each ends when this block does, the last one first, also if one that comes after it cannot start.
+    std::optional<Prefetcher> prefetcher;
     if (early)
       prefetcher.emplace(*vats.source, [&] {
         auto ids = early();
         for (const auto& entry : entries) vats.source->learn(entry.root.content(), true);
         return ids;
       });
-    helper = std::thread([&, over = ended.get_future()] {
-      while (over.wait_for(std::chrono::milliseconds(500)) != std::future_status::ready) report->write(now());
-    });
-    // How much is here is counted again when something came, and takes a hundredth of the time at most.
-    counter = std::thread([&] {
-      if (vats.peers == nullptr) return;
-      (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
-      auto next = std::chrono::steady_clock::now();
-      for (std::optional<std::uint64_t> counted; !is_over;
-           std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
-        const auto begun = std::chrono::steady_clock::now();
-        const auto received = vats.peers->received();
-        if (counted == received || begun < next) continue;
-        double sum = 0;
-        for (const auto& entry : entries)
-          sum += wedge::share_here(*vats.peers, entry.root.content(), [&] { return is_over.load(); }) *
-                 static_cast<double>(entry.root.size);
-        here = static_cast<std::uint64_t>(sum);
-        counted = received;
-        next = begun + kCountAgain + 100 * (std::chrono::steady_clock::now() - begun);
-      }
-    });
+    std::jthread filler;
     if (call.has("--fill"))
-      filler = std::thread([&] {
-        (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
-        for (std::size_t i = 0; i < entries.size() && !is_over; ++i) {
-          const auto before = filled.load();
-          try {
-            wedge::fill(
-                *vats.source, entries[i].root.content(), [&] { return is_over.load(); },
-                [&](std::uint64_t done) { filled = before + done; });
-          } catch (const Error& error) {
-            output.warning(entries[i].path + ": " + error.what());
-          }
-        }
-      });
-    // Last: it asks the mount below, which answers from run() on.
-    if (!view) {
-      is_ready();
-    } else {
-      viewer = std::thread([&] {
+      filler = std::jthread([&](const std::stop_token& over) { presence.fill(over, output); });
+    const std::jthread counter([&](const std::stop_token& over) { presence.count(over); });
+    const std::jthread teller([&](const std::stop_token& over) {
+      for (; !over.stop_requested(); rest(over, kTellAgain)) tell();
+    });
+    // It asks the mount below, which answers from run() on.
+    std::jthread viewer;
+    if (view)
+      viewer = std::jthread([&](const std::stop_token& over) {
         try {
           view->mount();
           is_ready();
-          view->wait([&] { return is_over.load(); });
+          view->wait([&] { return over.stop_requested(); });
         } catch (const Error& error) {
           failure.emplace(error);
         }
         view.reset();
         mount.stop();
       });
-    }
-  };
-  try {
-    begin();
+    else
+      is_ready();
     mount.run();
-  } catch (...) {  // a thread that cannot start, too: the others end first
-    end();
-    throw;
   }
-  end();
   if (failure) throw Error(*failure);
   if (background) background->forget_log();
   return 0;

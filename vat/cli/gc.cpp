@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "cli/gc.h"
-#include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "vat/cli/verbs.h"
@@ -41,9 +40,7 @@ class LiveList {
         }
       }
     if (!line.empty()) throw Error(Category::refused, name_ + ": is cut off in its last line");
-    if (count_ == 0)
-      throw Error(Category::refused, name_ + ": names nothing, so all of the vat would go",
-                  "if that is wanted, remove its directory");
+    base::named(name_, [&] { cli::check_needed(count_ > 0); });
     if (wanted_ && count_ != *wanted_)
       throw Error(Category::refused,
                   name_ + ": has " + std::to_string(count_) + " ids, not " + std::to_string(*wanted_));
@@ -59,17 +56,13 @@ class LiveList {
   std::uint64_t count_ = 0;
 };
 
-/// On the host of the vat, which is told how many ids there are: a connection that breaks leaves fewer.
-int run_there(const std::string& url, LiveList& list, const cli::Call& call, cli::Output& output) {
-  std::string text;
-  list.for_each([&](const std::string& id) { text += id + "\n"; });
-  return cli::run_there(url, {"gc", "--live", "-", "--count", std::to_string(list.count())},
-                        cli::gc_options(), call, output, text);
-}
-
 int run(const cli::Call& call, cli::Output& output) {
   LiveList list(call);
-  if (const auto name = named_vat(call); vat::is_remote(name)) return run_there(name, list, call, output);
+  if (const auto name = named_vat(call); vat::is_remote(name)) {
+    std::vector<std::string> ids;
+    list.for_each([&](const std::string& id) { ids.push_back(id); });
+    return cli::gc_there(name, ids, call, output);
+  }
   const auto opened = open_vat(call, output);
   auto options = cli::gc_options_of(call);
   options.progress = [&](std::uint64_t done) { output.progress("rewritten", done, 0); };
