@@ -15,6 +15,7 @@ SINGLE = [
 LASTING = [("open+", "EMFILE"), ("read,pread+", "EIO"), ("write,pwrite,mkdir,link,rename,truncate,fallocate,copy+", "ENOSPC"), ("malloc+", "ENOMEM"), ("sync+", "EIO"), ("thread+", "EAGAIN")]
 PLAIN = [(kind, "kill-plain") for kind in ("rename", "sync", "unlink")]  # on a file system that cannot exchange names
 KILLS = [(kind, "kill") for kind in ("open", "write", "pwrite", "sync", "rename", "link", "unlink", "mkdir", "meta", "truncate", "fallocate", "copy")]
+ALWAYS = {("gc-git", "stat"), ("add", "stat")}  # what could not be looked at was once taken for gone, which loses what is needed
 
 
 def spelled(kind, action, n):
@@ -42,16 +43,16 @@ def cases(lab):
         for kind, action in KILLS + PLAIN + SINGLE + LASTING:
             if lab.sanitizer and "malloc" in kind:
                 continue
-            if verb.serves and lab.effort < 1 and lab.chance(verb.name, kind, action).random() > 0.2:
-                continue  # a second each
+            always = (verb.name, kind) in ALWAYS
+            if lab.effort < 1 and not always and lab.chance(verb.name, kind, action).random() > (0.2 if verb.serves else 0.5):
+                continue
             plain = kind.rstrip("+")
             # Each place once says more than many calls of one place. Memory is asked for at too many, and threads make them vary.
             place = "" if kind.endswith("+") or plain == "malloc" else "@"
             if (plain, place) not in counted:
                 counted[plain, place] = calls(lab, verb, kind, place)
             total = counted[plain, place]
-            # What serves takes a second each. What cannot be looked at was once taken for gone, which in gc and add loses what is needed.
-            every = place and (lab.effort >= 1 and not verb.serves or (verb.name, kind) in (("gc-git", "stat"), ("add", "stat")))
+            every = place and (lab.effort >= 1 and not verb.serves or always)  # what serves takes a second each
             budget = total if every else max(1, round(lab.effort * (1 if kind.endswith("+") else 3)))
             for i in range(min(total, budget)):
                 low, high = i * total // min(total, budget), (i + 1) * total // min(total, budget)
