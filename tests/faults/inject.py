@@ -10,16 +10,18 @@ SINGLE = [
     ("pwrite", "ENOSPC"), ("pwrite", "EIO"), ("pwrite", "short"), ("sync", "EIO"), ("sync", "ENOSPC"), ("rename", "EIO"), ("rename", "ENOSPC"), ("link", "EMLINK"), ("unlink", "EIO"),
     ("mkdir", "ENOSPC"), ("meta", "EIO"), ("truncate", "ENOSPC"), ("fallocate", "ENOSPC"), ("copy", "EIO"), ("ioctl", "EIO"), ("stat", "EIO"), ("xattr", "EIO"), ("list", "EIO"),
     ("lock", "ENOLCK"), ("seek", "EIO"), ("dup,pipe", "EMFILE"), ("thread", "EAGAIN"), ("malloc", "ENOMEM"), ("process", "EAGAIN"), ("random", "EIO"),
-    ("watch", "EMFILE"), ("socket", "EMFILE"),
+    ("watch", "EMFILE"), ("socket", "EMFILE"), ("child", "ECHILD"),
 ]
 LASTING = [("open+", "EMFILE"), ("read,pread+", "EIO"), ("write,pwrite,mkdir,link,rename,truncate,fallocate,copy+", "ENOSPC"), ("malloc+", "ENOMEM"), ("sync+", "EIO"), ("thread+", "EAGAIN")]
-PLAIN = [(kind, "kill-plain") for kind in ("rename", "sync", "unlink")]  # on a file system that cannot exchange names
+PLAIN = [("rename", "EIO-plain"), *((kind, "kill-plain") for kind in ("rename", "sync", "unlink"))]  # on a file system that cannot exchange names
 KILLS = [(kind, "kill") for kind in ("open", "write", "pwrite", "sync", "rename", "link", "unlink", "mkdir", "meta", "truncate", "fallocate", "copy")]
-ALWAYS = {("gc-git", "stat"), ("add", "stat")}  # what could not be looked at was once taken for gone, which loses what is needed
+# What could not be looked at was once taken for gone, which loses what is needed. What watches reads events.
+ALWAYS = {("gc-git", "stat"), ("add", "stat"), ("watch", "read")}
 
 
 def spelled(kind, action, n):
-    number = action if action in ("short", "kill", "kill-plain", "delay") else str(getattr(errno, action))
+    action = action.removesuffix("-plain")
+    number = action if action in ("short", "kill", "delay") else str(getattr(errno, action))
     return f"{kind.rstrip('+')}:{number}:{n}{'+' if kind.endswith('+') else ''}"
 
 
@@ -52,7 +54,7 @@ def cases(lab):
             if (plain, place) not in counted:
                 counted[plain, place] = calls(lab, verb, kind, place)
             total = counted[plain, place]
-            every = place and (lab.effort >= 1 and not verb.serves or always)  # what serves takes a second each
+            every = place and lab.effort >= 1 and (not verb.serves or always) or (verb.name, kind) in ALWAYS - {("watch", "read")}  # what serves takes a second each
             budget = total if every else max(1, round(lab.effort * (1 if kind.endswith("+") else 3)))
             for i in range(min(total, budget)):
                 low, high = i * total // min(total, budget), (i + 1) * total // min(total, budget)
@@ -66,7 +68,7 @@ def run(lab, case):
     log = lab.path("log")
     if os.path.exists(log):
         os.remove(log)
-    plain = {"FAULT_PLAIN": "1"} if action == "kill-plain" else {}
+    plain = {"FAULT_PLAIN": "1"} if action.endswith("-plain") else {}
     done = lab.run(*verb.command, fault=spelled(kind, action, n), log=log, expect=None, more=plain)
     if plain:
         lab.had_wedge = False  # for a moment there is none
@@ -76,7 +78,7 @@ def run(lab, case):
         if hit:
             lab.counts["kills"] += 1
             lab.check(done.code == -9, f"exit {done.code}, not killed: {done.err}")
-        return lab.after(verb, done, interrupted=done.code == -9)
+        return lab.after(verb, done, interrupted=done.code == -9, more=plain)
     if "malloc" in kind and done.code == -11:
         lab.counts["crashes when memory ran out (compiler's or a library's unwinding)"] += 1
         return lab.after(verb, done, interrupted=True)
@@ -84,4 +86,4 @@ def run(lab, case):
         lab.check(done.code == 0, f"exit {done.code}, although nothing failed: {done.err}")
     if any(line.startswith("write") and (" pipe:" in line or line.endswith("/dev/null")) for line in hit):  # the message was what could not be written
         done = done._replace(err="vat: the message was lost")
-    lab.after(verb, done, lines=100 if verb.serves else 3)  # it says so each time it tries again
+    lab.after(verb, done, lines=100 if verb.serves else 3, more=plain)  # it says so each time it tries again

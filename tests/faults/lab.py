@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import zlib
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 SPEAKERS = ("shrub: ", "vat: ", "hint: ", "fuse: ", "  ")
@@ -88,14 +89,18 @@ class Lab:
                     image.seek(i << 17)
                     image.write((changed if i % 5 == 0 else random.Random(500 + i)).randbytes(20000))
                 image.truncate((16 << 17) + (5000 if which == "new" else 0))
-        for which in ("old", "new"):  # times are content, too
-            for i, name in enumerate(sorted(files_below(self.path(which)), reverse=True)):
-                os.utime(name, ns=(0, (1_600_000_000 + i) * 10**9 + i), follow_symlinks=False)
+        for which in ("old", "new"):  # times are content, too; what is the same in both has the same
+            for name in files_below(self.path(which)):
+                i = zlib.crc32(os.path.relpath(name, self.path(which)).encode())
+                os.utime(name, ns=(0, 1_000_000_000 * 10**9 + i * 1001), follow_symlinks=False)
             for directory, _, _ in os.walk(self.path(which), topdown=False):
                 os.utime(directory, (0, 1_600_000_000))
         self.make_rich("rich", b"one")
         self.make_rich("rich2", b"two")
-        subprocess.run(["tar", "--sort=name", "--mtime=@1", "-C", self.path("new"), "-czf", self.path("new.tar.gz"), "."], check=True)
+        tar = self.path("new.tar")  # of what is in it twice the last one counts
+        subprocess.run(["tar", "--mtime=@1", "-C", self.path("old"), "-cf", tar, "./big", "./d0/link"], check=True)
+        subprocess.run(["tar", "--sort=name", "--mtime=@1", "-C", self.path("new"), "-rf", tar, "."], check=True)
+        subprocess.run(["gzip", "-n", tar], check=True)
         self.put(self.path("outside/precious"), b"nothing here ever changes")
 
     def make_rich(self, name, text):
@@ -111,9 +116,9 @@ class Lab:
         os.link(f"{top}/d/plain", f"{top}/d/same")
         os.symlink(text, f"{top}/link")
         os.mkfifo(f"{top}/fifo")
-        for path in (top, f"{top}/d/attributes", f"{top}/d"):
+        for path, attribute in ((top, "said"), (f"{top}/d/attributes", "said"), (f"{top}/d", "said"), (f"{top}/d", text.decode())):
             try:
-                os.setxattr(path, "user.said", text)
+                os.setxattr(path, f"user.{attribute}", text)
             except OSError:
                 pass  # not here
         if os.geteuid() == 0:
@@ -132,7 +137,7 @@ class Lab:
     def run(self, *command, expect=0, timeout=60, fault=None, log=None, record=None, cwd=None, more=None, input=None, files=None, who=None):
         """Runs it in `top`; `fault` as the shim's FAULT_AT. `expect`: codes that are fine, or None. `files`: so many descriptors at most. `who`: Popen's user, group."""
         environment = dict(os.environ, **(more or {}))
-        if fault or record or (more and "FAULT_NOSYNC" in more):
+        if fault or record or any(name.startswith("FAULT_") for name in more or {}):
             environment["LD_PRELOAD"] = self.shim
             if fault:
                 environment["FAULT_AT"] = fault
@@ -233,15 +238,15 @@ class Lab:
             self.outside = now
         self.check(now == self.outside, "something outside changed")
 
-    def after(self, verb, done, interrupted=False, lines=3):
-        """What has to hold after any fault: `done` is how the command ended. The command is run again."""
+    def after(self, verb, done, interrupted=False, lines=3, more=None):
+        """What has to hold after any fault: `done` is how the command ended. The command is run again, with `more` in its environment."""
         if not interrupted:
             self.check(done.code in (0, 9) + verb.codes, f"exit {done.code}: {done.err}")
             self.clear(done, lines)
         verb.sound(self)
         if done.code == 0 and not interrupted:
             verb.holds(self)
-        self.run(*verb.command)
+        self.run(*verb.command, more=more)
         verb.holds(self)
         self.verified()
         self.no_leftovers(verb)

@@ -105,6 +105,26 @@ def damaged(lab):
     shutil.rmtree(f"{lab.top}/good")
 
 
+def misnamed(lab):
+    """Two packs have each other's name."""
+    both_stored(lab)
+    packs = f"{lab.top}/v/primary/pack"
+    one, other = (f"{packs}/{name}" for name in sorted(os.listdir(packs))[:2])
+    for source, target in ((one, f"{packs}/x"), (other, one), (f"{packs}/x", other)):
+        os.rename(source, target)
+
+
+def nested(lab):
+    both_stored(lab)
+    os.makedirs(f"{lab.top}/s/some/where")
+    lab.run("shrub", "add", "../new/big", "s/some/where/b.vref")
+
+
+def nested_new(lab):
+    wedge_new(lab)
+    lab.same(lab.path("new/big"), f"{lab.top}/W/some/where/b")
+
+
 def rich_stored(lab):
     shrub(lab)
     lab.run("shrub", "add-dir", "../rich", "s/t.vref")
@@ -174,7 +194,7 @@ def with_own_file(lab):
     """Somebody put something into the entry."""
     lab.had_wedge = True
     synced_old(lab)
-    lab.put(f"{lab.top}/W/t/d1/mine", b"precious")
+    lab.put(f"{lab.top}/W/t/d1/own/mine", b"precious")
 
 
 def own_file_is_kept(lab):
@@ -304,6 +324,8 @@ VERBS = [
     Verb("add-tar", shrub, ["shrub", "add", "--unpack", "../new.tar.gz", "s/t.vref"], content_of("new"), vref_old_or_new(("new",))),
     Verb("sync", both_stored, ["shrub", "sync", "s", "W"], wedge_new, wedge_whole, wedge_before(False)),
     Verb("sync-again", both_stored, ["shrub", "sync", "s", "W"], wedge_new, wedge_whole, wedge_before(True)),
+    Verb("sync-nested", nested, ["shrub", "sync", "s", "W"], nested_new),
+    Verb("sync-keep", both_stored, ["shrub", "sync", "--keep-extra", "s", "W"], own_file_is_kept, own_file_is_kept, with_own_file),
     Verb("sync-in-place", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, wedge_before(True)),
     Verb("overwrite", both_stored, ["shrub", "sync", "--overwrite", "s", "W"], wedge_new, own_file_is_kept, with_own_file),
     Verb("add-rich", rich_stored, ["shrub", "add-dir", "../rich", "s/t.vref"], lambda lab: lab.run("vat", "--vat", "v", "verify")),
@@ -318,6 +340,7 @@ VERBS = [
     Verb("get", both_stored, ["vat", "--vat", "v", "get", "id of new/big", "-o", "got"], got("new/big"), whole("new/big"), before_got),
     Verb("get-sparse", rich_stored, ["vat", "--vat", "v", "get", "id of rich/sparse", "-o", "got"], got("rich/sparse"), whole("rich/sparse"), before_got),
     Verb("repair", damaged, ["vat", "--vat", "v", "verify", "--repair"], repaired, content_of("new", "new.img"), None, (4, 8)),
+    Verb("repair-names", misnamed, ["vat", "--vat", "v", "verify", "--repair"], repaired, None, None, (4, 8)),
     Verb("index", both_stored, ["vat", "--vat", "v", "index"], repaired, content_of("new", "new.img")),
     Verb("repack", garbage, ["vat", "--vat", "v", "repack", "--level", "1", "--grace", "0"], repaired, content_of("new", "new.img")),
     Verb("gc", garbage, ["shrub", "gc", "--worktree", "--grace", "0", "s"], repaired, content_of("new", "new.img")),

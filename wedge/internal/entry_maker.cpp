@@ -143,7 +143,8 @@ void EntryMaker::carry(const std::string& extra, int work) const {
   base::UniqueFd to;
   try {
     to = base::open_beneath(fresh.get(), parent_path, O_RDONLY | O_DIRECTORY);
-  } catch (const Error&) {
+  } catch (const Error& error) {
+    if (error.category() == Category::local) throw;
     if (is_by_product(extra)) return;  // the directory it was a by-product of is gone
     throw Error(Category::refused,
                 "extra path " + formats::escape(extra) + ": its directory is not in the new tree");
@@ -208,7 +209,8 @@ std::optional<WriteSummary> EntryMaker::stage_content(const Record& record, cons
   WriteSummary summary;
   summary.files = summary.reused_files = 1;
   summary.fetched_size = internal::stage_content(source_, content_update(record, fd.get()), fd.get(), work);
-  if (::fstat(fd.get(), &staged) != 0 || state_of(staged) != state_of(info))
+  if (::fstat(fd.get(), &staged) != 0) base::throw_errno("stat", errno);
+  if (state_of(staged) != state_of(info))
     throw Error(Category::refused, "was changed while its update was made", "sync again");
   auto row = file_row(parent.get(), name, root_);
   timespec now{};
