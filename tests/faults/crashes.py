@@ -231,6 +231,6 @@ def run(lab, case):
     lab.counts["crash states"] += 1
     done = laboratory.Done(0 if end == len(recorded.ops) else -9, b"", "")
     lab.had_wedge = verb.name == "sync-again"
-    if os.path.exists(f"{lab.top}/v/vat.json") and verb.name != "repair":  # which finds damage
+    if os.path.exists(f"{lab.top}/v/vat.json") and not verb.finds_damage:
         lab.verified()
     lab.after(verb, done, interrupted=done.code != 0)

@@ -68,8 +68,8 @@ def run(lab, case):
         done = lab.run(*verb.command, expect=(0, 9) + verb.codes)
         lab.clear(done, lines=4)
         if kind == "readonly":
-            lab.check(done.code == 9 or verb.name in ("hash", "repair", "index", "gc", "repack"), f"exit {done.code} on a read-only disk")
-        if os.path.exists(f"{lab.top}/s/t.vref") and name not in ("sign", "repair") and kind != "inodes":
+            lab.check(done.code == 9 or verb.finds_damage or verb.name in ("hash", "index", "gc", "repack"), f"exit {done.code} on a read-only disk")
+        if os.path.exists(f"{lab.top}/s/t.vref") and name != "sign" and not verb.finds_damage and kind != "inodes":
             for command in READS[:2 if kind == "readonly" else 3]:  # work without a free byte
                 lab.run(*command)
                 subprocess.run(["rm", "-rf", lab.path("beside")], check=True)

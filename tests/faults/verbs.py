@@ -12,6 +12,7 @@ class Verb:
     def __init__(self, name, prepare, command, holds, sound=None, again=None, codes=(), serves=False):
         self.name, self.prepare, self.command, self.holds = name, prepare, command, holds
         self.sound, self.again, self.codes, self.serves = sound or (lambda lab: None), again, codes, serves
+        self.finds_damage = 4 in codes
 
 
 def vref(lab, name):
