@@ -479,6 +479,7 @@ void NbdServer::accept_all() {
     try {
       one.thread = std::jthread([&one] {
         one.connection->run();
+        one.connection->close();  // the client need not wait until somebody clears up
         one.is_done = true;
       });
     } catch (const std::system_error&) {

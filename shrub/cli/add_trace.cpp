@@ -4,7 +4,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/pack/pack.h"
-#include "shrub/cli/trace.h"
+#include "formats/text/trace.h"
 #include "shrub/cli/verbs.h"
 #include "vat/maps.h"
 
@@ -19,7 +19,7 @@ int run(const cli::Call& call, cli::Output& output) {
     throw base::Error(base::Category::not_found, call.get("VREF") + ": no vref", "add what it is of first");
   const auto text = base::read_file(AT_FDCWD, path, formats::kMaxPackedBlob);
   const auto format = addition.vat().object_format();
-  const auto count = parse_trace(path, text, format).size();
+  const auto count = base::named(path, [&] { return formats::parse_trace(text, format).size(); });
   auto vref = *addition.before;
   vref.trace = base::hash_blob(format, base::as_bytes(text));
   if (!addition.options.dry_run) {

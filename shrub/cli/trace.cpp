@@ -6,7 +6,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
-#include "formats/base/numbers.h"
+#include "formats/text/trace.h"
 
 namespace shrub_cli {
 namespace {
@@ -17,10 +17,6 @@ using base::Error;
 constexpr std::size_t kMaxTrace = std::size_t{256} << 20;  ///< bytes of a file
 constexpr std::size_t kTogether = 256;                     ///< chunks that are asked for at once
 constexpr std::size_t kAhead = 2;                          ///< times that, before the first has come
-
-std::string header(base::ObjectFormat format) {
-  return "trace 1 " + std::string(base::to_string(format));
-}
 
 }  // namespace
 
@@ -34,7 +30,7 @@ std::vector<cli::Option> trace_options() {
 
 TraceFile::TraceFile(const std::string& path, base::ObjectFormat format)
     : file_(base::open_at(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600)) {
-  base::write_all(file_.get(), base::as_bytes(header(format) + "\n"));
+  base::write_all(file_.get(), base::as_bytes(formats::trace_header(format) + "\n"));
 }
 
 void TraceFile::touch(const base::ObjectId& id) {
@@ -46,19 +42,9 @@ void TraceFile::touch(const base::ObjectId& id) {
   }
 }
 
-std::vector<base::ObjectId> parse_trace(const std::string& name, std::string_view text,
-                                        base::ObjectFormat format) {
-  auto rest = text;
-  if (base::take_field(rest, '\n') != header(format))
-    throw Error(Category::refused, name + ": not a trace of " + std::string(base::to_string(format)));
-  std::vector<base::ObjectId> ids;
-  while (!rest.empty()) {
-    const auto line = base::take_field(rest, '\n');
-    const auto id = base::ObjectId::parse(format, line);
-    if (!id) throw Error(Category::refused, name + ": bad line " + std::to_string(ids.size() + 2));
-    ids.push_back(*id);
-  }
-  return ids;
+std::vector<base::ObjectId> read_trace(const std::string& path, base::ObjectFormat format) {
+  const auto text = base::read_file(AT_FDCWD, path, kMaxTrace);
+  return base::named(path, [&] { return formats::parse_trace(text, format); });
 }
 
 FindTrace find_trace(const std::vector<formats::Vref>& vrefs, vat::BlobSource& source, const cli::Call& call,
@@ -66,7 +52,7 @@ FindTrace find_trace(const std::vector<formats::Vref>& vrefs, vat::BlobSource& s
   const auto format = source.object_format();
   if (call.has("--no-prefetch")) return {};
   if (const auto path = call.find("--prefetch")) {
-    auto ids = parse_trace(*path, base::read_file(AT_FDCWD, *path, kMaxTrace), format);
+    auto ids = read_trace(*path, format);
     return [ids = std::move(ids)] { return ids; };
   }
   std::vector<base::ObjectId> traces;
@@ -79,7 +65,8 @@ FindTrace find_trace(const std::vector<formats::Vref>& vrefs, vat::BlobSource& s
       try {
         source.learn({{}, {}, trace, {}}, true);
         const auto bytes = source.read(trace);
-        const auto ids = parse_trace("trace " + trace.short_hex(), base::as_chars(bytes), format);
+        const auto ids = base::named("trace " + trace.short_hex(),
+                                     [&] { return formats::parse_trace(base::as_chars(bytes), format); });
         all.insert(all.end(), ids.begin(), ids.end());
       } catch (const Error& error) {
         output.warning(std::string(error.what()) + ": nothing is fetched before it is needed");

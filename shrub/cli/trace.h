@@ -22,7 +22,7 @@ namespace shrub_cli {
 /// --trace-out, --prefetch and --no-prefetch.
 [[nodiscard]] std::vector<cli::Option> trace_options();
 
-/// A file with the id of each chunk that is touched, when it first is: `trace 1 FORMAT`, then an id a line.
+/// A trace of each chunk that is touched, when it first is.
 /// Thread-safety: any thread.
 class TraceFile {
  public:
@@ -36,15 +36,13 @@ class TraceFile {
   base::UniqueFd file_;
 };
 
-/// `name`: for messages. Throws refused if it is no trace of that object format.
-[[nodiscard]] std::vector<base::ObjectId> parse_trace(const std::string& name, std::string_view text,
-                                                      base::ObjectFormat format);
+/// Throws local; refused if it is no trace of that object format.
+[[nodiscard]] std::vector<base::ObjectId> read_trace(const std::string& path, base::ObjectFormat format);
 
 /// Finds what is to be fetched early; may take long, and is called on any thread.
 using FindTrace = std::function<std::vector<base::ObjectId>()>;
 /// What --prefetch names, which is read here, else what these vrefs do, one after the other; empty: nothing,
-/// or
-/// --no-prefetch. A trace of a vref that cannot be read costs a warning. `source` and `output` outlive it.
+/// or --no-prefetch. A trace of a vref that cannot be read costs a warning. `source` and `output` outlive it.
 [[nodiscard]] FindTrace find_trace(const std::vector<formats::Vref>& vrefs, vat::BlobSource& source,
                                    const cli::Call& call, cli::Output& output);
 

@@ -1,11 +1,13 @@
-// Input: kind (recipe, manifest, layout, escapes), then blobs divided by NUL NUL: a root and its pieces. An
-// id of pieces is 64 equal hex digits: the digit is the piece's number, so that input can refer to itself.
+// Input: kind (recipe, manifest, layout, escapes, trace), then blobs divided by NUL NUL: a root and its
+// pieces. An id of pieces is 64 equal hex digits: the digit is the piece's number, so that input can refer to
+// itself.
 #include <string>
 #include <vector>
 
 #include "formats/text/layout.h"
 #include "formats/text/manifest.h"
 #include "formats/text/recipe.h"
+#include "formats/text/trace.h"
 #include "tests/fuzz/target.h"
 
 namespace {
@@ -96,11 +98,19 @@ void read_layout(Input& input) {
 
 int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   auto bytes = fuzz::input_of(data, size);
-  const unsigned kind = fuzz::take_choice(bytes) % 4;
+  const unsigned kind = fuzz::take_choice(bytes) % 5;
   const auto text = base::as_chars(bytes);
   if (kind == 3) {
     fuzz::require(formats::unescape(formats::escape(text, true), true) == text, "escapes come back");
     fuzz::survives([&] { fuzz::require(formats::escape(formats::unescape(text)) == text, "one spelling"); });
+    return 0;
+  }
+  if (kind == 4) {
+    fuzz::survives([&] {
+      auto same = formats::trace_header(kFormat) + "\n";
+      for (const auto& id : formats::parse_trace(text, kFormat)) same += id.hex() + "\n";
+      fuzz::require(same == text || same == std::string(text) + "\n", "one spelling");
+    });
     return 0;
   }
   Input input(text);

@@ -179,13 +179,22 @@ Transfer Host::list(const std::string& directory, const std::string& after) cons
   return transfer;
 }
 
+namespace {
+
+/// Whether a name that a host lists can be that of a file or directory.
+bool is_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\0", 2)) == name.npos;
+}
+
+}  // namespace
+
 Host::Listed Host::parse_list(const std::string& directory, std::string_view answer) const {
   Listed listed;
   if (kind_ == Kind::sftp) {
     while (!answer.empty()) {
-      const auto line = std::string(base::take_field(answer, '\n'));
-      if (!line.empty() && line != "." && line != ".." && line.find('/') == std::string::npos)
-        listed.names.push_back(line);
+      const auto line = base::take_field(answer, '\n');
+      if (is_name(line)) listed.names.emplace_back(line);
     }
     return listed;
   }
@@ -200,7 +209,7 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
     const auto begin = key.find(below);
     if (begin == std::string::npos) continue;
     const auto name = key.substr(begin + below.size());
-    if (!name.empty() && name.find('/') == std::string::npos) listed.names.push_back(name);
+    if (is_name(name)) listed.names.push_back(name);
   }
   // Directories.
   for (auto at = answer.find("<CommonPrefixes><Prefix>"); at != std::string_view::npos;
@@ -209,7 +218,7 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
     auto name = std::string(answer.substr(at, answer.find('<', at) - at));
     if (name.ends_with('/')) name.pop_back();
     name = name.substr(name.rfind('/') + 1);
-    if (!name.empty()) listed.names.push_back(name);
+    if (is_name(name)) listed.names.push_back(name);
   }
   std::sort(listed.names.begin(), listed.names.end());
   return listed;
