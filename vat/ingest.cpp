@@ -146,30 +146,37 @@ class Units {
     if (stopped_ || ended_) return nullptr;
     auto channel =
         std::make_shared<Channel>();  // shared: worker and storing thread each outlive the other's interest
-    try {
-      while (items.size() < kItemsPerUnit) {
-        auto item = next_();
-        if (item == nullptr) {
-          ended_ = true;
-          break;
-        }
-        items.push_back(std::move(item));
+    while (items.size() < kItemsPerUnit) {
+      auto item = next_();
+      if (item == nullptr) {
+        ended_ = true;
+        break;
       }
-    } catch (...) {
-      ended_ = true;
-      items.clear();
-      channel->close(std::current_exception());
+      items.push_back(std::move(item));
     }
-    changed_.notify_all();
-    if (items.empty() && !channel->closed()) return nullptr;  // nothing would ever come down this channel
+    if (items.empty()) {  // nothing would ever come down this channel
+      changed_.notify_all();
+      return nullptr;
+    }
     channels_.push_back(channel);
-    return items.empty() ? nullptr : channel;
+    changed_.notify_all();
+    return channel;
+  }
+
+  /// For workers whose claim failed: nobody claims more, and take() throws that after what was claimed
+  /// before.
+  void fail(std::exception_ptr failure) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::move(failure);
+    ended_ = true;
+    changed_.notify_all();
   }
 
   /// For the storing thread; nullptr when all units are done.
   std::shared_ptr<Channel> take() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !channels_.empty() || ended_; });
+    if (channels_.empty() && failure_) std::rethrow_exception(failure_);
     if (channels_.empty()) return nullptr;
     auto channel = channels_.front();
     channels_.pop_front();
@@ -191,12 +198,18 @@ class Units {
   std::size_t ahead_;
   std::deque<std::shared_ptr<Channel>> channels_;
   bool ended_ = false, stopped_ = false;
+  std::exception_ptr failure_;
 };
 
 void work(Units& units, internal::ItemReader& worker) {
   while (true) {
     std::vector<std::unique_ptr<IngestItem>> items;
-    const auto channel = units.claim(items);
+    std::shared_ptr<Channel> channel;
+    try {
+      channel = units.claim(items);
+    } catch (...) {
+      return units.fail(std::current_exception());
+    }
     if (channel == nullptr) return;
     try {
       worker.run(std::move(items), *channel);

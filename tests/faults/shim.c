@@ -394,8 +394,11 @@ static void note_copied(int fd, uint64_t offset, size_t size) {
   struct stat s;
   if (syscall(SYS_fstat, fd, &s) != 0) return;
   inside++;
-  char* all = malloc(size + 1);
-  long got = syscall(SYS_pread64, fd, all, size, offset);
+  char link[64], *all = malloc(size + 1);
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);  // which may be open to write only
+  int again = (int)syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC);
+  long got = syscall(SYS_pread64, again, all, size, offset);
+  syscall(SYS_close, again);
   if (got > 0) note(op_write, s.st_ino, offset, (uint64_t)s.st_mtim.tv_sec, (uint64_t)s.st_mtim.tv_nsec, 0, 0, all, (size_t)got);
   free(all);
   inside--;

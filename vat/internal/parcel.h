@@ -98,10 +98,6 @@ class Channel {
     changed_.notify_all();
     return parcel;
   }
-  [[nodiscard]] bool closed() {
-    const std::lock_guard lock(mutex_);
-    return closed_;
-  }
   void abandon() {
     const std::lock_guard lock(mutex_);
     abandoned_ = true;
