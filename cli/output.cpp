@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <new>
 
 #include "cli/command.h"
 #include "formats/base/base64.h"
@@ -106,7 +107,11 @@ void Output::detail(std::string_view text) {
 void Output::warning(std::string_view text) {
   const std::lock_guard lock(mutex_);
   clear_progress();
-  (void)std::fprintf(stderr, "%s: %s\n", program_.c_str(), printable(text).c_str());
+  try {
+    (void)std::fprintf(stderr, "%s: %s\n", program_.c_str(), printable(text).c_str());
+  } catch (const std::bad_alloc&) {
+    (void)std::fprintf(stderr, "%s: out of memory\n", program_.c_str());
+  }
 }
 
 void Output::progress(std::string_view what, std::uint64_t done, std::uint64_t total) {

@@ -98,7 +98,8 @@ class NbdServer::Connection {
       }
       answer_all();
     } catch (const Over&) {
-    } catch (const std::exception&) {  // out of memory; the client is told by the end
+    } catch (const std::exception& error) {  // out of memory; the client is told by the end
+      server_.tell("a client", error.what());
     }
   }
 
@@ -294,6 +295,8 @@ class NbdServer::Connection {
         answer(request, data);
       }
     } catch (const Over&) {
+    } catch (const std::exception& error) {
+      server_.tell("a client", error.what());
     }
     close();
   }
@@ -337,11 +340,10 @@ class NbdServer::Connection {
         failure = EINVAL;
       }
     } catch (const Error& error) {
-      if (error.category() != Category::busy && server_.on_failure_)
-        server_.on_failure_(disk_->name + ": " + error.what());
+      if (error.category() != Category::busy) server_.tell(disk_->name, error.what());
       failure = EIO;
     } catch (const std::exception& error) {
-      if (server_.on_failure_) server_.on_failure_(disk_->name + ": " + error.what());
+      server_.tell(disk_->name, error.what());
       failure = EIO;
     }
     if (request.type == read_ && failure == 0)
@@ -460,6 +462,15 @@ NbdServer::~NbdServer() {
   if (!listening_.path.empty()) (void)::unlink(listening_.path.c_str());
 }
 
+void NbdServer::tell(std::string_view who, const char* what) const noexcept {
+  if (!on_failure_) return;
+  try {
+    on_failure_(who.empty() ? what : std::string(who) + ": " + what);
+  } catch (const std::exception&) {
+    on_failure_("out of memory");  // which takes none
+  }
+}
+
 void NbdServer::accept_all() {
   struct Served {
     std::unique_ptr<Connection> connection;
@@ -474,17 +485,18 @@ void NbdServer::accept_all() {
     if ((poll.revents & POLLIN) == 0) continue;
     base::UniqueFd socket(::accept4(listening_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (socket.get() < 0 || all.size() >= kMaxConnections) continue;
-    auto& one = all.emplace_back();
-    one.connection = std::make_unique<Connection>(*this, std::move(socket));
+    const auto count = all.size();
     try {
+      auto& one = all.emplace_back();
+      one.connection = std::make_unique<Connection>(*this, std::move(socket));
       one.thread = std::jthread([&one] {
         one.connection->run();
         one.connection->close();  // the client need not wait until somebody clears up
         one.is_done = true;
       });
-    } catch (const std::system_error&) {
-      all.pop_back();
-      if (on_failure_) on_failure_("a client was turned away: cannot start a thread");
+    } catch (const std::exception& error) {  // no thread, no memory
+      all.resize(count);
+      tell("a client was turned away", error.what());
     }
   }
   for (auto& one : all) one.connection->close();

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -45,7 +46,8 @@ struct NbdSocket {
 /// Nothing a client sends is trusted. Errors: local.
 class NbdServer {
  public:
-  /// `on_failure`: told of each I/O error, from any thread.
+  /// `on_failure`: told of each I/O error, from any thread. It must not throw when it is told "out of
+  /// memory".
   NbdServer(NbdSocket listening, std::vector<NbdDisk> disks,
             std::function<void(const std::string&)> on_failure);
   /// Closes all connections, and removes the name of the socket.
@@ -56,6 +58,7 @@ class NbdServer {
  private:
   class Connection;
   void accept_all();
+  void tell(std::string_view who, const char* what) const noexcept;
 
   const NbdSocket listening_;
   const std::vector<NbdDisk> disks_;

@@ -31,7 +31,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto uri = call.has("--socket") ? "nbd+unix:///?socket=" + listening.path
                                         : "nbd://127.0.0.1:" + std::to_string(listening.port);
   const wedge::NbdServer server(std::move(listening), {std::move(disk)},
-                                [&](const std::string& what) { output.warning(call.get("VREF") + what); });
+                                [&](const std::string& what) { output.warning(what); });
   if (output.json())
     output.record("nbd", {{"uri", uri}});
   else
