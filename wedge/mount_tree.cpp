@@ -103,9 +103,7 @@ Nodes read_tree(vat::BlobSource& source, const ObjectId& manifest) {
     node.target = row.target;
     if (!row.xattrs.empty())
       node.xattrs = std::make_unique<const std::map<std::string, std::string>>(std::move(row.xattrs));
-    if (tree.nodes.empty()) {
-      if (row.path != "." || row.type != Row::Type::directory)
-        throw Error(Category::refused, "manifest: does not begin with its top directory");
+    if (tree.nodes.empty()) {  // the reader has seen to it that the first is the tree itself
       (void)tree.add(0, "", std::move(node));
       open.emplace_back("", 0);
       continue;
@@ -123,7 +121,6 @@ Nodes read_tree(vat::BlobSource& source, const ObjectId& manifest) {
       ++tree.nodes[tree.nodes[number].original].links;
     }
   }
-  if (tree.nodes.empty()) throw Error(Category::refused, "manifest: empty");
   return tree;
 }
 

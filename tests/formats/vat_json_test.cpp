@@ -79,6 +79,8 @@ TEST_CASE("a malformed vat list is a mistake in configuration", "[vat_json]") {
                                  list_of(R"({"write":true})"),
                                  list_of(R"({"url":"x","write":1})"),
                                  list_of(R"({"url":"x","write":"true"})"),
+                                 list_of(R"({"url":"x","region":1})"),
+                                 list_of(R"({"url":"x","endpoint":""})"),
                                  list_of(R"({"url":"x"},)")}) {
     INFO(bad);
     CHECK(list_error(bad) == Category::usage);
@@ -92,6 +94,8 @@ TEST_CASE("a url that a program could take for an option is refused", "[vat_json
     INFO(url);
     CHECK(list_error(list_of_url(url)) == Category::refused);
   }
+  for (const auto* key : {"region", "endpoint"})
+    CHECK(list_error(list_of(std::string(R"({"url":"s3://b",")") + key + R"(":"-x"})")) == Category::refused);
   for (const auto* url : {"../a-b", "ssh://user@host/-x", "https://a-b.org/-/x@-y", "./-x", "/srv/a@-b"}) {
     INFO(url);
     CHECK(parse_vat_list(list_of_url(url)).vats[0].url == url);

@@ -139,6 +139,9 @@ TEST_CASE("each type has the ids it needs and none it has no use for", "[vref]")
   CHECK(refused(replaced(tree_vref(), "manifest", "tree")));
   CHECK(refused(image_vref(R"(,"unpack":"tar")")));
   CHECK(refused(tree_vref(R"(,"unpack":"tar")")));
+  CHECK(refused(tree_vref(R"(,"materialize":"raw")")));
+  CHECK(refused(image_vref(R"(,"materialize":"vmdk")")));
+  CHECK(refused(file_vref(",\"parent\":\"" + std::string(64, 'a') + "\"")));
 }
 
 TEST_CASE("malformed vrefs are refused", "[vref]") {

@@ -138,6 +138,24 @@ TEST_CASE("archives that reach out of their tree are refused", "[wedge][unpack]"
   CHECK(::lstat("/escaped", &info) != 0);
 }
 
+TEST_CASE("a directory does not take the place of a file, nor does a symlink lead nowhere",
+          "[wedge][unpack]") {
+  const tests::TempDir dir;
+  REQUIRE(make_tree(dir));
+  const auto* make =
+      GENERATE("tar -cf x.tar -C t z && tar -rf x.tar --transform='s,^empty$,z,' -C t empty",
+               "python3 -c \"import tarfile; t=tarfile.open('x.tar','w'); l=tarfile.TarInfo('l'); "
+               "l.type=tarfile.SYMTYPE; t.addfile(l); t.close()\"");
+  if (!run("cd " + dir.path() + " && " + make)) {
+    WARN("SKIPPED: tar cannot make this: " << make);
+    return;
+  }
+  INFO(make);
+  CHECK(tests::category_of([&] { (void)list(dir / "x.tar", "tar"); }) == Category::refused);
+  CHECK(tests::category_of([&] { (void)unpack(dir / "x.tar", "tar", dir.path(), "out"); }) ==
+        Category::refused);
+}
+
 TEST_CASE("damaged archives and unknown kinds are not unpacked", "[wedge][unpack]") {
   const tests::TempDir dir;
   REQUIRE(make_tree(dir));

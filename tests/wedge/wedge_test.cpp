@@ -331,6 +331,14 @@ TEST_CASE("one sync of a wedge at a time", "[wedge][sync]") {
   CHECK(reading.entries(kOwner).empty());
 }
 
+TEST_CASE("no entry lies where the wedge keeps its state", "[wedge][sync]") {
+  Scene scene;
+  Wedge wedge(scene.top());
+  for (const auto* path : {".shrub", ".shrub/entries/x"})
+    CHECK(tests::category_of([&] { (void)wedge.sync(*scene.store.store, path, scene.first, kOwner, {}); }) ==
+          base::Category::refused);
+}
+
 TEST_CASE("a path of an entry that leads out of the wedge is not followed", "[wedge][sync]") {
   Scene scene;
   base::make_directories(scene.top());
