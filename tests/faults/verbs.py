@@ -182,12 +182,13 @@ def synced_old(lab):
     put_vref(lab, "i", lab.new_vrefs[1])
 
 
-def interrupted(kind, *command):
-    """Another sync was killed in the middle, on a file system that cannot exchange names."""
+def interrupted(before, *command):
+    """Another sync was killed in the middle, before this call, on a file system that cannot exchange names."""
     def again(lab):
         lab.had_wedge = False
         synced_old(lab)
-        lab.run("shrub", *command, "s", "W", expect=-9, fault=f"{kind}:kill:2", more={"FAULT_PLAIN": "1"})
+        lab.run("shrub", *command, "s", "W", expect=-9, fault=before, more={"FAULT_PLAIN": "1"})
+        lab.check("--in-place" in command or not os.path.exists(f"{lab.top}/W/i"), "it was not killed between the two renames")
     return again
 
 
@@ -335,8 +336,8 @@ VERBS = [
     Verb("sync-rich-in-place", rich_stored, ["shrub", "sync", "--in-place", *RICH, "s", "W"], rich_new, None, rich_synced),
     Verb("sync-archive", archive_stored, ["shrub", "sync", "s", "W"], unpacked),
     Verb("sync-gone", both_stored, ["shrub", "sync", "s", "W"], only_tree, None, one_gone),
-    Verb("sync-interrupted", both_stored, ["shrub", "sync", "s", "W"], wedge_new, None, interrupted("rename", "sync")),
-    Verb("in-place-interrupted", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, interrupted("unlink", "sync", "--in-place")),
+    Verb("sync-interrupted", both_stored, ["shrub", "sync", "s", "W"], wedge_new, None, interrupted("rename:kill:3", "sync")),
+    Verb("in-place-interrupted", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, interrupted("unlink:kill:2", "sync", "--in-place")),
     Verb("hash", nothing, ["vat", "hash-object", "../new/big"], lambda lab: None),
     Verb("get", both_stored, ["vat", "--vat", "v", "get", "id of new/big", "-o", "got"], got("new/big"), whole("new/big"), before_got),
     Verb("get-sparse", rich_stored, ["vat", "--vat", "v", "get", "id of rich/sparse", "-o", "got"], got("rich/sparse"), whole("rich/sparse"), before_got),
