@@ -3,6 +3,7 @@ shrub_test(compression SOURCES formats/compression_test.cpp LIBRARIES shrub::com
 shrub_test(text SOURCES formats/text_object_test.cpp formats/recipe_test.cpp formats/manifest_test.cpp formats/layout_test.cpp
            LIBRARIES shrub::text)
 shrub_test(pack SOURCES formats/pack_test.cpp LIBRARIES shrub::pack)
+shrub_test(database SOURCES formats/database_test.cpp LIBRARIES shrub::database)
 shrub_test(delta SOURCES formats/delta_test.cpp LIBRARIES shrub::delta)
 shrub_test(disk SOURCES formats/disk_test.cpp LIBRARIES shrub::disk)
 shrub_test(yaml SOURCES formats/yaml_test.cpp LIBRARIES shrub::yaml)

@@ -8,9 +8,12 @@
 
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
+#include "tests/formats/damage.h"
 #include "tests/support/temp_dir.h"
 
 using base::as_bytes;
+using base::Category;
+using tests::category_of;
 
 TEST_CASE("open_beneath never leaves its directory", "[base]") {
   const tests::TempDir dir;
@@ -41,6 +44,26 @@ TEST_CASE("open_beneath opens paths longer than the kernel takes", "[base]") {
   { const auto leaf = base::open_at(at.get(), "leaf", O_WRONLY | O_CREAT); }
   const auto top = base::open_directory(AT_FDCWD, dir.path());
   CHECK(base::open_beneath(top.get(), path, O_RDONLY));
+
+  // Nor does it leave its directory then.
+  const auto deep = path.substr(0, path.size() - 4);
+  REQUIRE(::symlinkat("..", at.get(), "up") == 0);
+  REQUIRE(::symlinkat("leaf", at.get(), "link") == 0);
+  for (const auto* bad : {"../leaf", "up/leaf", "link", "leaf/x", "/leaf"}) {
+    INFO(bad);
+    CHECK(category_of([&] { (void)base::open_beneath(top.get(), deep + bad, O_RDONLY); }) ==
+          Category::refused);
+  }
+}
+
+TEST_CASE("what is no file is not read as one", "[base]") {
+  const tests::TempDir dir;
+  REQUIRE(::mkfifo((dir / "fifo").c_str(), 0666) == 0);
+  REQUIRE(::mkdir((dir / "dir").c_str(), 0777) == 0);
+  for (const auto* name : {"fifo", "dir"}) {
+    INFO(name);
+    CHECK(category_of([&] { (void)base::read_file(AT_FDCWD, dir / name, 100); }) == Category::refused);
+  }
 }
 
 TEST_CASE("a published file is complete and its temporary is gone", "[base]") {

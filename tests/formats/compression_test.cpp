@@ -1,6 +1,7 @@
 #include <catch2/catch.hpp>
 
 #include "formats/base/object_id.h"
+#include "formats/compression/bounded.h"
 #include "formats/compression/decoder.h"
 #include "formats/compression/zstd.h"
 #include "tests/formats/damage.h"
@@ -175,7 +176,8 @@ TEST_CASE("an xz dictionary or a zstd window that needs too much memory is not a
   CHECK(tests::category_of([&] { (void)decode(Codec::xz, xz); }) == Category::refused);
   auto zstd = goldens()[3].text;
   zstd[5] = std::byte{0xa0};  // window descriptor: 1 GiB
-  CHECK_FALSE(tests::accepts([&] { (void)decode(Codec::zstd, zstd); }));
+  CHECK(tests::message_of([&] { (void)decode(Codec::zstd, zstd); }) ==
+        "zstd: needs a window of more than 128 MiB to decompress");
 }
 
 TEST_CASE("suffixes name codecs and nothing else does", "[compression]") {
@@ -225,4 +227,22 @@ TEST_CASE("a frame is one frame of exactly the size declared", "[compression]") 
       CHECK(base::as_chars(got) == content);
   });
   CHECK(base::as_chars(decompressor.decompress(frame, content.size())) == content);  // usable after errors
+  CHECK(tests::message_of([&] { (void)decompressor.decompress(joined(frame, frame), content.size()); }) ==
+        "zstd: bytes after the frame");
+}
+
+TEST_CASE("of a cluster's bytes as many are taken as it has", "[compression]") {
+  const auto content = golden_content();
+  base::Buffer frame, got(content.size());
+  (void)formats::ZstdCompressor().compress(as_bytes(content), frame);
+  formats::decompress_zstd(frame, got);
+  CHECK(base::as_chars(got) == content);
+  const auto message = [&](base::Bytes bytes, std::size_t size) {
+    base::Buffer room(size);
+    return tests::message_of([&] { formats::decompress_zstd(bytes, room); });
+  };
+  CHECK(message(frame, content.size() + 1) == "zstd: shorter than it should be");
+  CHECK(message(base::Bytes(frame).first(frame.size() / 2), content.size()) ==
+        "zstd: shorter than it should be");
+  CHECK(message(as_bytes("no frame at all"), 1) == "zstd: Unknown frame descriptor");
 }

@@ -23,16 +23,25 @@ bool accepts(Body&& body) {
   }
 }
 
-/// The category of the error that leaves `body`; fails the test if none does.
+/// The error that leaves `body`; fails the test if none does.
 template <typename Body>
-base::Category category_of(Body&& body) {
+base::Error error_of(Body&& body) {
   try {
     body();
   } catch (const base::Error& error) {
-    return error.category();
+    return error;
   }
   FAIL("accepted");
-  return base::Category::internal;
+  return {base::Category::internal, ""};
+}
+template <typename Body>
+base::Category category_of(Body&& body) {
+  return error_of(body).category();
+}
+/// Which of several checks it was that refused.
+template <typename Body>
+std::string message_of(Body&& body) {
+  return error_of(body).what();
 }
 
 /// Calls `visit(bytes)` for every proper prefix of `whole`, each in a buffer of its own: over-reads show

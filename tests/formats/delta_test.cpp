@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "formats/base/endian.h"
 #include "formats/base/error.h"
 #include "formats/base/hash.h"
 #include "tests/formats/damage.h"
@@ -81,6 +82,26 @@ TEST_CASE("a delta between other roots, or of another version, is refused", "[de
   auto other = sample.file;
   other[14] = std::byte{'2'};
   CHECK(tests::category_of([&] { (void)read(other, sample.before); }) == base::Category::refused);
+}
+
+TEST_CASE("deltas that break the format are refused", "[delta]") {
+  const Sample sample;
+  const auto message = [&](const base::Buffer& file) {
+    return tests::message_of([&] { (void)read(file, sample.before); });
+  };
+  CHECK(message({}) == "delta: too short");
+  auto bytes = sample.file;
+  bytes[0] ^= std::byte{1};
+  CHECK(message(bytes) == "delta: bad magic");
+  const std::size_t head_size = 8 + base::load_le<std::uint32_t>(sample.file.data() + 4);
+  bytes = sample.file;
+  bytes[head_size] ^= std::byte{1};
+  CHECK(message(bytes) == "delta: bad magic");
+  bytes = sample.file;
+  bytes.resize(head_size + 8);
+  base::append(bytes, base::as_bytes("abc"));
+  base::store_le(bytes.data() + head_size + 4, std::uint32_t{3});
+  CHECK(message(bytes) == "delta: bad list of a prefix");
 }
 
 TEST_CASE("truncated and flipped deltas are noticed, or give other bytes for the ids to tell", "[delta]") {

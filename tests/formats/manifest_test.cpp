@@ -321,3 +321,12 @@ TEST_CASE("times are decimal numbers of seconds, before the epoch too", "[manife
     CHECK(formats::to_line(row) == line);
   }
 }
+
+TEST_CASE("a key without a value is told from an unknown one", "[manifest]") {
+  tests::TextStore store;
+  const auto message = [&](const std::string& key) {
+    return tests::message_of([&] { (void)read(store, tests::to_buffer(manifest(dir("a " + key)))); });
+  };
+  CHECK(message("x") == "manifest: key without value");
+  CHECK(message("x=1") != message("x"));
+}

@@ -5,6 +5,7 @@
 #include "formats/base/error.h"
 #include "formats/base/hash.h"
 #include "formats/compression/zstd.h"
+#include "tests/formats/damage.h"
 #include "tests/support/temp_dir.h"
 
 namespace {
@@ -114,6 +115,31 @@ TEST_CASE("maps that break the format are refused", "[map]") {
     INFO(text);
     CHECK(failure(frame(text)) == base::Category::refused);
   }
+}
+
+TEST_CASE("a map's lines are told apart by what is wrong with them", "[map]") {
+  const std::string head = "map 2 sha256 " + kRoot.hex() + " -\n", pack = "pack " + kPackA + "\n",
+                    delta = "delta " + kRoot.hex();
+  const auto message = [](const std::string& text) {
+    return tests::message_of([&] { (void)read(frame(text)); });
+  };
+  CHECK(read(frame(head + delta + " 1 2\n" + pack)).empty());
+  for (const auto& text :
+       {head + delta + " 1\n", head + delta + "\n", head + delta + " x 2\n", head + "delta 00 1 2\n",
+        head + pack + delta + " 1 2\n", head + "data\n" + delta + " 1 2\n"}) {
+    INFO(text);
+    CHECK(message(text) == "map: bad delta line");
+  }
+}
+
+TEST_CASE("a map that is a bomb is put down before it fills the memory", "[map]") {
+  std::string lines = "delta " + kRoot.hex() + " 11111111111111111 11111111111111111\n";
+  while (lines.size() < std::size_t{32} << 20) lines += lines;
+  auto bomb = frame("map 2 sha256 " + kRoot.hex() + " -\n");
+  const auto part = frame(lines);
+  for (std::size_t size = 0; size <= std::size_t{1} << 30; size += lines.size()) base::append(bomb, part);
+  CHECK(bomb.size() < 1 << 20);
+  CHECK(tests::message_of([&] { (void)read(bomb); }) == "map: larger than 1 GiB");
 }
 
 TEST_CASE("a map of another version is not for this program", "[map]") {

@@ -394,6 +394,44 @@ TEST_CASE("the fixed end of a trailer is checked before it is believed", "[pack]
           }) == Category::corrupt);
 }
 
+TEST_CASE("each field of a trailer's end is looked at", "[pack]") {
+  const auto good = pack_of(kGroups);
+  const auto frame_size = base::load_le<std::uint32_t>(good.data() + good.size() - 12);
+  const auto head = good.size() - 16 - frame_size - 8;
+  const auto message = [&](std::size_t at, std::uint32_t value) {
+    auto bytes = good;
+    put_le32(bytes, at, value);
+    return tests::message_of([&] { (void)trailer_of(bytes); });
+  };
+  CHECK(tests::message_of([] { (void)trailer_of(base::Buffer(23)); }) == "trailer: file too short");
+  CHECK(message(good.size() - 8, 0) == "trailer: missing");
+  CHECK(message(good.size() - 16, (std::uint32_t{256} << 20) + 1) == "trailer: impossible size");
+  CHECK(message(good.size() - 12, static_cast<std::uint32_t>(good.size())) == "trailer: impossible size");
+  CHECK(message(good.size() - 12, frame_size - 1) == "trailer: bad frame");
+  CHECK(message(head, 0) == "trailer: bad frame");
+  CHECK(message(head + 4, frame_size) == "trailer: bad frame");
+
+  auto left = 2;  // reads that succeed: the file is cut off after them
+  const auto whole = reader_of(good);
+  Listed listed;
+  CHECK(tests::message_of([&] {
+          formats::read_trailer(
+              ObjectFormat::sha256,
+              [&](std::uint64_t offset, base::MutableBytes to) { return left-- > 0 && whole(offset, to); },
+              good.size(), listed.visitor());
+        }) == "trailer: file too short");
+}
+
+TEST_CASE("a trailer that is a bomb is put down before it fills the memory", "[pack]") {
+  const auto group = encode({{"hello", BlobKind::data}}).bytes;
+  const auto message = [&](const std::string& text, std::size_t text_size) {
+    return tests::message_of([&] { (void)trailer_of(with_trailer(group, text, text_size)); });
+  };
+  const std::string head = "pack 1 sha256\n", long_line(std::size_t{1} << 20, 'x');
+  CHECK(message(head + long_line, head.size() + long_line.size()) == "trailer: line too long");
+  CHECK(message(head + long_line, 100) == "trailer: longer than declared");
+}
+
 TEST_CASE("a trailer is told from damage by its frame", "[pack]") {
   const auto bytes = pack_of(kGroups);
   const auto read = reader_of(bytes);

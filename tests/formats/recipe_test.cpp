@@ -265,3 +265,31 @@ TEST_CASE("a piece that holds another size than its list says is refused", "[rec
   CHECK(refused(store, head + ten + " 1 5\n" + twenty + " 1 25\n"));
   CHECK(refused(store, head + ten + " 1 10\n" + twenty + " 1 19\n"));
 }
+
+TEST_CASE("no line is handed out that lies beyond the size listed for its piece", "[recipe]") {
+  // Who reads a range stops before the piece's end is compared.
+  tests::TextStore store;
+  const auto ten = store.add(kChunk + " 10\n").hex(),
+             twice = store.add(kChunk + " 10\n" + kChunk + " 10\n").hex();
+  const std::string head = "recipe 1 sha256 30 vg1:a=16 - level 2\n";
+  RecipeReader reader(tests::to_buffer(head + twice + " 2 10\n" + ten + " 1 20\n"), ObjectFormat::sha256,
+                      store.get());
+  RecipeItem item;
+  CHECK(reader.next(item));
+  CHECK(tests::message_of([&] { (void)reader.next(item); }) == "recipe: a piece is not of the size listed");
+}
+
+TEST_CASE("sizes listed that do not sum up are refused though the lines do", "[recipe]") {
+  tests::TextStore store;
+  const auto ten = store.add(kChunk + " 10\n").hex();
+  const auto message = [&](const std::string& text) {
+    return tests::message_of([&] { (void)read(store, tests::to_buffer(text)); });
+  };
+  CHECK(message("recipe 1 sha256 20 vg1:a=16 - level 2\n" + ten + " 1 20\n" + ten + " 1 10\n") ==
+        "recipe: a piece is not of the size listed");
+  const auto list = store.add(ten + " 1 10\n").hex(), wide = store.add(ten + " 1 20\n").hex();
+  const std::string head = "recipe 1 sha256 20 vg1:a=16 - level 3\n";
+  CHECK(read(store, tests::to_buffer(head + list + " 1 10\n" + list + " 1 10\n")).size() == 2);
+  CHECK(message(head + wide + " 1 10\n" + list + " 1 10\n") ==
+        "recipe: a piece is larger than the one around it");
+}

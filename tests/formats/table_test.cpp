@@ -1,6 +1,7 @@
 #include "formats/table/table.h"
 
 #include <fcntl.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -12,6 +13,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/table/table_set.h"
+#include "tests/formats/damage.h"
 #include "tests/support/temp_dir.h"
 
 namespace {
@@ -184,14 +186,36 @@ TEST_CASE("a flipped bit, a cut and exchanged blocks are noticed", "[table]") {
   auto exchanged = good;
   std::swap_ranges(exchanged.begin(), exchanged.begin() + 4096, exchanged.begin() + 4096);
   CHECK(failure(exchanged) == base::Category::corrupt);
-  TableBlocks blocks;
-  auto other = kShape;
-  ++other.record_size;
-  const auto read = [&](std::uint64_t offset, base::MutableBytes buffer) {
-    std::memcpy(buffer.data(), good.data() + offset, buffer.size());
-    return true;
+}
+
+TEST_CASE("a table whose last block lies is not believed", "[table]") {
+  const auto good = write({{1, 1}, {2, 2}}, "x");
+  // Offsets in the last block: 0 magic, 8 version, 12 kind, 20 and 24 sizes, 28 records, 36 cells, 44 extra.
+  const auto message = [&](std::size_t at, std::uint64_t value, std::size_t size) {
+    auto bytes = good;
+    auto* block = bytes.data() + bytes.size() - formats::kTableBlock;
+    std::memcpy(block + at, &value, size);
+    const auto guarded = formats::kTableBlock - 8;
+    base::store_le(block + guarded,
+                   XXH3_64bits_withSeed(block, guarded, bytes.size() / formats::kTableBlock - 1));
+    return tests::message_of([&] { const Reader reader(bytes); });
   };
-  CHECK_THROWS_AS(Table(other, read, good.size(), blocks), base::Error);
+  for (const auto at : {0U, 8U, 12U, 20U, 24U})
+    CHECK(message(at, 9, 1) == "table: of another kind or version");
+  for (const auto at : {28U, 36U, 44U}) CHECK(message(at, good.size() + 1, 8) == "table: impossible counts");
+  CHECK(message(36, 0, 8) == "table: impossible counts");
+  CHECK(message(28, 300, 8) == "table: sections do not fill the file");
+  CHECK(message(36, 300, 8) == "table: sections do not fill the file");
+  CHECK(message(44, 5000, 8) == "table: sections do not fill the file");
+}
+
+TEST_CASE("a table that ends while it is read is damaged", "[table]") {
+  const auto good = write({{1, 1}, {2, 2}}, "x");
+  TableBlocks blocks;
+  CHECK(tests::message_of([&] {
+          const Table table(
+              kShape, [](std::uint64_t, base::MutableBytes) { return false; }, good.size(), blocks);
+        }) == "table: cut off");
 }
 
 TEST_CASE("a set of tables holds what was added, in few tables", "[table]") {

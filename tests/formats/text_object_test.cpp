@@ -265,6 +265,8 @@ TEST_CASE("lists that lie are refused", "[text]") {
     INFO(bad);
     CHECK(refused(store, bad));
   }
+  for (const auto& bad : {level2(empty + " 1 x\n"), level2(huge + " 1 x\n")})
+    CHECK(tests::message_of([&] { (void)read(store, to_buffer(bad)); }) == "piece of impossible size");
 }
 
 TEST_CASE("an object damaged anywhere is refused, or read as what it says", "[text]") {

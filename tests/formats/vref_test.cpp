@@ -210,3 +210,8 @@ TEST_CASE("a damaged vref is refused or read as what it says", "[vref]") {
     }
   });
 }
+
+TEST_CASE("a vref of a type that is not known says so", "[vref]") {
+  CHECK(tests::message_of([] { (void)parse_vref(R"({"vref":1,"type":"treee"})"); }) ==
+        "vref: unknown type 'treee'");
+}

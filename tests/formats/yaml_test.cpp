@@ -24,8 +24,12 @@ TEST_CASE("YAML that is more than plain values is refused", "[yaml]") {
   CHECK(tests::category_of([&] { (void)parse_yaml(text); }) == Category::usage);
 }
 
+TEST_CASE("a key of YAML is text", "[yaml]") {
+  CHECK(tests::message_of([] { (void)parse_yaml("a: 1\n[a]: b\n"); }) == "line 2: a key that is not text");
+}
+
 TEST_CASE("YAML that would take much room is refused", "[yaml]") {
-  CHECK(tests::category_of([] { (void)parse_yaml(std::string(1000, '[')); }) == Category::usage);
+  CHECK(tests::message_of([] { (void)parse_yaml(std::string(1000, '[')); }) == "line 1: nested too deep");
   CHECK(tests::category_of([] { (void)parse_yaml(std::string(formats::kMaxYaml + 1, ' ')); }) ==
         Category::usage);
 }
