@@ -139,37 +139,20 @@ class Units {
   Units(const std::function<std::unique_ptr<IngestItem>()>& next, std::size_t ahead)
       : next_(next), ahead_(ahead) {}
 
-  /// The next items and the channel for them; nullptr at the end. For workers.
+  /// The next items and the channel for them; nullptr at the end. What is thrown here ends it: take() throws
+  /// that after what was claimed before. For workers.
   std::shared_ptr<Channel> claim(std::vector<std::unique_ptr<IngestItem>>& items) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return stopped_ || ended_ || channels_.size() < ahead_; });
     if (stopped_ || ended_) return nullptr;
-    auto channel =
-        std::make_shared<Channel>();  // shared: worker and storing thread each outlive the other's interest
-    while (items.size() < kItemsPerUnit) {
-      auto item = next_();
-      if (item == nullptr) {
-        ended_ = true;
-        break;
-      }
-      items.push_back(std::move(item));
-    }
-    if (items.empty()) {  // nothing would ever come down this channel
+    try {
+      return claim_next(items);
+    } catch (...) {  // still under the lock: nobody else may ask for more
+      failure_ = std::current_exception();
+      ended_ = true;
       changed_.notify_all();
       return nullptr;
     }
-    channels_.push_back(channel);
-    changed_.notify_all();
-    return channel;
-  }
-
-  /// For workers whose claim failed: nobody claims more, and take() throws that after what was claimed
-  /// before.
-  void fail(std::exception_ptr failure) {
-    const std::lock_guard lock(mutex_);
-    failure_ = std::move(failure);
-    ended_ = true;
-    changed_.notify_all();
   }
 
   /// For the storing thread; nullptr when all units are done.
@@ -192,6 +175,26 @@ class Units {
   }
 
  private:
+  std::shared_ptr<Channel> claim_next(std::vector<std::unique_ptr<IngestItem>>& items) {
+    auto channel =
+        std::make_shared<Channel>();  // shared: worker and storing thread each outlive the other's interest
+    while (items.size() < kItemsPerUnit) {
+      auto item = next_();
+      if (item == nullptr) {
+        ended_ = true;
+        break;
+      }
+      items.push_back(std::move(item));
+    }
+    if (items.empty()) {  // nothing would ever come down this channel
+      changed_.notify_all();
+      return nullptr;
+    }
+    channels_.push_back(channel);
+    changed_.notify_all();
+    return channel;
+  }
+
   const std::function<std::unique_ptr<IngestItem>()>& next_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -204,12 +207,7 @@ class Units {
 void work(Units& units, internal::ItemReader& worker) {
   while (true) {
     std::vector<std::unique_ptr<IngestItem>> items;
-    std::shared_ptr<Channel> channel;
-    try {
-      channel = units.claim(items);
-    } catch (...) {
-      return units.fail(std::current_exception());
-    }
+    const auto channel = units.claim(items);
     if (channel == nullptr) return;
     try {
       worker.run(std::move(items), *channel);

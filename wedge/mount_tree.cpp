@@ -116,7 +116,8 @@ Nodes read_tree(vat::BlobSource& source, const ObjectId& manifest) {
     if (row.type == Row::Type::directory) open.emplace_back(row.path, number);
     if (is_link) {
       const auto original = tree.find_path(row.target);
-      if (!original) throw Error(Category::refused, "manifest: a hard link to nothing");
+      if (!original || tree.nodes[*original].type == Row::Type::directory)
+        throw Error(Category::refused, "manifest: a hard link to what is not an earlier file");
       tree.nodes[number].original = tree.nodes[*original].original;
       ++tree.nodes[tree.nodes[number].original].links;
     }

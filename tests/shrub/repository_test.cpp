@@ -105,7 +105,8 @@ void check_reading(Repository& repository, const std::string& git_dir) {
 void check_refs(Repository& repository, const std::string& git) {
   const auto refs = repository.refs(false);
   const auto commit_of = [&](const std::string& name) {
-    const auto found = std::find_if(refs.begin(), refs.end(), [&](const auto& ref) { return ref.name == name; });
+    const auto found =
+        std::find_if(refs.begin(), refs.end(), [&](const auto& ref) { return ref.name == name; });
     return found == refs.end() ? std::string() : found->commit;
   };
   const auto head = repository.resolve("HEAD");
@@ -250,5 +251,57 @@ TEST_CASE("what is no repository, or a broken one", "[shrub][repository]") {
       (void)repository->list(repository->resolve("main"), ".");
     });
     CHECK((category == Category::not_found || category == Category::refused));
+  }
+}
+
+TEST_CASE("a repository that lacks something of its history, refs or index is refused",
+          "[shrub][repository]") {
+  if (!run("git --version")) {
+    WARN("SKIPPED: no git");
+    return;
+  }
+  const tests::TempDir dir;
+  const auto top = dir / "r";
+  REQUIRE(make_history(top, ""));
+  const auto lose = [&](const std::string& revision) {
+    const auto id = output_of("git -C " + top + " rev-parse '" + revision + "'");
+    REQUIRE(run("rm -f " + top + "/.git/objects/" + id.substr(0, 2) + "/" + id.substr(2)));
+    return id;
+  };
+  const auto category = [&](const std::function<void(Repository&)>& read) {
+    // What libgit2 says of it may be another word for the same.
+    const auto with_libgit2 = tests::category_of([&] { read(*shrub::internal::open_with_libgit2(top)); });
+    CHECK((with_libgit2 == Category::refused || with_libgit2 == Category::not_found));
+    return tests::category_of([&] { read(*shrub::internal::open_with_git_program(top)); });
+  };
+  const auto walk = [&](Repository& repository) {
+    repository.walk({repository.resolve("main")}, [](const CommitInfo&) { return true; });
+  };
+  const auto head = output_of("git -C " + top + " rev-parse main");
+  SECTION("a commit") {
+    (void)lose("main~2");
+    CHECK(category(walk) == Category::refused);
+  }
+  SECTION("what a tag leads to") {
+    REQUIRE(run("cd " + top + " && git tag lost $(echo lost | git hash-object -w --stdin)"));
+    (void)lose("lost");
+    CHECK(category([](Repository& repository) { (void)repository.refs(false); }) == Category::refused);
+  }
+  SECTION("what an annotated tag leads to") {
+    REQUIRE(run("cd " + top +
+                " && export GIT_COMMITTER_NAME=c GIT_COMMITTER_EMAIL=c@example.org && "
+                "git tag -a -m lost lost $(echo lost | git hash-object -w --stdin)"));
+    (void)lose("lost^{}");
+    CHECK(category([](Repository& repository) { (void)repository.refs(false); }) == Category::refused);
+  }
+  SECTION("the index") {
+    REQUIRE(run("echo nonsense > " + top + "/.git/index"));
+    CHECK(category([](Repository& repository) { (void)repository.index(); }) == Category::refused);
+  }
+  SECTION("the end of a tree") {
+    const auto tree = output_of("cd " + top +
+                                " && git cat-file tree HEAD: | head -c 20 | "
+                                "git hash-object -t tree --literally -w --stdin");
+    CHECK(category([&](Repository& repository) { (void)repository.list_tree(tree); }) == Category::refused);
   }
 }

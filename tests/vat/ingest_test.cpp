@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -110,6 +111,24 @@ TEST_CASE("what next throws ends the ingest and comes out of it", "[vat][ingest]
         }) == Category::refused);
   CHECK(done <= at);
   CHECK(source.at <= at + 1);
+}
+
+TEST_CASE("next is not called again once it threw", "[vat][ingest]") {
+  for (int round = 0; round < 20; ++round) {
+    Source source{
+        10000, [&](std::size_t i) {
+          if (i == 70) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));  // others wait for their turn
+            throw Error(Category::refused, "enough");
+          }
+          return std::make_unique<FileItem>(i, Kind::nothing, "");
+        }};
+    CHECK(tests::category_of([&] {
+            vat::ingest(ObjectFormat::sha256, nullptr, chunker::make_parameters(13), 8,
+                        {source.next(), [](std::unique_ptr<IngestItem>) {}, {}});
+          }) == Category::refused);
+    REQUIRE(source.at == 71);
+  }
 }
 
 TEST_CASE("what done or progress throws ends the ingest, whatever workers are at", "[vat][ingest]") {

@@ -7,12 +7,14 @@
 #include <catch2/catch.hpp>
 #include <set>
 
+#include "formats/compression/zstd.h"
 #include "formats/map/map.h"
 #include "formats/text/manifest.h"
 #include "formats/text/recipe.h"
 #include "tests/vat/test_vat.h"
 #include "vat/content.h"
 #include "vat/ingest.h"
+#include "vat/internal/plan.h"
 
 using base::ObjectId;
 using tests::TestVat;
@@ -218,4 +220,20 @@ TEST_CASE("a damaged map of a tree is made anew as that", "[vat][maps]") {
   tests::write_file(file, base::as_bytes("nonsense"));
   vat::refresh_cache(*store);
   CHECK(tests::read_small_file(file) == sound);
+}
+
+TEST_CASE("a map of more runs than memory is made for is refused", "[vat][maps]") {
+  const auto root = base::hash_blob(base::ObjectFormat::sha256, {});
+  std::string text = "map 2 sha256 " + root.hex() + " -\ndata\n";
+  const std::size_t head = text.size();
+  const auto read = [&](std::size_t runs) {
+    text.resize(head);
+    for (std::size_t i = 0; i < runs; ++i) text += "- 1\n";
+    base::Buffer file;
+    (void)formats::ZstdCompressor().compress(base::as_bytes(text), file);
+    return vat::internal::RootMap(file, base::ObjectFormat::sha256, root).detail().has_value();
+  };
+  constexpr std::size_t kMost = std::size_t{1} << 21;
+  (void)read(kMost);
+  CHECK(tests::message_of([&] { (void)read(kMost + 1); }) == "map: more runs than fit into memory");
 }

@@ -233,6 +233,35 @@ TEST_CASE("readers of one missing blob cause one request", "[source]") {
   CHECK(source.report()[0].requests == before + 1);
 }
 
+TEST_CASE("a file put into a vat by hand is proven before a reader of another host sees it", "[source]") {
+  Filled filled;
+  const auto put = [&](const ObjectId& id, const std::string& suffix, base::Bytes bytes) {
+    const auto directory = filled.store.path() + "/primary/" + id.hex().substr(0, 2);
+    base::make_directories(directory);
+    tests::write_file(directory + "/" + id.hex().substr(2) + ".blob" + suffix, bytes);
+  };
+  const auto zeros = base::Buffer(formats::kMaxPackedBlob + 1);
+  base::Buffer bomb;
+  (void)formats::ZstdCompressor().compress(zeros, bomb);
+  const auto lie = id_of(base::as_bytes("truth")), large = id_of(zeros);
+  put(lie, "", base::as_bytes("a lie"));
+  put(large, ".zst", bomb);
+  const tests::TempDir caches;
+  Server server("nginx", filled.store.path() + "/..");
+  if (!server.is_ready()) {
+    WARN("SKIPPED: nginx is not installed");
+    return;
+  }
+  vat::PeerOptions options;
+  options.cache_dir = caches / "c";
+  const auto message = [&](const ObjectId& id) {
+    vat::PeerSet source(base::ObjectFormat::sha256, {}, {server.address("/vat")}, options);
+    return tests::message_of([&] { (void)source.read(id); });
+  };
+  CHECK_THAT(message(lie), Catch::Contains("does not match its name"));
+  CHECK_THAT(message(large), Catch::Contains("too large to be fetched"));
+}
+
 TEST_CASE("blobs of a root that was learnt cost one request each, or fewer if they are named before",
           "[source]") {
   Filled filled;

@@ -7,6 +7,7 @@
 #include "tests/formats/damage.h"
 #include "tests/wedge/test_store.h"
 #include "wedge/lazy_reader.h"
+#include "wedge/mount_tree.h"
 #include "wedge/overlay.h"
 
 using base::Category;
@@ -94,4 +95,21 @@ TEST_CASE("what is written lies over the disk, block by block", "[wedge][overlay
         }) == Category::busy);
   disk.read(0, seen, {});
   CHECK(seen == expected);
+}
+
+TEST_CASE("a mounted tree whose hard link leads to no file is refused", "[wedge][lazy]") {
+  Store store;
+  const std::string top = "manifest 1 sha256\nd 755 0 0 0.000000000 - - .\n",
+                    file = "f 644 0 0 0.000000000 4 " + store.put("evil").hex() + " a\n";
+  const auto message = [&](const std::string& rows) {
+    const auto manifest = store.put(top + rows, formats::BlobKind::manifest);
+    wedge::EntryRoot root;
+    root.manifest = manifest;
+    wedge::MountTree tree(*store.store, {{"t", root, {}}}, false);
+    return tests::message_of([&] { (void)tree.find(tree.find(wedge::MountTree::kTop, "t"), "b"); });
+  };
+  for (const auto& rows :
+       {file + "h - - - - - aa b\n", std::string("d 755 0 0 0.000000000 - - a\nh - - - - - a b\n"),
+        std::string("d 755 0 0 0.000000000 - - a\nh - - - - - a a/b\n"), std::string("h - - - - - . b\n")})
+    CHECK_THAT(message(rows), Catch::Contains("a hard link to what is not an earlier file"));
 }

@@ -397,3 +397,14 @@ TEST_CASE("a link into a tree that is there goes to a path of the tree only", "[
     CHECK(tests::read_file(store.dir / "new/to") == "a row");
   }
 }
+
+TEST_CASE("a tree deeper than a manifest can say is refused, and named", "[wedge][scan]") {
+  const tests::TempDir dir;
+  auto at = open_dir(dir.path());
+  for (std::size_t depth = 0; depth <= formats::kMaxDepth; ++depth) {
+    REQUIRE(::mkdirat(at.get(), "d", 0777) == 0);
+    at = base::open_directory(at.get(), "d");
+  }
+  CHECK_THAT(tests::message_of([&] { (void)rows_of(dir.path()); }),
+             Catch::Contains("a path that a manifest cannot hold"));
+}
