@@ -254,6 +254,19 @@ TEST_CASE("what is no repository, or a broken one", "[shrub][repository]") {
   }
 }
 
+TEST_CASE("a repository of somebody else is not read unless that is allowed", "[shrub][repository]") {
+  if (::geteuid() != 0 || !run("git --version")) {
+    WARN("SKIPPED: only root can give files away");
+    return;
+  }
+  const tests::TempDir dir;
+  REQUIRE(make_history(dir / "r", ""));
+  REQUIRE(run("chown -R 12345 " + (dir / "r")));
+  const auto error = tests::error_of([&] { (void)Repository::find(dir / "r"); });
+  CHECK(error.category() == Category::refused);
+  CHECK_FALSE(error.hint().empty());
+}
+
 TEST_CASE("a repository that lacks something of its history, refs or index is refused",
           "[shrub][repository]") {
   if (!run("git --version")) {
