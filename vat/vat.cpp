@@ -550,6 +550,7 @@ bool Vat::Impl::read_loose(const LooseFile& file, const base::ByteSink& sink) co
     base::Buffer buffer(std::size_t{256} << 10);
     while (const std::size_t count = decoder->read(buffer)) to(base::Bytes(buffer).subspan(0, count));
   };
+  bool in_sink = false;  // what goes wrong there says nothing of the file
   try {
     std::uint64_t size = 0;
     pass([&](base::Bytes bytes) { size += bytes.size(); });
@@ -559,13 +560,15 @@ bool Vat::Impl::read_loose(const LooseFile& file, const base::ByteSink& sink) co
       if (bytes.size() > size) throw Error(Category::corrupt, "grew while it was read");
       size -= bytes.size();
       hasher.update(bytes);
+      in_sink = true;
       if (sink) sink(bytes);
+      in_sink = false;
     });
     return hasher.finish() == file.id;
   } catch (const Error& error) {
     // Damaged, changing, or not to be decompressed in bounded memory: in no case a copy to rely on.
-    if (error.category() == Category::corrupt || error.category() == Category::internal ||
-        error.category() == Category::refused)
+    if (!in_sink && (error.category() == Category::corrupt || error.category() == Category::internal ||
+                     error.category() == Category::refused))
       return false;
     throw;
   }
@@ -637,8 +640,6 @@ void Vat::create(const std::string& path, base::ObjectFormat format, const chunk
       base::throw_errno(name, errno);
   base::make_directories(path + "/cache/index");
   base::make_directories(path + "/cache/condemned");  // a full disk may have no room for it
-  const auto primary = base::open_directory(dir.get(), "primary");
-  base::sync_directory(primary.get());
   base::write_file_atomically(dir.get(), kSettingsFile,
                               base::as_bytes(Impl::new_settings(format, parameters)));
 }

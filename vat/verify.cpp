@@ -178,7 +178,6 @@ class PackCheck {
       if (pack + ".zst" == name_) return true;  // it took this one's place: all is there that there was
     impl_.with_index([&](internal::Index& index) { index.forget_pack(name_); });
     impl_.put_aside(file_, name_);
-    base::sync_directory(base::open_directory(impl_.dir.get(), Vat::Impl::kPackDir).get());
     if (hidden)
       impl_.note("pack " + name_ +
                  ": what can be read of it is stored anew; the rest is in local/quarantine");

@@ -1,10 +1,8 @@
 #include "formats/base/atomic_file.h"
 
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,15 +17,6 @@ namespace {
 constexpr std::uint64_t kWriteback = std::uint64_t{4} << 20;
 constexpr std::string_view kPrefix = ".vat-tmp-";
 constexpr std::size_t kNameSize = kPrefix.size() + 32;  // and a random_name()
-
-bool rename_unless_there(int from_dir, const char* from, int to_dir, const char* to) {
-  if (::renameat2(from_dir, from, to_dir, to, RENAME_NOREPLACE) == 0) return true;
-  if (errno == EEXIST) return false;
-  if (errno != EINVAL && errno != ENOSYS) throw_errno(std::string("rename to ") + to, errno);
-  // The file system has no RENAME_NOREPLACE; names are content, so replacing an equal file is harmless.
-  if (::renameat(from_dir, from, to_dir, to) != 0) throw_errno(std::string("rename to ") + to, errno);
-  return true;
-}
 
 }  // namespace
 
@@ -57,12 +46,12 @@ void AtomicFile::write(Bytes bytes) {
 
 bool AtomicFile::publish(int directory, const std::string& name, Existing existing, Durability durability) {
   if (durability == Durability::durable) sync_file(fd_.get());
-  bool published = true;
-  if (existing == Existing::keep) {
-    published = rename_unless_there(tmp_dir_, tmp_name_.c_str(), directory, name.c_str());
-  } else if (::renameat(tmp_dir_, tmp_name_.c_str(), directory, name.c_str()) != 0) {
+  // Where a file is kept its name is its content, so that to replace an equal one is harmless.
+  const bool published = existing == Existing::keep
+                             ? rename_to_free_name(tmp_dir_, tmp_name_, directory, name)
+                             : ::renameat(tmp_dir_, tmp_name_.c_str(), directory, name.c_str()) == 0;
+  if (!published && (existing == Existing::replace || errno != EEXIST))
     throw_errno("rename to " + name, errno);
-  }
   if (published) tmp_name_.clear();
   if (durability == Durability::durable) sync_directory(directory);
   fd_.close();

@@ -201,6 +201,11 @@ std::size_t read_available(int fd, MutableBytes buffer) {
   }
 }
 
+bool rename_to_free_name(int from_dir, const std::string& from, int to_dir, const std::string& to) noexcept {
+  if (::renameat2(from_dir, from.c_str(), to_dir, to.c_str(), RENAME_NOREPLACE) == 0) return true;
+  return (errno == EINVAL || errno == ENOSYS) && ::renameat(from_dir, from.c_str(), to_dir, to.c_str()) == 0;
+}
+
 std::size_t read_some(int fd, MutableBytes buffer) {
   std::size_t total = 0;
   while (total < buffer.size()) {

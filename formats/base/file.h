@@ -75,6 +75,10 @@ void begin_writeback(int fd) noexcept;
 /// fsync of a directory, so that names in it survive power loss.
 void sync_directory(int dir);
 
+/// Renames, but not to a name that something has; a file system that cannot promise that (no
+/// RENAME_NOREPLACE) replaces it. False: errno is set.
+[[nodiscard]] bool rename_to_free_name(int from_dir, const std::string& from, int to_dir,
+                                       const std::string& to) noexcept;
 /// Removes `name` in `dir` and all below it, never following a symlink. An absent name is fine. Directories
 /// that deny access are opened up first, as far as their owner may.
 void remove_tree(int dir, const std::string& name);

@@ -182,13 +182,13 @@ def synced_old(lab):
     put_vref(lab, "i", lab.new_vrefs[1])
 
 
-def interrupted(before, *command):
-    """Another sync was killed in the middle, before this call, on a file system that cannot exchange names."""
+def interrupted(before, *command, gone=None, there=synced_old):
+    """Another sync was killed in the middle, before this call, on a file system that cannot exchange names. `gone`: the entry that was moved away."""
     def again(lab):
+        there(lab)
         lab.had_wedge = False
-        synced_old(lab)
         lab.run("shrub", *command, "s", "W", expect=-9, fault=before, more={"FAULT_PLAIN": "1"})
-        lab.check("--in-place" in command or not os.path.exists(f"{lab.top}/W/i"), "it was not killed between the two renames")
+        lab.check(not gone or not os.path.exists(f"{lab.top}/W/{gone}"), "it was not killed between the two renames")
     return again
 
 
@@ -245,6 +245,12 @@ def wedge_new(lab):
     lab.same(lab.path("new"), f"{lab.top}/W/t")
     lab.same(lab.path("new.img"), f"{lab.top}/W/i")
     lab.run("shrub", "verify", "s", "W")
+    lab.run("shrub", "status", "s", "W")
+
+
+def overwritten(lab):
+    wedge_new(lab)
+    own_file_is_kept(lab)
 
 
 def wedge_whole(lab):
@@ -329,14 +335,16 @@ VERBS = [
     Verb("sync-nested", nested, ["shrub", "sync", "s", "W"], nested_new),
     Verb("sync-keep", both_stored, ["shrub", "sync", "--keep-extra", "s", "W"], own_file_is_kept, own_file_is_kept, with_own_file),
     Verb("sync-in-place", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, wedge_before(True)),
-    Verb("overwrite", both_stored, ["shrub", "sync", "--overwrite", "s", "W"], wedge_new, own_file_is_kept, with_own_file),
+    Verb("overwrite", both_stored, ["shrub", "sync", "--overwrite", "s", "W"], overwritten, own_file_is_kept, with_own_file),
     Verb("add-rich", rich_stored, ["shrub", "add-dir", "../rich", "s/t.vref"], lambda lab: lab.run("vat", "--vat", "v", "verify")),
     Verb("sync-rich", rich_stored, ["shrub", "sync", *RICH, "s", "W"], rich_new),
     Verb("sync-rich-again", rich_stored, ["shrub", "sync", *RICH, "s", "W"], rich_new, None, rich_synced),
     Verb("sync-rich-in-place", rich_stored, ["shrub", "sync", "--in-place", *RICH, "s", "W"], rich_new, None, rich_synced),
     Verb("sync-archive", archive_stored, ["shrub", "sync", "s", "W"], unpacked),
     Verb("sync-gone", both_stored, ["shrub", "sync", "s", "W"], only_tree, None, one_gone),
-    Verb("sync-interrupted", both_stored, ["shrub", "sync", "s", "W"], wedge_new, None, interrupted("rename:kill:3", "sync")),
+    Verb("sync-interrupted", both_stored, ["shrub", "sync", "s", "W"], wedge_new, None, interrupted("rename:kill:3", "sync", gone="i")),
+    Verb("overwrite-interrupted", both_stored, ["shrub", "sync", "--overwrite", "s", "W"], overwritten, own_file_is_kept,
+         interrupted("rename:kill:8", "sync", "--overwrite", gone="t", there=with_own_file)),
     Verb("in-place-interrupted", both_stored, ["shrub", "sync", "--in-place", "s", "W"], wedge_new, None, interrupted("unlink:kill:2", "sync", "--in-place")),
     Verb("hash", nothing, ["vat", "hash-object", "../new/big"], lambda lab: None),
     Verb("get", both_stored, ["vat", "--vat", "v", "get", "id of new/big", "-o", "got"], got("new/big"), whole("new/big"), before_got),

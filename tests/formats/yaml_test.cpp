@@ -22,6 +22,7 @@ TEST_CASE("YAML that is more than plain values is refused", "[yaml]") {
   const auto* text = GENERATE("a: &x 1", "a: *x", "a: !!str 1", "a: 1\na: 2", "[a]: b", "a: [",
                               "a: 1\n---\nb: 2", "a: 1\n\tb: 2", "\x01", "a: \xff");
   CHECK(tests::category_of([&] { (void)parse_yaml(text); }) == Category::usage);
+  CHECK_THAT(tests::message_of([] { (void)parse_yaml("a: ["); }), Catch::StartsWith("line 2: did not find"));
 }
 
 TEST_CASE("a key of YAML is text", "[yaml]") {

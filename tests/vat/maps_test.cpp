@@ -189,6 +189,23 @@ TEST_CASE("a damaged cache is named and put right", "[vat][maps]") {
   CHECK(follow(store, one.content.blob) == wanted(store, *one.content.recipe));
 }
 
+TEST_CASE("a table of the index that rotted is named, and made anew", "[vat][maps]") {
+  TestVat store;
+  const auto added = add_large(store, 1);
+  vat::write_map(*store, added.root());
+  store.reopen();
+  (void)store->find(added.content.blob);
+  const auto tables = store.path() + "/cache/index/";
+  const auto table = tables + tests::read_small_file(tables + "list").substr(0, 64);
+  TestVat::flip(table, 4096);  // in what was read already
+  const std::vector<std::string> one{table.substr(store.path().size() + 1)};
+  CHECK(damaged_cache(store, false) == one);
+  CHECK(damaged_cache(store, true) == one);
+  store.reopen();
+  CHECK(damaged_cache(store, false).empty());
+  CHECK(follow(store, added.content.blob) == wanted(store, *added.content.recipe));
+}
+
 TEST_CASE("a vat whose cache cannot be written does without", "[vat][maps]") {
   TestVat store;
   const auto added = add_large(store, 1);

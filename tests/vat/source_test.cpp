@@ -262,6 +262,23 @@ TEST_CASE("a file put into a vat by hand is proven before a reader of another ho
   CHECK_THAT(message(large), Catch::Contains("too large to be fetched"));
 }
 
+TEST_CASE("what is too large for memory is streamed, and not read", "[source]") {
+  TestVat store;
+  const base::Buffer bytes(formats::kMaxPackedBlob + 1);
+  const auto id = store.id_of(bytes);
+  const auto directory = store.path() + "/primary/" + id.hex().substr(0, 2);
+  base::make_directories(directory);
+  tests::write_file(directory + "/" + id.hex().substr(2) + ".blob", bytes);
+  const tests::TempDir caches;
+  vat::PeerOptions options;
+  options.cache_dir = caches / "c";
+  vat::PeerSet source(base::ObjectFormat::sha256, {store.shared()}, {}, options);
+  std::uint64_t size = 0;
+  source.stream(id, [&](base::Bytes part) { size += part.size(); });
+  CHECK(size == bytes.size());
+  CHECK_THAT(tests::message_of([&] { (void)source.read(id); }), Catch::Contains("larger than 8.0 MiB"));
+}
+
 TEST_CASE("blobs of a root that was learnt cost one request each, or fewer if they are named before",
           "[source]") {
   Filled filled;

@@ -51,6 +51,12 @@ bool make_tree(const tests::TempDir& dir) {
              "ln t/a/b/f t/z && find t -exec touch -h -d @1000000000 {} +");
 }
 
+void check_is_refused(const tests::TempDir& dir) {
+  CHECK(tests::category_of([&] { (void)list(dir / "x.tar", "tar"); }) == Category::refused);
+  CHECK(tests::category_of([&] { (void)unpack(dir / "x.tar", "tar", dir.path(), "out"); }) ==
+        Category::refused);
+}
+
 }  // namespace
 
 TEST_CASE("an archive lists and unpacks as the tree it was made of", "[wedge][unpack]") {
@@ -130,9 +136,7 @@ TEST_CASE("archives that reach out of their tree are refused", "[wedge][unpack]"
     return;
   }
   INFO(make);
-  CHECK(tests::category_of([&] { (void)list(dir / "x.tar", "tar"); }) == Category::refused);
-  CHECK(tests::category_of([&] { (void)unpack(dir / "x.tar", "tar", dir.path(), "out"); }) ==
-        Category::refused);
+  check_is_refused(dir);
   struct stat info;
   CHECK(::lstat((dir / "escaped").c_str(), &info) != 0);
   CHECK(::lstat("/escaped", &info) != 0);
@@ -151,9 +155,7 @@ TEST_CASE("a directory does not take the place of a file, nor does a symlink lea
     return;
   }
   INFO(make);
-  CHECK(tests::category_of([&] { (void)list(dir / "x.tar", "tar"); }) == Category::refused);
-  CHECK(tests::category_of([&] { (void)unpack(dir / "x.tar", "tar", dir.path(), "out"); }) ==
-        Category::refused);
+  check_is_refused(dir);
 }
 
 TEST_CASE("damaged archives and unknown kinds are not unpacked", "[wedge][unpack]") {

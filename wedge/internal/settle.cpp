@@ -77,13 +77,6 @@ void finish_top(const WedgeDir& dir, const Record& made) {
   if (top && top->type == Row::Type::directory) set_top(dir.top(), made.path, *top, fidelity_of(made.key));
 }
 
-/// Never over what is there; where the file system cannot promise that, the wedge's lock does. False: errno
-/// is set.
-bool move_to_free_name(int from, const char* name, int to, const std::string& free_name) {
-  if (::renameat2(from, name, to, free_name.c_str(), RENAME_NOREPLACE) == 0) return true;
-  return (errno == EINVAL || errno == ENOSYS) && ::renameat(from, name, to, free_name.c_str()) == 0;
-}
-
 }  // namespace
 
 void set_top(int parent, const std::string& path, const Row& top, const Fidelity& fidelity) {
@@ -159,7 +152,7 @@ std::map<std::string, Error> recover(const WedgeDir& dir) {
             base::find_open_at(dir.tmp(), record->workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
         if (work && find_stat(work->get(), "old")) {
           const WritableTop writable(work->get(), "old");
-          if (!move_to_free_name(work->get(), "old", parent->get(), entry))
+          if (!base::rename_to_free_name(work->get(), "old", parent->get(), entry))
             base::throw_errno("put back " + record->path, errno);
           base::sync_directory(parent->get());
         }

@@ -70,7 +70,6 @@ base::UniqueFd WedgeDir::make_parent(const std::string& path) const {
   for (std::string_view rest = path; !rest.empty();) {
     const std::string name(base::take_field(rest, '/'));
     if (::mkdirat(at.get(), name.c_str(), 0777) != 0 && errno != EEXIST) base::throw_errno(path, errno);
-    base::sync_directory(at.get());
     at = base::open_beneath(at.get(), name, O_RDONLY | O_DIRECTORY);
   }
   return at;

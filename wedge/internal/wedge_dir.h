@@ -28,6 +28,7 @@ class WedgeDir {
   [[nodiscard]] std::optional<base::UniqueFd> find_parent(const std::string& path) const;
   /// nullopt also if something else stands there.
   [[nodiscard]] std::optional<base::UniqueFd> look_for_parent(const std::string& path) const;
+  /// Durable after the next syncfs.
   [[nodiscard]] base::UniqueFd make_parent(const std::string& path) const;
 
   /// What an entry holds; nullopt if no sync made it.
