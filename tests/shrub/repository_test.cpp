@@ -1,6 +1,7 @@
 // One suite for every kind of repository and both ways of reading them.
 #include "shrub/repository.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -265,6 +266,29 @@ TEST_CASE("a repository of somebody else is not read unless that is allowed", "[
   const auto error = tests::error_of([&] { (void)Repository::find(dir / "r"); });
   CHECK(error.category() == Category::refused);
   CHECK_FALSE(error.hint().empty());
+}
+
+TEST_CASE("a git program that says what it should not is not believed", "[shrub][repository]") {
+  if (!run("git --version")) {
+    WARN("SKIPPED: no git");
+    return;
+  }
+  const tests::TempDir dir;
+  const auto message = [&](const std::string& answer) {
+    tests::write_file(dir / "git", base::as_bytes("#!/bin/sh\ncase \"$*\" in *rev-parse*) echo sha1 ;; *) " +
+                                                  answer + " ;; esac\n"));
+    REQUIRE(::chmod((dir / "git").c_str(), 0755) == 0);
+    return tests::message_of(
+        [&] { (void)shrub::internal::open_with_git_program(dir.path())->list_tree(std::string(40, 'a')); });
+  };
+  const std::string path = std::getenv("PATH");
+  REQUIRE(::setenv("PATH", (dir.path() + ":" + path).c_str(), 1) == 0);
+  const auto tree = "printf '%s tree %s\\n' " + std::string(40, 'a') + " ";
+  CHECK_THAT(message("exit 1"), Catch::Contains("git gave up"));
+  CHECK_THAT(message("echo what do you mean"), Catch::Contains("git says 'what do you mean'"));
+  CHECK_THAT(message(tree + "many"), Catch::Contains("git says"));
+  CHECK_THAT(message(tree + "4294967297"), Catch::Contains("too large"));
+  REQUIRE(::setenv("PATH", path.c_str(), 1) == 0);
 }
 
 TEST_CASE("a repository that lacks something of its history, refs or index is refused",

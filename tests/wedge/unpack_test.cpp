@@ -158,6 +158,19 @@ TEST_CASE("a directory does not take the place of a file, nor does a symlink lea
   check_is_refused(dir);
 }
 
+TEST_CASE("a member of an archive has a name", "[wedge][unpack]") {
+  const tests::TempDir dir;
+  if (!run("cd " + dir.path() +
+           " && python3 -c \"import tarfile; t=tarfile.open('x.tar','w'); t.addfile(tarfile.TarInfo('')); "
+           "t.close()\"")) {
+    WARN("SKIPPED: no Python");
+    return;
+  }
+  check_is_refused(dir);
+  CHECK_THAT(tests::message_of([&] { (void)list(dir / "x.tar", "tar"); }),
+             Catch::Contains("a member without a name"));
+}
+
 TEST_CASE("damaged archives and unknown kinds are not unpacked", "[wedge][unpack]") {
   const tests::TempDir dir;
   REQUIRE(make_tree(dir));
