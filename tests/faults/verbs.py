@@ -163,6 +163,12 @@ def one_gone(lab):
     os.remove(f"{lab.top}/s/i.vref")
 
 
+def only_one_gone(lab):
+    """Nothing else is to do."""
+    lab.run("shrub", "sync", "s", "W")
+    os.remove(f"{lab.top}/s/i.vref")
+
+
 def only_tree(lab):
     lab.same(lab.path("new"), f"{lab.top}/W/t")
     lab.check(not os.path.exists(f"{lab.top}/W/i"), "an entry without a vref stays")
@@ -342,6 +348,7 @@ VERBS = [
     Verb("sync-rich-in-place", rich_stored, ["shrub", "sync", "--in-place", *RICH, "s", "W"], rich_new, None, rich_synced),
     Verb("sync-archive", archive_stored, ["shrub", "sync", "s", "W"], unpacked),
     Verb("sync-gone", both_stored, ["shrub", "sync", "s", "W"], only_tree, None, one_gone),
+    Verb("sync-only-gone", both_stored, ["shrub", "sync", "s", "W"], only_tree, None, only_one_gone),
     Verb("sync-interrupted", both_stored, ["shrub", "sync", "s", "W"], wedge_new, None, interrupted("rename:kill:3", "sync", gone="i")),
     Verb("overwrite-interrupted", both_stored, ["shrub", "sync", "--overwrite", "s", "W"], overwritten, own_file_is_kept,
          interrupted("rename:kill:8", "sync", "--overwrite", gone="t", there=with_own_file)),
