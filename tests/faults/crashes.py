@@ -232,6 +232,9 @@ def cases(lab):
         chosen |= {(last, variant) for variant in ("all", "synced", "nodata")}
         if verb.name == "in-place-interrupted":  # links keep what is about to be replaced; all of them are lost once, after the renames that follow
             chosen |= {(end, variant) for end, variant in all_cases if variant == f"without{end - 3}" and recorded.ops[end - 3][0] == LINK}
+        if verb.name == "overwrite-interrupted":  # what was moved away comes back; that is lost once, after what follows
+            back = {f"without{i}": i for i, op in enumerate(recorded.ops) if op[0] == RENAME and op[5] == "old"}
+            chosen |= {(end, variant) for end, variant in all_cases if end <= back.get(variant, -5) + 4}
         lab.counts["crash states there are"] += len(all_cases)
         for end, variant in sorted(chosen):
             yield f"{verb.name}:{end}:{variant}"

@@ -275,6 +275,11 @@ TEST_CASE("group headers that lie are corrupt and cost no memory", "[pack]") {
     CHECK(formats::walk_pack(reader_of(bytes), bytes.size(), walked.visitor()) == 0);
     CHECK(walked.places.empty());
   }
+  for (const std::uint32_t size : {0U, 11U, 655373U, 0xFFFFFFFFU}) {
+    auto bytes = good;
+    put_le32(bytes, 4, size);
+    CHECK(tests::message_of([&] { (void)formats::find_group_header(bytes); }) == "group: bad header size");
+  }
 }
 
 TEST_CASE("blob tables that lie are corrupt", "[pack]") {

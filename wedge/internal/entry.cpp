@@ -197,7 +197,6 @@ std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& roo
     ImageDisk disk(source, *root.recipe, root.size);
     formats::write_qcow2(disk, fd.get(), {std::nullopt, root.form == EntryRoot::Form::qcow2_zstd}, progress);
   }
-  base::sync_file(fd.get());
   const auto size = base::file_size(fd.get());
   fd.close();
   return size;

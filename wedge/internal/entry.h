@@ -16,7 +16,7 @@
 
 namespace wedge::internal {
 
-/// Makes `name` in `dir`, durably, to become the entry `path`; returns its size in bytes.
+/// Makes `name` in `dir`, to become the entry `path`; returns its size in bytes. It is the caller that syncs.
 std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, const std::string& path,
                                    int dir, const std::string& name,
                                    const std::function<void(std::uint64_t)>& progress);
