@@ -460,6 +460,26 @@ TEST_CASE("rows whose guard was made to fit still cannot make wrong bytes pass",
   for (const auto& blob : blobs) CHECK(tests::holds(*store, store.id_of(blob), blob));
 }
 
+TEST_CASE("a place that leads to nothing says what is wrong with it", "[vat][damage]") {
+  TestVat store;
+  const auto blobs = some_blobs(1, 3);
+  const auto pack = store.add_pack(blobs);
+  const auto id = store.id_of(blobs[0]);
+  const auto good = store.place_of(id);
+  const auto message = [&](const vat::internal::Place& place) {
+    return tests::message_of([&] { (void)store->impl().read_place(id, place); });
+  };
+  auto wrong = good;
+  wrong.position = 100;
+  CHECK(message(wrong) == "group holds fewer blobs than indexed");
+  wrong = good;
+  wrong.group.offset = tests::read_small_file(store.pack_path(pack)).size() - 10;
+  CHECK(message(wrong) == "pack ends within a group");
+  wrong = good;
+  ++wrong.pack;
+  CHECK(message(wrong) == "pack is gone");
+}
+
 TEST_CASE("a vat that cannot be written is read with an index elsewhere", "[vat][damage]") {
   TestVat store;
   const auto blobs = some_blobs(1);
