@@ -131,7 +131,7 @@ SignatureText parse_signature(const std::string& text) {
     if (!line.starts_with(key) || line.size() <= key.size()) refuse();
     return std::string(line.substr(key.size()));
   };
-  (void)base::take_field(rest, '\n');
+  (void)base::take_field(rest, '\n');  // the header: to_text() has it, too
   SignatureText parsed;
   parsed.statement.name = formats::unescape(take("name "));
   const auto version = base::parse_decimal(take("version "));
