@@ -275,8 +275,10 @@ TEST_CASE("a git program that says what it should not is not believed", "[shrub]
   }
   const tests::TempDir dir;
   const auto message = [&](const std::string& answer) {
-    tests::write_file(dir / "git", base::as_bytes("#!/bin/sh\ncase \"$*\" in *rev-parse*) echo sha1 ;; *) " +
-                                                  answer + " ;; esac\n"));
+    tests::write_file(
+        dir / "git",
+        base::as_bytes("#!/bin/sh\ncase \"$*\" in *rev-parse*) echo sha1 ;; *) head -c 41 > /dev/null; " +
+                       answer + " ;; esac\n"));
     REQUIRE(::chmod((dir / "git").c_str(), 0755) == 0);
     return tests::message_of(
         [&] { (void)shrub::internal::open_with_git_program(dir.path())->list_tree(std::string(40, 'a')); });
