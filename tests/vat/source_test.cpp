@@ -92,6 +92,13 @@ class Server {
   bool ready_ = false;
 };
 
+/// As with stock tools.
+void put_by_hand(const TestVat& store, const ObjectId& id, const std::string& suffix, base::Bytes bytes) {
+  const auto directory = store.path() + "/primary/" + id.hex().substr(0, 2);
+  base::make_directories(directory);
+  tests::write_file(directory + "/" + id.hex().substr(2) + suffix, bytes);
+}
+
 /// A vat with a bit of everything, and what it holds.
 struct Filled {
   TestVat store;
@@ -115,12 +122,9 @@ struct Filled {
     vat::write_map(*store, {std::nullopt, std::nullopt, large.blob, large.recipe});
     const auto content = base::as_bytes("put here with stock tools\n");
     by_hand = store.id_of(content);
-    const auto hex = by_hand.hex();
-    base::make_directories(store.path() + "/primary/" + hex.substr(0, 2));
     base::Buffer packed;
     (void)formats::ZstdCompressor().compress(content, packed);
-    tests::write_file(store.path() + "/primary/" + hex.substr(0, 2) + "/" + hex.substr(2) + ".blob.zst",
-                      packed);
+    put_by_hand(store, by_hand, ".blob.zst", packed);
     const auto bad = tests::random_bytes(5000, 99);
     const auto pack = store.add_pack({bad});
     damaged = store.id_of(bad);
@@ -148,6 +152,17 @@ std::unique_ptr<vat::BlobSource> open(const std::string& kind, Filled& filled, c
   return std::make_unique<vat::PeerSet>(base::ObjectFormat::sha256, std::vector<std::shared_ptr<vat::Vat>>(),
                                         std::vector{server->address("/vat")}, options);
 }
+
+/// It by nginx, and a reader's cache. Says so if nginx is not there.
+struct Served {
+  explicit Served(const Filled& filled) : server("nginx", filled.store.path() + "/..") {
+    options.cache_dir = caches / "c";
+    if (!server.is_ready()) WARN("SKIPPED: nginx is not installed");
+  }
+  tests::TempDir caches;
+  Server server;
+  vat::PeerOptions options;
+};
 
 Category category_of_reading(vat::BlobSource& source, const ObjectId& id) {
   try {
@@ -211,15 +226,9 @@ TEST_CASE("every kind of vat gives what it holds, proven, and says what it does 
 
 TEST_CASE("readers of one missing blob cause one request", "[source]") {
   Filled filled;
-  const tests::TempDir caches;
-  Server server("nginx", filled.store.path() + "/..");
-  if (!server.is_ready()) {
-    WARN("SKIPPED: nginx is not installed");
-    return;
-  }
-  vat::PeerOptions options;
-  options.cache_dir = caches / "c";
-  vat::PeerSet source(base::ObjectFormat::sha256, {}, {server.address("/vat")}, options);
+  const Served served(filled);
+  if (!served.server.is_ready()) return;
+  vat::PeerSet source(base::ObjectFormat::sha256, {}, {served.server.address("/vat")}, served.options);
   CHECK(source.find(id_of(filled.blobs[0])));  // now it knows where blobs lie
   const auto before = source.report()[0].requests;
   std::atomic<int> right = 0;
@@ -235,27 +244,16 @@ TEST_CASE("readers of one missing blob cause one request", "[source]") {
 
 TEST_CASE("a file put into a vat by hand is proven before a reader of another host sees it", "[source]") {
   Filled filled;
-  const auto put = [&](const ObjectId& id, const std::string& suffix, base::Bytes bytes) {
-    const auto directory = filled.store.path() + "/primary/" + id.hex().substr(0, 2);
-    base::make_directories(directory);
-    tests::write_file(directory + "/" + id.hex().substr(2) + ".blob" + suffix, bytes);
-  };
   const auto zeros = base::Buffer(formats::kMaxPackedBlob + 1);
   base::Buffer bomb;
   (void)formats::ZstdCompressor().compress(zeros, bomb);
   const auto lie = id_of(base::as_bytes("truth")), large = id_of(zeros);
-  put(lie, "", base::as_bytes("a lie"));
-  put(large, ".zst", bomb);
-  const tests::TempDir caches;
-  Server server("nginx", filled.store.path() + "/..");
-  if (!server.is_ready()) {
-    WARN("SKIPPED: nginx is not installed");
-    return;
-  }
-  vat::PeerOptions options;
-  options.cache_dir = caches / "c";
+  put_by_hand(filled.store, lie, ".blob", base::as_bytes("a lie"));
+  put_by_hand(filled.store, large, ".blob.zst", bomb);
+  const Served served(filled);
+  if (!served.server.is_ready()) return;
   const auto message = [&](const ObjectId& id) {
-    vat::PeerSet source(base::ObjectFormat::sha256, {}, {server.address("/vat")}, options);
+    vat::PeerSet source(base::ObjectFormat::sha256, {}, {served.server.address("/vat")}, served.options);
     return tests::message_of([&] { (void)source.read(id); });
   };
   CHECK_THAT(message(lie), Catch::Contains("does not match its name"));
@@ -266,9 +264,7 @@ TEST_CASE("what is too large for memory is streamed, and not read", "[source]") 
   TestVat store;
   const base::Buffer bytes(formats::kMaxPackedBlob + 1);
   const auto id = store.id_of(bytes);
-  const auto directory = store.path() + "/primary/" + id.hex().substr(0, 2);
-  base::make_directories(directory);
-  tests::write_file(directory + "/" + id.hex().substr(2) + ".blob", bytes);
+  put_by_hand(store, id, ".blob", bytes);
   const tests::TempDir caches;
   vat::PeerOptions options;
   options.cache_dir = caches / "c";
@@ -282,15 +278,9 @@ TEST_CASE("what is too large for memory is streamed, and not read", "[source]") 
 TEST_CASE("blobs of a root that was learnt cost one request each, or fewer if they are named before",
           "[source]") {
   Filled filled;
-  const tests::TempDir caches;
-  Server server("nginx", filled.store.path() + "/..");
-  if (!server.is_ready()) {
-    WARN("SKIPPED: nginx is not installed");
-    return;
-  }
-  vat::PeerOptions options;
-  options.cache_dir = caches / "c";
-  vat::PeerSet source(base::ObjectFormat::sha256, {}, {server.address("/vat")}, options);
+  const Served served(filled);
+  if (!served.server.is_ready()) return;
+  vat::PeerSet source(base::ObjectFormat::sha256, {}, {served.server.address("/vat")}, served.options);
   source.learn({std::nullopt, std::nullopt, filled.large.blob, filled.large.recipe}, true);
   std::vector<ObjectId> chunks;
   formats::RecipeReader recipe(source.read(*filled.large.recipe), base::ObjectFormat::sha256,
