@@ -34,10 +34,10 @@ using base::Error;
 using base::ObjectId;
 using formats::BlobKind;
 using formats::RecipeItem;
-using internal::Channel;
 using internal::Event;
 using internal::kReadSize;
 using internal::Parcel;
+using internal::ParcelQueue;
 
 constexpr std::size_t kItemsPerUnit = 256;
 
@@ -141,7 +141,7 @@ class Units {
 
   /// The next items and the channel for them; nullptr at the end. What is thrown here ends it: take() throws
   /// that after what was claimed before. For workers.
-  std::shared_ptr<Channel> claim(std::vector<std::unique_ptr<IngestItem>>& items) {
+  std::shared_ptr<ParcelQueue> claim(std::vector<std::unique_ptr<IngestItem>>& items) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return stopped_ || ended_ || channels_.size() < ahead_; });
     if (stopped_ || ended_) return nullptr;
@@ -156,7 +156,7 @@ class Units {
   }
 
   /// For the storing thread; nullptr when all units are done.
-  std::shared_ptr<Channel> take() {
+  std::shared_ptr<ParcelQueue> take() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !channels_.empty() || ended_; });
     if (channels_.empty() && failure_) std::rethrow_exception(failure_);
@@ -175,9 +175,9 @@ class Units {
   }
 
  private:
-  std::shared_ptr<Channel> claim_next(std::vector<std::unique_ptr<IngestItem>>& items) {
-    auto channel =
-        std::make_shared<Channel>();  // shared: worker and storing thread each outlive the other's interest
+  std::shared_ptr<ParcelQueue> claim_next(std::vector<std::unique_ptr<IngestItem>>& items) {
+    auto channel = std::make_shared<ParcelQueue>();  // shared: worker and storing thread each outlive the
+                                                     // other's interest
     while (items.size() < kItemsPerUnit) {
       auto item = next_();
       if (item == nullptr) {
@@ -199,7 +199,7 @@ class Units {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::size_t ahead_;
-  std::deque<std::shared_ptr<Channel>> channels_;
+  std::deque<std::shared_ptr<ParcelQueue>> channels_;
   bool ended_ = false, stopped_ = false;
   std::exception_ptr failure_;
 };
@@ -228,7 +228,7 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
   Units units(callbacks.next, threads + 2);
   Storer storer(format, adder, parameters);
   std::vector<std::jthread> workers;
-  std::shared_ptr<Channel> channel;
+  std::shared_ptr<ParcelQueue> channel;
   try {
     for (unsigned i = 0; i < threads; ++i) {
       try {

@@ -16,8 +16,8 @@ namespace {
 
 using base::Category;
 using base::Error;
-using internal::Channel;
 using internal::DeltaMaker;
+using internal::WireChannel;
 
 constexpr int kLevel = 3;  ///< of zstd: quicker than most lines
 constexpr std::size_t kMaxHaves = 64;
@@ -25,7 +25,7 @@ constexpr std::uint64_t kMaxBits = std::uint64_t{64} << 20;  ///< bytes of them:
 
 class Server {
  public:
-  Server(Vat& vat, Channel& channel) : vat_(vat), channel_(channel) {}
+  Server(Vat& vat, WireChannel& channel) : vat_(vat), channel_(channel) {}
 
   /// False when there is no further request.
   bool answer() {
@@ -83,14 +83,14 @@ class Server {
   }
 
   Vat& vat_;
-  Channel& channel_;
+  WireChannel& channel_;
 };
 
 }  // namespace
 
 void serve(Vat& vat, const std::function<std::size_t(base::MutableBytes)>& read,
            const base::ByteSink& write) {
-  Channel channel(read, write);
+  WireChannel channel(read, write);
   channel.write_line(internal::FarServer::kGreeting + std::string(base::to_string(vat.object_format())));
   Server server(vat, channel);
   while (server.answer()) {

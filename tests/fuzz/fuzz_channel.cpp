@@ -16,13 +16,13 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     input = input.subspan(part.size());
     return part.size();
   };
-  vat::internal::Channel channel(read, [&](base::Bytes bytes) { base::append(written, bytes); });
+  vat::internal::WireChannel channel(read, [&](base::Bytes bytes) { base::append(written, bytes); });
   fuzz::survives([&] {
     for (bool lines = choice & 128;; lines = !lines) {
       if (lines) {
         const auto line = channel.read_line();
         if (!line) return;
-        fuzz::require(line->size() <= vat::internal::Channel::kMaxLine, "a line has a limit");
+        fuzz::require(line->size() <= vat::internal::WireChannel::kMaxLine, "a line has a limit");
         fuzz::require(line->find('\n') == std::string::npos, "a line is one");
         continue;
       }

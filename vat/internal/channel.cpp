@@ -10,11 +10,11 @@ namespace vat::internal {
 using base::Category;
 using base::Error;
 
-void Channel::write_line(const std::string& line) {
+void WireChannel::write_line(const std::string& line) {
   write_(base::as_bytes(line + "\n"));
 }
 
-std::optional<std::string> Channel::read_line() {
+std::optional<std::string> WireChannel::read_line() {
   for (std::size_t searched = 0;;) {
     const auto text = base::as_chars(base::Bytes(buffer_).subspan(at_));
     const auto end = text.find('\n', searched);
@@ -32,7 +32,7 @@ std::optional<std::string> Channel::read_line() {
   }
 }
 
-void Channel::write_block(base::Bytes bytes) {
+void WireChannel::write_block(base::Bytes bytes) {
   while (!bytes.empty()) {
     const auto part = bytes.subspan(0, std::min(bytes.size(), kMaxBlock));
     base::Buffer size;
@@ -43,18 +43,18 @@ void Channel::write_block(base::Bytes bytes) {
   }
 }
 
-void Channel::end_blocks() {
+void WireChannel::end_blocks() {
   write_(base::Buffer(4));
 }
 
-bool Channel::read_block(base::Buffer& to) {
+bool WireChannel::read_block(base::Buffer& to) {
   const std::size_t size = base::load_le<std::uint32_t>(take(4).data());
   if (size > kMaxBlock) throw Error(Category::corrupt, "a block that is too long");
   base::append(to, take(size));
   return size > 0;
 }
 
-bool Channel::fill() {
+bool WireChannel::fill() {
   buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<std::ptrdiff_t>(at_));
   at_ = 0;
   const auto before = buffer_.size();
@@ -65,7 +65,7 @@ bool Channel::fill() {
 }
 
 /// The view dies with the next call.
-base::Bytes Channel::take(std::size_t size) {
+base::Bytes WireChannel::take(std::size_t size) {
   while (buffer_.size() - at_ < size)
     if (!fill()) throw Error(Category::corrupt, "cut off");
   at_ += size;

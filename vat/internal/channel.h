@@ -11,10 +11,10 @@
 namespace vat::internal {
 
 /// One thread at a time. Throws corrupt for what is no line or block, or is too long, or cut off.
-class Channel {
+class WireChannel {
  public:
   /// `read`: the next bytes, as many as fit at most; 0 at the end.
-  Channel(std::function<std::size_t(base::MutableBytes)> read, base::ByteSink write)
+  WireChannel(std::function<std::size_t(base::MutableBytes)> read, base::ByteSink write)
       : read_(std::move(read)), write_(std::move(write)) {}
 
   void write_line(const std::string& line);

@@ -54,7 +54,7 @@ class FarServer {
   const std::function<bool()> is_over_;
   std::string name_;
   base::Process ssh_;
-  Channel channel_;
+  WireChannel channel_;
   const Clock::time_point begun_ = Clock::now();
   std::uint64_t received_ = 0;
   base::ObjectId from_, to_;

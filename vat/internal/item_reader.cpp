@@ -74,7 +74,7 @@ ItemReader::ItemReader(const chunker::Parameters& parameters, base::ObjectFormat
   if (adder != nullptr) known_.emplace(*adder);
 }
 
-void ItemReader::run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel) {
+void ItemReader::run(std::vector<std::unique_ptr<IngestItem>> items, ParcelQueue& channel) {
   channel_ = &channel;
   begin_parcel();
   for (auto& item : items) {

@@ -26,7 +26,7 @@ class ItemReader {
   /// `adder`: who will store it; nullptr: nobody.
   ItemReader(const chunker::Parameters& parameters, base::ObjectFormat format, const Adder* adder);
   /// Sends all there is to do about the items. What fails an item is said in it.
-  void run(std::vector<std::unique_ptr<IngestItem>> items, Channel& channel);
+  void run(std::vector<std::unique_ptr<IngestItem>> items, ParcelQueue& channel);
 
  private:
   Ingested read(int fd, IngestItem& item);
@@ -76,7 +76,7 @@ class ItemReader {
   base::ObjectHasher hasher_;
   base::Buffer buffer_;
   std::optional<KnownBlocks> known_;  ///< of the vat
-  Channel* channel_ = nullptr;
+  ParcelQueue* channel_ = nullptr;
   Parcel parcel_;
   std::size_t named_ = 0;        ///< events of the parcel that have their ids …
   std::size_t named_bytes_ = 0;  ///< … and the bytes they are of

@@ -18,9 +18,9 @@
 
 namespace vat::internal {
 
-constexpr std::size_t kParcelSize = std::size_t{2} << 20;   ///< bytes from which on a parcel goes
-constexpr std::size_t kChannelSize = std::size_t{4} << 20;  ///< bytes that wait in a channel, at most
-constexpr std::size_t kReadSize = std::size_t{1} << 20;     ///< bytes that are read at a time
+constexpr std::size_t kParcelSize = std::size_t{2} << 20;       ///< bytes from which on a parcel goes
+constexpr std::size_t kParcelQueueSize = std::size_t{4} << 20;  ///< bytes that wait in one queue, at most
+constexpr std::size_t kReadSize = std::size_t{1} << 20;         ///< bytes that are read at a time
 
 /// Bytes that grow at the end, where files are read to without being made zero first.
 class ParcelBytes {
@@ -65,13 +65,13 @@ struct Parcel {
 };
 
 /// The way from one worker to the storing thread.
-class Channel {
+class ParcelQueue {
  public:
   /// False if nobody wants it any more.
   bool send(Parcel parcel) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock,
-                  [&] { return abandoned_ || held_ == 0 || held_ + parcel.bytes.size() <= kChannelSize; });
+    changed_.wait(
+        lock, [&] { return abandoned_ || held_ == 0 || held_ + parcel.bytes.size() <= kParcelQueueSize; });
     if (abandoned_) return false;
     held_ += parcel.bytes.size();
     parcels_.push_back(std::move(parcel));
