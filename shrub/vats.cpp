@@ -20,25 +20,55 @@ using base::Error;
 
 constexpr std::size_t kMaxTrustFile = std::size_t{1} << 20;
 constexpr const char* kTrustFile = "trust.json";
+constexpr const char* kTimes = "trust-times";
 
-/// What the user trusts, in the order it was added.
-std::vector<std::string> trusted_names(const UserSettings& user) {
-  std::vector<std::string> names;
-  const auto file = user.config_dir + "/" + kTrustFile;
-  if (user.config_dir.empty() || ::access(file.c_str(), R_OK) != 0) return names;  // unreadable is no consent
+/// What trust.json holds, each in the order it was added.
+struct Trusted {
+  std::vector<std::string> vats, times;
+};
+
+Trusted read_trusted(const std::string& config_dir) {
+  Trusted trusted;
+  const auto file = config_dir + "/" + kTrustFile;
+  if (config_dir.empty() || ::access(file.c_str(), R_OK) != 0) return trusted;  // unreadable is no consent
   return base::named(file, [&] {
     const auto document = formats::json::parse(base::read_file(AT_FDCWD, file, kMaxTrustFile));
     const auto* object = document.find_object();
-    const auto* list = object != nullptr ? formats::json::find(*object, "vats") : nullptr;
     std::uint64_t version = 0;
     const auto* number = object != nullptr ? formats::json::find(*object, "trust") : nullptr;
     if (number == nullptr || !number->find_unsigned(version) || version != 1)
       throw Error(Category::no_store, "of a version this program does not know");
-    if (list != nullptr && list->find_array() != nullptr)
+    const auto read_list = [&](const char* key, std::vector<std::string>& to) {
+      const auto* list = formats::json::find(*object, key);
+      if (list == nullptr || list->find_array() == nullptr) return;
       for (const auto& value : *list->find_array())
-        if (value.find_string() != nullptr) names.push_back(*value.find_string());
-    return names;
+        if (value.find_string() != nullptr) to.push_back(*value.find_string());
+    };
+    read_list("vats", trusted.vats);
+    read_list(kTimes, trusted.times);
+    return trusted;
   });
+}
+
+/// Adds `name` to one of the lists.
+void add_trusted(const std::string& config_dir, std::vector<std::string> Trusted::*list,
+                 const std::string& name) {
+  if (config_dir.empty())
+    throw Error(Category::usage, "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep consent");
+  if (::access((config_dir + "/" + kTrustFile).c_str(), R_OK) != 0 && errno != ENOENT && errno != ENOTDIR)
+    base::throw_errno(config_dir + "/" + kTrustFile, errno);
+  auto trusted = read_trusted(config_dir);
+  auto& names = trusted.*list;
+  if (std::find(names.begin(), names.end(), name) != names.end()) return;
+  names.push_back(name);
+  formats::json::Object document{{"trust", 1},
+                                 {"vats", formats::json::Array(trusted.vats.begin(), trusted.vats.end())}};
+  if (!trusted.times.empty())
+    document.emplace_back(kTimes, formats::json::Array(trusted.times.begin(), trusted.times.end()));
+  base::make_directories(config_dir);
+  const auto dir = base::open_directory(AT_FDCWD, config_dir);
+  base::write_file_atomically(dir.get(), kTrustFile, base::as_bytes(formats::json::to_document(document)),
+                              0600);
 }
 
 /// Where a vat of VAT.json is, and what it may do.
@@ -78,25 +108,20 @@ std::string full_name(const std::string& root, const std::string& url) {
 }
 
 bool is_trusted(const UserSettings& user, const std::string& name) {
-  const auto names = trusted_names(user);
+  const auto names = read_trusted(user.config_dir).vats;
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 void trust(const UserSettings& user, const std::string& name) {
-  if (user.config_dir.empty())
-    throw Error(Category::usage, "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep consent");
-  if (::access((user.config_dir + "/" + kTrustFile).c_str(), R_OK) != 0 && errno != ENOENT &&
-      errno != ENOTDIR)
-    base::throw_errno(user.config_dir + "/" + kTrustFile, errno);
-  auto names = trusted_names(user);
-  if (std::find(names.begin(), names.end(), name) != names.end()) return;
-  names.push_back(name);
-  formats::json::Array list(names.begin(), names.end());
-  base::make_directories(user.config_dir);
-  const auto dir = base::open_directory(AT_FDCWD, user.config_dir);
-  base::write_file_atomically(
-      dir.get(), kTrustFile,
-      base::as_bytes(formats::json::to_document({{"trust", 1}, {"vats", std::move(list)}})), 0600);
+  add_trusted(user.config_dir, &Trusted::vats, name);
+}
+
+std::vector<std::string> trusted_times(const std::string& config_dir) {
+  return read_trusted(config_dir).times;
+}
+
+void trust_times(const std::string& config_dir, const std::string& path) {
+  add_trusted(config_dir, &Trusted::times, path);
 }
 
 Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,

@@ -51,4 +51,9 @@ struct Vats {
 [[nodiscard]] bool is_trusted(const UserSettings& user, const std::string& name);
 void trust(const UserSettings& user, const std::string& name);
 
+/// Paths on file systems whose times the user takes for the content's, see base::FileSystems; and the
+/// consent. `config_dir`: as UserSettings has it.
+[[nodiscard]] std::vector<std::string> trusted_times(const std::string& config_dir);
+void trust_times(const std::string& config_dir, const std::string& path);
+
 }  // namespace shrub

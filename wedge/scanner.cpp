@@ -78,12 +78,13 @@ class Known {
         adder_(adder),
         vat_state_(adder != nullptr && !adder->avoids_packs() ? adder->vat().state() : std::string()) {}
 
-  [[nodiscard]] std::optional<KnownFile> find(const FileState& state) const {
-    return options_.cache != nullptr ? options_.cache->find(state) : std::nullopt;
+  [[nodiscard]] std::optional<KnownFile> find(const FileState& state, const base::FileAt& where) const {
+    return options_.cache != nullptr ? options_.cache->find(state, where) : std::nullopt;
   }
 
   /// Whether the file's content need not be read: it is known and, if it is to be stored, it is stored.
-  [[nodiscard]] bool suffices(KnownFile& known, const FileState& state, const std::string& path) const {
+  [[nodiscard]] bool suffices(KnownFile& known, const FileState& state, const base::FileAt& where,
+                              const std::string& path) const {
     if (!known.blob || options_.spot_check.is_due(state) || is_excluded(options_.always_hash, path, false))
       return false;
     if (adder_ == nullptr) return true;
@@ -93,12 +94,13 @@ class Known {
       return false;
     if (!vat_state_.empty() && known.stored == vat_state_) return true;
     if (!vat::holds(*adder_, *known.blob, known.recipe)) return false;
-    options_.cache->put(state, known, StatCache::now());
+    options_.cache->put(state, where, known, StatCache::now());
     return true;
   }
 
-  void put(const FileState& state, const KnownFile& known, std::int64_t read_since) const {
-    if (options_.cache != nullptr) options_.cache->put(state, known, read_since);
+  void put(const FileState& state, const base::FileAt& where, const KnownFile& known,
+           std::int64_t read_since) const {
+    if (options_.cache != nullptr) options_.cache->put(state, where, known, read_since);
   }
 
  private:
@@ -132,10 +134,11 @@ class ScanItem final : public vat::IngestItem {
       if (row.type == Row::Type::symlink) row.target = read_link(parent->get(), name);
       return std::nullopt;
     }
-    if (auto found = known_.find(file_state)) {
+    const base::FileAt where{parent->get(), name.c_str()};
+    if (auto found = known_.find(file_state, where)) {
       before_ = found->blob;
       const bool reading = file && options_.read_content;
-      if (!reading || known_.suffices(*found, file_state, row.path)) {
+      if (!reading || known_.suffices(*found, file_state, where, row.path)) {
         if (reading) content = vat::Ingested{*found->blob, found->recipe, file_state.size};
         if (options_.all_xattrs)
           found->xattrs =
@@ -161,7 +164,7 @@ class ScanItem final : public vat::IngestItem {
                     [](const auto& attribute) { return !internal::is_recorded_xattr(attribute.first); });
     fresh_ = std::move(fresh);
     if (reading) return fd;
-    if (!file) known_.put(file_state, *fresh_, read_since_);
+    if (!file) known_.put(file_state, where, *fresh_, read_since_);
     return std::nullopt;
   }
 
@@ -171,7 +174,7 @@ class ScanItem final : public vat::IngestItem {
     fresh_->blob = content->blob;
     fresh_->recipe = content->recipe;
     fresh_->exponent = stored ? options_.parameters.exponent : 0;
-    known_.put(file_state, *fresh_, read_since_);
+    known_.put(file_state, {-1}, *fresh_, read_since_);  // its file system was looked at when it was opened
     return before_ && *before_ != content->blob;
   }
 

@@ -19,18 +19,18 @@ using base::ObjectId;
 using formats::Guard;
 using formats::Statement;
 
-constexpr std::int64_t kVersion = 2;
+constexpr std::int64_t kVersion = 3;
 constexpr const char* kSchema = R"(
-  CREATE TABLE xattrs(device INTEGER, inode INTEGER, ctime INTEGER, xattrs BLOB, guard INTEGER,
-    PRIMARY KEY(device, inode)) WITHOUT ROWID;
+  CREATE TABLE xattrs(system INTEGER, inode INTEGER, ctime INTEGER, xattrs BLOB, guard INTEGER,
+    PRIMARY KEY(system, inode)) WITHOUT ROWID;
   CREATE TABLE runs(run INTEGER PRIMARY KEY, stored BLOB);
   CREATE TABLE turns(device INTEGER, inode INTEGER, turn INTEGER, PRIMARY KEY(device, inode)) WITHOUT ROWID;
 )";
 constexpr std::size_t kPending = 65536;  ///< rows held back before they are written together
 constexpr std::uint64_t kMaxRows = std::uint64_t{1} << 23;  ///< after which it begins anew: 1 GB
 
-// A row of a table: device and inode, highest byte first so that neighbours lie together; size, mtime, ctime,
-// run; flags, exponent, blob, recipe.
+// A row of a table: name of the file system and inode, highest byte first so that neighbours lie together;
+// size, mtime, ctime, run; flags, exponent, blob, recipe.
 constexpr std::size_t kKeySize = 16, kStateSize = 32;
 enum : std::uint8_t { kHasBlob = 1, kHasRecipe = 2, kSparse = 4, kHasXattrs = 8 };
 
@@ -40,18 +40,18 @@ formats::TableShape shape_of(base::ObjectFormat format) {
           kKeySize, kKeySize + kStateSize + 2 + 2 * base::id_size(format)};
 }
 
-std::array<std::byte, kKeySize> key_of(const FileState& state) {
-  std::array<std::byte, kKeySize> key;
-  base::store_le(key.data(), __builtin_bswap64(state.device));
-  base::store_le(key.data() + 8, __builtin_bswap64(state.inode));
-  return key;
+std::array<std::byte, kKeySize> bytes_of(const std::pair<std::uint64_t, std::uint64_t>& key) {
+  std::array<std::byte, kKeySize> bytes;
+  base::store_le(bytes.data(), __builtin_bswap64(key.first));
+  base::store_le(bytes.data() + 8, __builtin_bswap64(key.second));
+  return bytes;
 }
 
-constexpr std::int64_t kCoarse =
-    std::int64_t{2} * 1'000'000'000;  ///< step of times without nanoseconds, on FAT
+constexpr std::int64_t kSecond = 1'000'000'000;  ///< in nanoseconds
+constexpr std::int64_t kCoarse = 2 * kSecond;  ///< step of the times of some file systems that a user trusts
 
 std::int64_t nanoseconds(const timespec& time) {
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  return std::int64_t{time.tv_sec} * kSecond + time.tv_nsec;
 }
 
 base::Buffer pack_xattrs(const std::map<std::string, std::string>& xattrs) {
@@ -85,20 +85,20 @@ std::int64_t signed_of(std::uint64_t value) {
   return static_cast<std::int64_t>(value);
 }
 
-std::int64_t guard_of(const FileState& state, base::Bytes xattrs) {
-  return Guard()
-      .add(state.device)
-      .add(state.inode)
-      .add(static_cast<std::uint64_t>(state.ctime))
-      .add(xattrs)
-      .value();
+std::int64_t guard_of(const std::pair<std::uint64_t, std::uint64_t>& key, std::int64_t ctime,
+                      base::Bytes xattrs) {
+  return Guard().add(key.first).add(key.second).add(static_cast<std::uint64_t>(ctime)).add(xattrs).value();
 }
 
 }  // namespace
 
 FileState state_of(const struct stat& info) noexcept {
-  return {info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size), nanoseconds(info.st_mtim),
-          nanoseconds(info.st_ctim)};
+  return {info.st_dev,
+          info.st_ino,
+          static_cast<std::uint64_t>(info.st_size),
+          nanoseconds(info.st_mtim),
+          nanoseconds(info.st_ctim),
+          S_ISREG(info.st_mode)};
 }
 
 /// Losing what the cache knows costs time only.
@@ -133,8 +133,11 @@ void StatCache::remove() const noexcept try {
 } catch (const std::bad_alloc&) {  // found to be of no use by the next that opens it
 }
 
-StatCache::StatCache(const std::string& directory, base::ObjectFormat format)
-    : format_(format), directory_(directory + "/files-" + std::string(base::to_string(format))) {
+StatCache::StatCache(const std::string& directory, base::ObjectFormat format,
+                     std::vector<std::string> trusted)
+    : format_(format),
+      directory_(directory + "/files-" + std::string(base::to_string(format))),
+      systems_(std::move(trusted)) {
   if (!directory.empty()) open();
 }
 
@@ -147,7 +150,7 @@ void StatCache::open() noexcept {
           std::make_unique<formats::TableSet>(shape_of(format_), base::open_directory(AT_FDCWD, directory_));
       if (tables_->count() > kMaxRows) throw base::Error(base::Category::corrupt, "stat cache: too large");
       xattrs_ = std::make_unique<Statement>(
-          *database_, "SELECT ctime,xattrs,guard FROM xattrs WHERE device=? AND inode=?");
+          *database_, "SELECT ctime,xattrs,guard FROM xattrs WHERE system=? AND inode=?");
       Statement runs(*database_, "SELECT run,stored FROM runs");
       while (runs.step()) stored_[runs.integer(0)] = base::as_chars(runs.bytes(1));
       Statement fresh(*database_, "SELECT random()");
@@ -166,10 +169,10 @@ StatCache::~StatCache() {
   flush();
 }
 
-StatCache::Row StatCache::encode(const FileState& state, const KnownFile& known) const {
+StatCache::Row StatCache::encode(const Key& key, const FileState& state, const KnownFile& known) const {
   Row row{{}, known.xattrs};
-  const auto key = key_of(state);
-  auto* at = std::copy(key.begin(), key.end(), row.bytes.data());
+  const auto bytes = bytes_of(key);
+  auto* at = std::copy(bytes.begin(), bytes.end(), row.bytes.data());
   const auto put = [&](auto value) {
     base::store_le(at, value);
     at += sizeof value;
@@ -207,10 +210,37 @@ std::optional<KnownFile> StatCache::decode(base::Bytes row, const FileState& sta
   return known;
 }
 
-std::optional<KnownFile> StatCache::find(const FileState& state) {
+/// nullopt if nothing vouches for the file.
+std::optional<StatCache::Key> StatCache::find_key(const FileState& state, const base::FileAt& where) {
+  const auto& system = systems_.look_at(state.device, where);
+  if (system.name == 0) return std::nullopt;
+  // In whole seconds: no clock's doing, or of one that is too coarse.
+  if (state.ctime % kSecond == 0 && !system.is_trusted) return std::nullopt;
+  return Key{system.name, state.inode};
+}
+
+std::vector<StatCache::Unvouched> StatCache::unvouched() const {
   const std::lock_guard lock(mutex_);
+  std::vector<Unvouched> all;
+  for (const auto& [system, counted] : unvouched_) all.push_back(counted);
+  return all;
+}
+
+std::optional<KnownFile> StatCache::find(const FileState& state, const base::FileAt& where) {
+  const std::lock_guard lock(mutex_);
+  if (database_ == nullptr) return std::nullopt;
+  if (const auto key = find_key(state, where)) return find_known(*key, state);
+  if (!state.is_file || state.size == 0) return std::nullopt;
+  const auto& system = systems_.look_at(state.device, where);
+  auto& counted = unvouched_.try_emplace(&system, Unvouched{system, 0, 0}).first->second;
+  ++counted.files;
+  counted.size += state.size;
+  return std::nullopt;
+}
+
+std::optional<KnownFile> StatCache::find_known(const Key& key, const FileState& state) {
   std::optional<KnownFile> found;
-  if (const auto pending = pending_.find({state.device, state.inode}); pending != pending_.end()) {
+  if (const auto pending = pending_.find(key); pending != pending_.end()) {
     found = decode(pending->second.bytes, state);
     if (found) found->xattrs = pending->second.xattrs;
     return found;
@@ -218,13 +248,13 @@ std::optional<KnownFile> StatCache::find(const FileState& state) {
   attempt([&] {
     bool newest = true;
     bool has_xattrs = false;
-    tables_->find(key_of(state), [&](base::Bytes row) {
+    tables_->find(bytes_of(key), [&](base::Bytes row) {
       if (!std::exchange(newest, false)) return;
       found = decode(row, state);
       has_xattrs = (std::to_integer<unsigned>(row[kKeySize + kStateSize]) & kHasXattrs) != 0;
     });
     if (!found || !has_xattrs) return;
-    auto xattrs = find_xattrs(state);
+    auto xattrs = find_xattrs(key, state);
     if (xattrs)
       found->xattrs = *std::move(xattrs);
     else
@@ -234,13 +264,14 @@ std::optional<KnownFile> StatCache::find(const FileState& state) {
 }
 
 /// nullopt if they are of another state.
-std::optional<std::map<std::string, std::string>> StatCache::find_xattrs(const FileState& state) {
+std::optional<std::map<std::string, std::string>> StatCache::find_xattrs(const Key& key,
+                                                                         const FileState& state) {
   if (!std::exchange(reading_, true)) database_->run("BEGIN");
   xattrs_->reset();
-  xattrs_->bind(1, signed_of(state.device)).bind(2, signed_of(state.inode));
+  xattrs_->bind(1, signed_of(key.first)).bind(2, signed_of(key.second));
   std::optional<std::map<std::string, std::string>> found;
   if (xattrs_->step() && xattrs_->integer(0) == state.ctime &&
-      xattrs_->integer(2) == guard_of(state, xattrs_->bytes(1)))
+      xattrs_->integer(2) == guard_of(key, state.ctime, xattrs_->bytes(1)))
     found = unpack_xattrs(xattrs_->bytes(1));
   xattrs_->reset();
   return found;
@@ -252,13 +283,16 @@ std::int64_t StatCache::now() noexcept {
   return nanoseconds(time);
 }
 
-void StatCache::put(const FileState& state, const KnownFile& known, std::int64_t read_since) {
+void StatCache::put(const FileState& state, const base::FileAt& where, const KnownFile& known,
+                    std::int64_t read_since) {
   const auto last = std::max(state.mtime, state.ctime);
-  const bool racy = last % 1'000'000'000 == 0 ? last + kCoarse >= read_since : last >= read_since;
+  const bool racy = last % kSecond == 0 ? last + kCoarse >= read_since : last >= read_since;
   const std::lock_guard lock(mutex_);
   if (database_ == nullptr || racy) return;
+  const auto key = find_key(state, where);
+  if (!key) return;
   pending_.reserve(kPending);
-  pending_.insert_or_assign({state.device, state.inode}, encode(state, known));
+  pending_.insert_or_assign(*key, encode(*key, state, known));
   put_in_run_ = true;
   if (pending_.size() >= kPending) flush_locked();
 }
@@ -266,13 +300,18 @@ void StatCache::put(const FileState& state, const KnownFile& known, std::int64_t
 void StatCache::keep_across(int fd, const std::function<void()>& change) {
   struct stat before, after;
   const bool asked = ::fstat(fd, &before) == 0;
-  const auto known = asked ? find(state_of(before)) : std::nullopt;
+  std::optional<KnownFile> known;
+  if (asked) {
+    const std::lock_guard lock(mutex_);
+    const auto key = database_ != nullptr ? find_key(state_of(before), {fd}) : std::nullopt;
+    if (key) known = find_known(*key, state_of(before));
+  }
   change();
   if (!known || ::fstat(fd, &after) != 0) return;
   auto state = state_of(before);
   state.ctime = nanoseconds(after.st_ctim);
   // Who writes to it meanwhile changes its mtime, which is what is compared.
-  if (state == state_of(after)) put(state, *known, kUnshared);
+  if (state == state_of(after)) put(state, {fd}, *known, kUnshared);
 }
 
 void StatCache::end_reading() {
@@ -299,16 +338,13 @@ void StatCache::flush_locked() {
     Statement insert(*database_, "INSERT OR REPLACE INTO xattrs VALUES(?,?,?,?,?)");
     for (const auto& [key, row] : pending) {
       if (row.xattrs.empty()) continue;
-      FileState state;
-      state.device = key.first;
-      state.inode = key.second;
-      state.ctime = base::load_le<std::int64_t>(row.bytes.data() + kKeySize + 16);
+      const auto ctime = base::load_le<std::int64_t>(row.bytes.data() + kKeySize + 16);
       const auto xattrs = pack_xattrs(row.xattrs);
-      insert.bind(1, signed_of(state.device))
-          .bind(2, signed_of(state.inode))
-          .bind(3, state.ctime)
+      insert.bind(1, signed_of(key.first))
+          .bind(2, signed_of(key.second))
+          .bind(3, ctime)
           .bind(4, xattrs)
-          .bind(5, guard_of(state, xattrs))
+          .bind(5, guard_of(key, ctime, xattrs))
           .run();
     }
     transaction.commit();

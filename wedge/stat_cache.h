@@ -14,7 +14,9 @@
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
+#include "formats/base/file_systems.h"
 #include "formats/base/object_id.h"
 #include "formats/database/database.h"
 #include "formats/table/table_set.h"
@@ -25,6 +27,7 @@ namespace wedge {
 struct FileState {
   std::uint64_t device = 0, inode = 0, size = 0;
   std::int64_t mtime = 0, ctime = 0;
+  bool is_file = true;  ///< not a directory
   friend bool operator==(const FileState&, const FileState&) = default;
 };
 [[nodiscard]] FileState state_of(const struct stat& info) noexcept;
@@ -42,25 +45,33 @@ struct KnownFile {
 /// Losable tables in the user's cache directory, for all trees of this machine; what few files have is in a
 /// database beside them.
 ///
-/// Rows are found by device and inode and hold as long as size, mtime and ctime are the same. A file that
-/// changed so shortly before it was read that a change after that would leave the same ctime is not
+/// Rows are found by file system and inode and hold as long as size, mtime and ctime are the same. Only files
+/// whose file system vouches for that are remembered and found (base::FileSystems), and of these only files
+/// whose ctime is finer than a second, as a clock that stamps files is, unless the user trusts it. A file
+/// that changed so shortly before it was read that a change after that would leave the same ctime is not
 /// remembered (git calls this racy).
+///
+///     const base::FileAt where{directory, "name"};
+///     if (const auto known = cache.find(state_of(info), where)) use(*known->blob);
+///     else { const auto since = StatCache::now(); …; cache.put(state_of(info), where, found, since); }
 ///
 /// Thread-safety: any thread. Nothing is thrown: a cache that cannot be used knows nothing.
 class StatCache {
  public:
-  /// `directory` is made if it is not there; empty: knows nothing and keeps nothing.
-  StatCache(const std::string& directory, base::ObjectFormat format);
+  /// `directory` is made if it is not there; empty: knows nothing and keeps nothing. `trusted`: see
+  /// base::FileSystems.
+  StatCache(const std::string& directory, base::ObjectFormat format, std::vector<std::string> trusted = {});
   ~StatCache();
   StatCache(const StatCache&) = delete;
   StatCache& operator=(const StatCache&) = delete;
 
-  [[nodiscard]] std::optional<KnownFile> find(const FileState& state);
+  [[nodiscard]] std::optional<KnownFile> find(const FileState& state, const base::FileAt& where);
 
   /// The clock that stamps files; read it before reading a file.
   [[nodiscard]] static std::int64_t now() noexcept;
   /// `read_since`: now() from before the file was read, or kUnshared.
-  void put(const FileState& state, const KnownFile& known, std::int64_t read_since);
+  void put(const FileState& state, const base::FileAt& where, const KnownFile& known,
+           std::int64_t read_since);
   /// Nobody else can change the file until now() is later than its times.
   static constexpr std::int64_t kUnshared = INT64_MAX;
 
@@ -71,6 +82,13 @@ class StatCache {
   /// All content that was put since the last call is stored, durably, in a vat whose state() this is.
   void set_stored(const std::string& vat_state);
   void flush();
+
+  /// Files that find() was asked for in vain because nothing vouches for them: they are read each time.
+  struct Unvouched {
+    base::FileSystem system;
+    std::uint64_t files = 0, size = 0;  ///< bytes
+  };
+  [[nodiscard]] std::vector<Unvouched> unvouched() const;
 
   /// For the `turn`-th walk of a tree, 0, 1, 2 …: one more each time it is called with this root.
   [[nodiscard]] std::uint64_t next_turn(const FileState& root);
@@ -87,9 +105,14 @@ class StatCache {
     }
   };
 
-  [[nodiscard]] Row encode(const FileState& state, const KnownFile& known) const;
+  /// Of file system and inode.
+  using Key = std::pair<std::uint64_t, std::uint64_t>;
+  [[nodiscard]] std::optional<KnownFile> find_known(const Key& key, const FileState& state);
+  [[nodiscard]] std::optional<Key> find_key(const FileState& state, const base::FileAt& where);
+  [[nodiscard]] Row encode(const Key& key, const FileState& state, const KnownFile& known) const;
   [[nodiscard]] std::optional<KnownFile> decode(base::Bytes row, const FileState& state) const;
-  [[nodiscard]] std::optional<std::map<std::string, std::string>> find_xattrs(const FileState& state);
+  [[nodiscard]] std::optional<std::map<std::string, std::string>> find_xattrs(const Key& key,
+                                                                              const FileState& state);
   template <typename Work>
   void attempt(Work&& work) noexcept;
   void open() noexcept;
@@ -99,16 +122,18 @@ class StatCache {
   void end_reading();
 
   base::ObjectFormat format_;
-  std::string directory_;                        ///< of the tables
-  std::mutex mutex_;                             ///< guards what follows
+  std::string directory_;     ///< of the tables
+  mutable std::mutex mutex_;  ///< guards what follows
+  base::FileSystems systems_;
+  std::map<const base::FileSystem*, Unvouched> unvouched_;
   std::unique_ptr<formats::Database> database_;  ///< nullptr: nothing is known or kept
   std::unique_ptr<formats::TableSet> tables_;
   std::unique_ptr<formats::Statement> xattrs_;
   std::int64_t run_ = 0;
   bool put_in_run_ = false;
   bool reading_ = false;  ///< inside a transaction, which saves locking the file for every look-up
-  std::unordered_map<std::int64_t, std::string> stored_;                            ///< by run
-  std::unordered_map<std::pair<std::uint64_t, std::uint64_t>, Row, Hash> pending_;  ///< by device and inode
+  std::unordered_map<std::int64_t, std::string> stored_;  ///< by run
+  std::unordered_map<std::pair<std::uint64_t, std::uint64_t>, Row, Hash> pending_;
 };
 
 /// Which files a spot check reads although they are known: a share of them, another each turn, so that after

@@ -234,7 +234,7 @@ class TreeWriter {
     known.xattrs.clear();
     for (const auto& [name, value] : row.xattrs)
       if (internal::is_restored_xattr(name, options_.fidelity)) known.xattrs.emplace(name, value);
-    options_.cache->put(state_of(info), known, StatCache::kUnshared);
+    options_.cache->put(state_of(info), {fd}, known, StatCache::kUnshared);
   }
 
   /// Takes the file from the earlier tree if its content is proven to be the same.
@@ -250,7 +250,7 @@ class TreeWriter {
         static_cast<std::uint64_t>(info.st_size) != row.size || info.st_mtim.tv_sec != row.mtime.seconds ||
         info.st_mtim.tv_nsec != row.mtime.nanoseconds)
       return false;
-    auto known = options_.cache != nullptr ? options_.cache->find(state_of(info)) : std::nullopt;
+    auto known = options_.cache != nullptr ? options_.cache->find(state_of(info), {old.get()}) : std::nullopt;
     if (known && known->blob != row.blob) known.reset();
     if (!known && !holds(old.get(), row)) return false;
     const auto content = [&] { return known ? *known : known_content(source_, row.blob, recipe_of(row)); };

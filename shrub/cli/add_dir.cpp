@@ -91,6 +91,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vref.size = ids.size;
   vref.entries = ids.entries;
   finish_addition(addition, std::move(vref), summary, output, only_news);
+  if (!only_news) tell_unvouched(*cache, output);
   remembered.wait();
   if (old && old->id() != ids.manifest && !addition.options.dry_run) {
     const auto delta = vat::make_delta(addition.vat(), *old, {ids.manifest, ids.layout, {}, {}}, {});

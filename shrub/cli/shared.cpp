@@ -189,7 +189,18 @@ chunker::Parameters profile_for(const std::optional<formats::Vref>& before, vat:
 }
 
 std::unique_ptr<wedge::StatCache> open_stat_cache(base::ObjectFormat format) {
-  return std::make_unique<wedge::StatCache>(cli::cache_directory(), format);
+  return std::make_unique<wedge::StatCache>(cli::cache_directory(), format,
+                                            shrub::trusted_times(cli::config_directory()));
+}
+
+void tell_unvouched(const wedge::StatCache& cache, cli::Output& output) {
+  for (const auto& [system, files, size] : cache.unvouched()) {
+    const auto where = system.point.empty() ? std::string("one file system")
+                                            : system.type + " at " + formats::escape(system.point);
+    const auto why = system.name != 0 ? "their times are in whole seconds" : system.why;
+    output.message("files on " + where + " are read each time: " + std::to_string(files) + " of them, " +
+                   base::human_size(size) + " (" + why + "; shrub trust --times)");
+  }
 }
 
 cli::Option spot_check_option() {

@@ -43,6 +43,7 @@ int run(const cli::Call& call, cli::Output& output) {
     clean = clean && status.state == State::clean;
   }
   if (clean) output.message(std::to_string(entries.size()) + " entries, as the shrub says");
+  tell_unvouched(*cache, output);
   return clean ? 0 : 1;
 }
 

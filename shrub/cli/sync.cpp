@@ -153,6 +153,7 @@ int run(const cli::Call& call, cli::Output& output) {
     }
     before += root.size;
   }
+  tell_unvouched(*cache, output);
   report_peers(vats, output);
   print_travel(output, travel);
   if (failure) throw base::Error(*failure);

@@ -119,6 +119,9 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news);
 
 /// What is known of the files of this machine.
 [[nodiscard]] std::unique_ptr<wedge::StatCache> open_stat_cache(base::ObjectFormat format);
+/// Says of what file systems all files had to be read, as nothing vouches for them. Once, at the end of a
+/// verb.
+void tell_unvouched(const wedge::StatCache& cache, cli::Output& output);
 /// --spot-check.
 [[nodiscard]] cli::Option spot_check_option();
 /// Its share of the tree in directory `top`, another each time; nothing if it is not given.

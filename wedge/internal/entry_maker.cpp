@@ -87,7 +87,7 @@ WriteSummary EntryMaker::build(int work, bool is_there, RecordWriter& record) co
   }
   if (is_remembered()) {
     const auto info = stat_of(work, "new");
-    dir_.cache()->put(state_of(info), known(info), StatCache::kUnshared);
+    dir_.cache()->put(state_of(info), {work, "new"}, known(info), StatCache::kUnshared);
   }
   record.add(file_row(work, "new", root_));
   return summary;
@@ -119,7 +119,7 @@ ContentUpdate EntryMaker::content_update(const Record& record, int fd) const {
   struct stat info;
   if (::fstat(fd, &info) != 0) base::throw_errno("stat", errno);
   const auto before = recipe_of(record.key, root_.recipe->format());
-  const auto known = dir_.cache() != nullptr ? dir_.cache()->find(state_of(info)) : std::nullopt;
+  const auto known = dir_.cache() != nullptr ? dir_.cache()->find(state_of(info), {fd}) : std::nullopt;
   check_recipe(source_, *root_.recipe, root_.blob, root_.size);
   return {*before, *root_.recipe, known && known->recipe == before};
 }
@@ -258,7 +258,7 @@ void EntryMaker::remember_content() const {
   if (dir_.cache() == nullptr || is_tree(root_) || !info) return;
   const auto content = known(*info);
   dir_.wait_for_clock();
-  dir_.cache()->put(state_of(*info), content, StatCache::now());
+  dir_.cache()->put(state_of(*info), {parent.get(), name.c_str()}, content, StatCache::now());
 }
 
 }  // namespace wedge::internal

@@ -26,7 +26,8 @@ bool is_as_made(const WedgeDir& dir, int parent, const std::string& name, const 
   const bool has_id = made.blob != ObjectId();  // images need not have one
   if (dir.cache() == nullptr || !has_id) return true;
   const auto state = state_of(info);
-  const auto known = dir.cache()->find(state);
+  const base::FileAt where{parent, name.c_str()};
+  const auto known = dir.cache()->find(state, where);
   if (known && known->blob && !spot_check.is_due(state)) return *known->blob == made.blob;
   const auto read_since = StatCache::now();
   const auto fd = base::open_at(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
@@ -34,7 +35,8 @@ bool is_as_made(const WedgeDir& dir, int parent, const std::string& name, const 
   KnownFile fresh = known.value_or(KnownFile());
   fresh.blob = made.blob;
   struct stat after;
-  if (::fstat(fd.get(), &after) == 0 && state_of(after) == state) dir.cache()->put(state, fresh, read_since);
+  if (::fstat(fd.get(), &after) == 0 && state_of(after) == state)
+    dir.cache()->put(state, where, fresh, read_since);
   return true;
 }
 
