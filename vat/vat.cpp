@@ -574,16 +574,40 @@ bool Vat::Impl::read_loose(const LooseFile& file, const base::ByteSink& sink) co
   }
 }
 
+Vat::Impl::FileState Vat::Impl::state_of(const LooseFile& file, const struct stat& info) {
+  const auto file_path = file.path();
+  std::uint64_t system = 0;
+  {
+    const std::lock_guard lock(systems_mutex_);
+    system = systems_.look_at(info.st_dev, {dir.get(), file_path.c_str()}).name;
+  }
+  FileState state;
+  state.is_vouched = system != 0 && info.st_ctim.tv_nsec != 0;
+  formats::Guard guard;
+  if (!state.is_vouched) guard.add(base::as_bytes(run_));
+  guard.add(state.is_vouched ? system : info.st_dev)
+      .add(info.st_ino)
+      .add(static_cast<std::uint64_t>(info.st_size))
+      .add(static_cast<std::uint64_t>(mtime_of(info)))
+      .add(static_cast<std::uint64_t>(info.st_ctim.tv_sec))
+      .add(static_cast<std::uint64_t>(info.st_ctim.tv_nsec));
+  state.value = guard.value();
+  return state;
+}
+
 std::optional<internal::LooseRecord> Vat::Impl::check_loose(const LooseFile& file) {
   const auto there = base::find_stat(dir.get(), file.path(), true);
   if (!there) return std::nullopt;
   const auto& info = *there;
   const std::string suffix(formats::suffix_of(file.codec));
   const auto known = with_index([&](internal::Index& index) { return index.find_loose(file.id, suffix); });
-  if (known && known->file_size == static_cast<std::uint64_t>(info.st_size) && known->mtime == mtime_of(info))
+  const auto state = state_of(file, info).value;
+  if (known && known->file_size == static_cast<std::uint64_t>(info.st_size) && known->state == state)
     return known;
-  internal::LooseRecord record{suffix, static_cast<std::uint64_t>(info.st_size), mtime_of(info), 0, false};
+  internal::LooseRecord record{suffix, static_cast<std::uint64_t>(info.st_size), state, 0, false};
   std::uint64_t size = 0;
+  timespec begun{};
+  (void)::clock_gettime(CLOCK_REALTIME_COARSE, &begun);
   record.good = read_loose(file, [&](base::Bytes bytes) { size += bytes.size(); });
   record.content_size = size;
   if (!record.good) {
@@ -593,7 +617,10 @@ std::optional<internal::LooseRecord> Vat::Impl::check_loose(const LooseFile& fil
     }
     note(file.path() + ": does not match its name");
   }
-  with_index([&](internal::Index& index) { index.put_loose(file.id, record); });
+  // A change in the tick in which it was read would show by nothing.
+  if (info.st_ctim.tv_sec < begun.tv_sec ||
+      (info.st_ctim.tv_sec == begun.tv_sec && info.st_ctim.tv_nsec < begun.tv_nsec))
+    with_index([&](internal::Index& index) { index.put_loose(file.id, record); });
   return record;
 }
 
@@ -745,18 +772,24 @@ std::optional<base::UniqueFd> Vat::find_file(const ObjectId& id) {
     const auto record = impl_->check_loose(file);
     struct stat info {};
     if (!opened || !record || !record->good || ::fstat(opened->get(), &info) != 0) continue;
-    if (static_cast<std::uint64_t>(info.st_size) == record->file_size && mtime_of(info) == record->mtime)
-      return opened;
+    const auto state = impl_->state_of(file, info);
+    if (state.is_vouched && state.value == record->state) return opened;
   }
   return std::nullopt;
 }
 
-std::string Vat::state() {
+Vat::States Vat::states() {
   const auto primary = base::find_open_at(impl_->dir.get(), "primary", O_RDONLY | O_DIRECTORY);
   if (!primary) return {};
   for (const auto& name : base::list_directory(primary->get()))
     if (name.size() == 2 && is_hex(name)) return {};
-  return impl_->with_index([](internal::Index& index) { return index.state(); });
+  auto state = impl_->with_index([](internal::Index& index) { return index.state(); });
+  return {std::move(state.epoch), std::move(state.milestones)};
+}
+
+std::string Vat::mark_state(const std::string& now) {
+  if (now.empty()) return {};
+  return impl_->with_index([&](internal::Index& index) { return index.add_milestone(now); });
 }
 
 void Vat::list(const std::function<void(const ObjectId&, const StoredBlob&)>& visit,

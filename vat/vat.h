@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -63,9 +64,17 @@ class Vat final : public BlobSource {
 
   [[nodiscard]] std::optional<base::UniqueFd> find_file(const base::ObjectId& id) override;
 
-  /// Names what the vat holds: as long as it is the same, what was stored still is. Empty if that cannot be
-  /// told, as with hand-filled blobs, which may go at any time.
-  [[nodiscard]] std::string state();
+  /// Names of states of which all is still there: what was stored when mark_state() returned one of them need
+  /// not be looked up. `now` goes to mark_state(). Both are empty if that cannot be told, as with hand-filled
+  /// blobs, which may go at any time.
+  struct States {
+    std::string now;
+    std::set<std::string> kept;
+  };
+  [[nodiscard]] States states();
+  /// Names the present state, in which all is there that was relied on since `now` was told, and all that was
+  /// stored since. Empty if something was lost meanwhile.
+  [[nodiscard]] std::string mark_state(const std::string& now);
 
   /// Calls `visit` for each stored id once, in order of ids, then `content` for each content id that recipes
   /// describe.

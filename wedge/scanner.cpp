@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "formats/base/file.h"
 #include "formats/text/layout.h"
@@ -76,7 +77,8 @@ class Known {
   Known(const ScanOptions& options, vat::Adder* adder)
       : options_(options),
         adder_(adder),
-        vat_state_(adder != nullptr && !adder->avoids_packs() ? adder->vat().state() : std::string()) {}
+        kept_(adder != nullptr && !adder->avoids_packs() ? adder->vat().states().kept
+                                                         : std::set<std::string>()) {}
 
   [[nodiscard]] std::optional<KnownFile> find(const FileState& state, const base::FileAt& where) const {
     return options_.cache != nullptr ? options_.cache->find(state, where) : std::nullopt;
@@ -92,7 +94,7 @@ class Known {
       known.recipe.reset();  // stored whole, whatever it was elsewhere
     else if (known.exponent != options_.parameters.exponent)
       return false;
-    if (!vat_state_.empty() && known.stored == vat_state_) return true;
+    if (kept_.contains(known.stored)) return true;
     if (!vat::holds(*adder_, *known.blob, known.recipe)) return false;
     options_.cache->put(state, where, known, StatCache::now());
     return true;
@@ -106,7 +108,7 @@ class Known {
  private:
   const ScanOptions& options_;
   vat::Adder* adder_;
-  std::string vat_state_;
+  std::set<std::string> kept_;  ///< states of the vat
 };
 
 /// One path of the tree on its way through ingest.

@@ -356,10 +356,12 @@ void StatCache::flush() {
   flush_locked();
 }
 
-void StatCache::set_stored(const std::string& vat_state) {
+void StatCache::set_stored(const std::function<std::string()>& mark) {
   const std::lock_guard lock(mutex_);
   flush_locked();
   if (!std::exchange(put_in_run_, false)) return;
+  const auto vat_state = mark();
+  if (vat_state.empty()) return;
   attempt([&] {
     Statement(*database_, "INSERT OR REPLACE INTO runs VALUES(?,?)")
         .bind(1, run_)

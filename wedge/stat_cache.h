@@ -39,7 +39,8 @@ struct KnownFile {
   int exponent = 0;                      ///< … cut by this profile; 0 if it was never cut
   bool sparse = false;
   std::map<std::string, std::string> xattrs;  ///< user.*, access control lists, security.capability
-  std::string stored;  ///< vat::Vat::state() of a vat that was left with the content in it; may be empty
+  std::string
+      stored;  ///< the vat::Vat::mark_state() of a vat that was left with the content in it; may be empty
 };
 
 /// Losable tables in the user's cache directory, for all trees of this machine; what few files have is in a
@@ -79,8 +80,9 @@ class StatCache {
   /// keeps what is known of it.
   void keep_across(int fd, const std::function<void()>& change);
 
-  /// All content that was put since the last call is stored, durably, in a vat whose state() this is.
-  void set_stored(const std::string& vat_state);
+  /// All content that was put since the last call is stored, durably, in the vat whose mark_state() `mark`
+  /// calls, if anything was put.
+  void set_stored(const std::function<std::string()>& mark);
   void flush();
 
   /// Files that find() was asked for in vain because nothing vouches for them: they are read each time.

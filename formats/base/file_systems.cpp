@@ -184,10 +184,10 @@ const FileSystem& FileSystems::look_at(dev_t device, const FileAt& where) {
   for (const auto& [known, system] : known_)
     if (known == device) return *system;
   read_table();
-  const bool itself = *where.name == '\0';
+  struct stat info {};
+  const bool itself = *where.name == '\0' || (::fstat(where.directory, &info) == 0 && info.st_dev == device);
   const UniqueFd opened(itself ? -1 : ::openat(where.directory, where.name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
   const int fd = itself ? where.directory : opened.get();
-  struct stat info {};
   FileSystem system;
   if (fd < 0 || ::fstat(fd, &info) != 0 || info.st_dev != device)
     system.why = "it cannot be looked at";

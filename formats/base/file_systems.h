@@ -23,11 +23,11 @@ struct FileAt {
 /// What is known of the file system of some file.
 struct FileSystem {
   std::uint64_t name =
-      0;              ///< tells it from all others, now and after a reboot; 0: its times vouch for nothing
+      0;  ///< tells it from all others, now and after a reboot; 0: its times vouch for nothing
   bool is_trusted = false;  ///< vouched for on the user's word alone
-  std::string type;   ///< as the table of mounts says
-  std::string point;  ///< where it is mounted
-  std::string why;    ///< its times vouch for nothing
+  std::string type;         ///< as the table of mounts says
+  std::string point;        ///< where it is mounted
+  std::string why;          ///< its times vouch for nothing
 };
 
 /// Judges file systems, each once. A judgement holds for the run of a program: the table of mounts is read

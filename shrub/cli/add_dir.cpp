@@ -76,7 +76,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   scan.on_problem = [&](const std::string&, const Error& problem) { output.warning(problem.what()); };
   scan.progress = [&](std::uint64_t done) { output.progress("added", done, 0); };
 
-  const auto vat_state = addition.vat().state();  // what the scan relies on
+  const auto vat_state = addition.vat().states().now;  // what the scan relies on
   vat::Adder adder(addition.vat(), addition.options);
   const auto ids = base::named(
       path, [&] { return wedge::add_tree(top.get(), addition.vat().object_format(), adder, scan); });
@@ -97,7 +97,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
     const auto delta = vat::make_delta(addition.vat(), *old, {ids.manifest, ids.layout, {}, {}}, {});
     output.detail(delta.file + ": " + base::human_size(delta.stored_size));
   }
-  if (!addition.options.dry_run) cache->set_stored(vat_state);
+  if (!addition.options.dry_run) cache->set_stored([&] { return addition.vat().mark_state(vat_state); });
   return ids.partial ? 3 : 0;
 }
 

@@ -150,7 +150,7 @@ TEST_CASE("a cache that cannot be kept knows nothing and fails nobody", "[wedge]
   for (const auto& place : {std::string(), dir / "file", dir / "file/below"}) {
     StatCache cache(place, ObjectFormat::sha256);
     cache.put(kState, kHere, some_file(), StatCache::now());
-    cache.set_stored("state");
+    cache.set_stored([] { return std::string("state"); });
     cache.flush();
     CHECK_FALSE(cache.find(kState, kHere));
     CHECK(cache.next_turn(kState) == 0);
@@ -164,13 +164,13 @@ TEST_CASE("content is known to be stored only once that was said", "[wedge][stat
   {
     StatCache cache(dir.path(), ObjectFormat::sha256, kTrusted);
     cache.put(kState, kHere, some_file(), StatCache::now());
-    cache.set_stored("vat A");
+    cache.set_stored([] { return std::string("vat A"); });
     cache.put(second, kHere, some_file(), StatCache::now());
   }
   StatCache cache(dir.path(), ObjectFormat::sha256, kTrusted);
   CHECK(cache.find(kState, kHere)->stored == "vat A");
   CHECK(cache.find(second, kHere)->stored.empty());
-  cache.set_stored("vat B");  // nothing was put since
+  cache.set_stored([] { return std::string("vat B"); });  // nothing was put since
   CHECK(cache.find(second, kHere)->stored.empty());
 }
 

@@ -27,12 +27,13 @@ constexpr const char* kSchema = R"(
     PRIMARY KEY(id, pack, offset, position)) WITHOUT ROWID;
   CREATE TABLE claims(content BLOB, recipe BLOB, size INTEGER, guard INTEGER, proven INTEGER,
     PRIMARY KEY(content, recipe)) WITHOUT ROWID;
-  CREATE TABLE loose(id BLOB, suffix BLOB, file_size INTEGER, mtime INTEGER, content_size INTEGER,
+  CREATE TABLE loose(id BLOB, suffix BLOB, file_size INTEGER, state INTEGER, content_size INTEGER,
     good INTEGER, guard INTEGER, PRIMARY KEY(id, suffix)) WITHOUT ROWID;
   CREATE TABLE state(value BLOB);
   INSERT INTO state VALUES(randomblob(16));
 )";
-constexpr std::int64_t kVersion = 3;
+constexpr std::int64_t kVersion = 4;
+constexpr std::int64_t kMilestones = 1024;  ///< kept
 constexpr const char* kTablesError = "index: tables";
 
 // A row of a table: id, then the pack's number, offset and length of the group, position in it with the kind
@@ -110,7 +111,7 @@ std::int64_t guard_of(const ObjectId& id, const LooseRecord& record) {
       .add(id.raw())
       .add(base::as_bytes(record.suffix))
       .add(record.file_size)
-      .add(static_cast<std::uint64_t>(record.mtime))
+      .add(static_cast<std::uint64_t>(record.state))
       .add(record.content_size)
       .add(record.good ? 1 : 0)
       .value();
@@ -364,14 +365,43 @@ void Index::forget_pack_locked(std::int64_t number) {
   renew_state_locked();
 }
 
-std::string Index::state() const {
+Index::State Index::state() const {
   const std::lock_guard lock(mutex_);
-  Statement statement(database_, "SELECT value FROM state");
-  return statement.step() ? std::string(base::as_chars(statement.bytes(0))) : std::string();
+  State state;
+  Statement statement(database_, "SELECT value FROM state ORDER BY rowid");
+  while (statement.step()) {
+    std::string value(base::as_chars(statement.bytes(0)));
+    if (state.epoch.empty())
+      state.epoch = std::move(value);
+    else
+      state.milestones.insert(std::move(value));
+  }
+  return state;
+}
+
+std::string Index::add_milestone(const std::string& epoch) {
+  const std::lock_guard lock(mutex_);
+  end_reading_locked();
+  Transaction transaction(database_);
+  Statement first(database_, "SELECT value FROM state ORDER BY rowid LIMIT 1");
+  if (!first.step() || base::as_chars(first.bytes(0)) != epoch) return {};
+  first.reset();
+  database_.run("INSERT INTO state VALUES(randomblob(16))");
+  Statement last(database_, "SELECT value FROM state ORDER BY rowid DESC LIMIT 1");
+  std::string milestone;
+  if (last.step()) milestone = base::as_chars(last.bytes(0));
+  last.reset();
+  Statement(database_,
+            "DELETE FROM state WHERE rowid>(SELECT min(rowid) FROM state) AND "
+            "rowid<=(SELECT max(rowid) FROM state)-?")
+      .bind(1, kMilestones)
+      .run();
+  transaction.commit();
+  return milestone;
 }
 
 void Index::renew_state_locked() {
-  database_.run("UPDATE state SET value=randomblob(16)");
+  database_.run("DELETE FROM state; INSERT INTO state VALUES(randomblob(16))");
 }
 
 std::vector<Place> Index::find(const ObjectId& id) const {
@@ -440,7 +470,7 @@ void Index::put_claims(const std::vector<Claim>& claims) {
 std::optional<LooseRecord> Index::find_loose(const ObjectId& id, const std::string& suffix) const {
   const std::lock_guard lock(mutex_);
   Statement statement(database_,
-                      "SELECT file_size,mtime,content_size,good,guard FROM loose WHERE id=? AND suffix=?");
+                      "SELECT file_size,state,content_size,good,guard FROM loose WHERE id=? AND suffix=?");
   statement.bind(1, id.raw()).bind(2, base::as_bytes(suffix));
   if (!statement.step()) return std::nullopt;
   const LooseRecord record{suffix, static_cast<std::uint64_t>(statement.integer(0)), statement.integer(1),
@@ -456,7 +486,7 @@ void Index::put_loose(const ObjectId& id, const LooseRecord& record) {
       .bind(1, id.raw())
       .bind(2, base::as_bytes(record.suffix))
       .bind(3, static_cast<std::int64_t>(record.file_size))
-      .bind(4, record.mtime)
+      .bind(4, record.state)
       .bind(5, static_cast<std::int64_t>(record.content_size))
       .bind(6, record.good ? 1 : 0)
       .bind(7, guard_of(id, record))

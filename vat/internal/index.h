@@ -49,7 +49,7 @@ struct Claim {
 struct LooseRecord {
   std::string suffix;
   std::uint64_t file_size = 0;
-  std::int64_t mtime = 0;  ///< nanoseconds
+  std::int64_t state = 0;  ///< of the file; 0: forgotten. See Vat::Impl::state_of()
   std::uint64_t content_size = 0;
   bool good = false;
 };
@@ -112,8 +112,17 @@ class Index {
 
   /// All known copies, good ones first.
   [[nodiscard]] std::vector<Place> find(const base::ObjectId& id) const;
-  /// Random; another one whenever a copy was lost or found bad. What was in the vat under one state still is.
-  [[nodiscard]] std::string state() const;
+  /// The epoch is random, and another one whenever a copy was lost or found bad: what was stored in an epoch
+  /// still is there while that lasts, unless the whole vat was put back to what it was earlier, by a backup
+  /// or a snapshot. That shows by a milestone that is not there: a random name that was added when all was
+  /// stored.
+  struct State {
+    std::string epoch;
+    std::set<std::string> milestones;  ///< the last 1024 of this epoch
+  };
+  [[nodiscard]] State state() const;
+  /// Adds one to `epoch` and returns it; empty if that is over.
+  [[nodiscard]] std::string add_milestone(const std::string& epoch);
 
   void mark_damaged(const base::ObjectId& id, const Place& place);
   /// The whole pack was read and found good.

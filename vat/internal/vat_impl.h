@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "formats/base/file.h"
+#include "formats/base/file_systems.h"
 #include "formats/base/unique_fd.h"
 #include "formats/compression/decoder.h"
 #include "formats/vat_json/vat_settings.h"
@@ -92,6 +94,14 @@ class Vat::Impl {
   [[nodiscard]] std::vector<LooseFile> loose_files(const base::ObjectId& id) const;
   /// All of them; names outside the grammar are passed over.
   [[nodiscard]] std::vector<LooseFile> all_loose_files() const;
+  /// Tells one state of a hand-filled file from another: a hash of its file system, inode, size and times.
+  /// Where these stand for no content (base::FileSystems), they do so for this object only, and the file is
+  /// not vouched for.
+  struct FileState {
+    std::int64_t value = 0;
+    bool is_vouched = false;
+  };
+  [[nodiscard]] FileState state_of(const LooseFile& file, const struct stat& info);
   /// Hashes the file unless it is known and unchanged. nullopt if it is gone.
   [[nodiscard]] std::optional<internal::LooseRecord> check_loose(const LooseFile& file);
   /// Decodes the file into `sink` and returns whether it matched its id.
@@ -134,6 +144,9 @@ class Vat::Impl {
 
   OpenOptions options_;
   base::UniqueFd tmp_;
+  std::mutex systems_mutex_;
+  base::FileSystems systems_;
+  const std::string run_ = base::random_name();
   std::mutex rescan_mutex_;                 ///< held while all packs are indexed anew
   mutable std::mutex mutex_;                ///< guards what follows; never held while reading or hashing
   std::shared_ptr<internal::Index> index_;  // shared: a rebuild may replace it under a reader
