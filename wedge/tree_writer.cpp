@@ -351,7 +351,7 @@ class TreeWriter {
     const auto to = directory(parent);
     struct stat info;
     const bool there = ::fstatat(from->get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
-    if (!there && errno != ENOENT) base::throw_errno(row.target, errno);
+    if (!there && errno != ENOENT) base::throw_errno(row.target, errno);  // ENOENT is refused below
     if (!there || S_ISDIR(info.st_mode))
       throw Error(Category::refused, "hard link to what is not an earlier file");
     const auto link = [&, &target_name = target_name, &name = name] {

@@ -159,6 +159,7 @@ class Unpacker {
   void forget(const std::string& path) {
     nodes_.erase(path);
     const auto [parent, name] = formats::split_path(path);
+    // ENOENT: a special file that was left out has a node, but is not in the tree that is being made.
     if (top_ && ::unlinkat(directory(parent), name.c_str(), 0) != 0 && errno != ENOENT)
       base::throw_errno("replace", errno);
   }

@@ -96,6 +96,10 @@ class Wedge::Impl {
       return result;
     }
     if (!found.in_the_way.empty() && !options.overwrite) return blocked(std::move(found.in_the_way));
+    if (options.keep_extra && !found.carried.empty()) {
+      auto collisions = maker.find_collisions(found.carried);
+      if (!collisions.empty() && !options.overwrite) return blocked(std::move(collisions));
+    }
     if (there) internal::refuse_mounts(dir_.top(), path);
     if (root.below && !stands(*root.below, source.object_format()))
       throw Error(Category::refused,

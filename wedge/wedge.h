@@ -45,7 +45,9 @@ struct SyncOptions {
   unsigned threads = 0;
   SpotCheck spot_check;  ///< files of present entries that are read although the cache knows them
   Fidelity fidelity;
-  bool keep_extra = false;  ///< paths that sync did not make move over into the new entry
+  /// Paths that sync did not make move over into the new entry. One that the new entry has too, with another
+  /// type, content or target, blocks it.
+  bool keep_extra = false;
   bool overwrite = false;   ///< … or are left behind in the old one, as changed files are
   bool in_place = false;    ///< change what is as sync left it where it lies, as far as it differs
   bool dry_run = false;

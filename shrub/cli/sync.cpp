@@ -165,9 +165,11 @@ int run(const cli::Call& call, cli::Output& output) {
     output.message(std::to_string(unchanged) +
                    (unchanged == 1 ? " entry, unchanged" : " entries, unchanged"));
   if (blocked)
-    output.warning(
-        "paths that sync did not make are in the way: --keep-extra takes them over, --overwrite leaves them "
-        "in .shrub/old");
+    output.warning(options.keep_extra
+                       ? "paths that sync did not make are in the way, and the new tree has others of their "
+                         "names: move them away, or --overwrite leaves them in .shrub/old"
+                       : "paths that sync did not make are in the way: --keep-extra takes them over, "
+                         "--overwrite leaves them in .shrub/old");
   return blocked ? 1 : 0;
 }
 
@@ -175,13 +177,15 @@ int run(const cli::Call& call, cli::Output& output) {
 
 cli::Command sync_command() {
   auto options = fidelity_options();
-  options.insert(options.end(),
-                 {{"--keep-extra", "", "paths that sync did not make move over into the new tree"},
-                  {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
-                  {"--in-place", "", "change entries where they lie, path by path, not as a whole"},
-                  revision_option(),
-                  spot_check_option(),
-                  cli::dry_run_option()});
+  options.insert(
+      options.end(),
+      {{"--keep-extra", "",
+        "paths that sync did not make move over into the new tree, unless it has others of their names"},
+       {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
+       {"--in-place", "", "change entries where they lie, path by path, not as a whole"},
+       revision_option(),
+       spot_check_option(),
+       cli::dry_run_option()});
   for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
   return {
       "sync",

@@ -74,6 +74,7 @@ std::optional<Mounted> find_mount(const std::string& path) {
 }
 
 void make(const std::string& path, mode_t mode) {
+  // EEXIST: what was kept of an earlier mount. Anything but a directory is refused by overlayfs.
   if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) base::throw_errno(path, errno);
 }
 

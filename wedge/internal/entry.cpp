@@ -8,13 +8,12 @@
 #include <cerrno>
 #include <climits>
 #include <filesystem>
-#include <fstream>
 #include <vector>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
-#include "formats/base/numbers.h"
+#include "formats/base/mounts.h"
 #include "formats/disk/qcow2_writer.h"
 #include "formats/text/recipe.h"
 #include "wedge/internal/content_update.h"
@@ -30,20 +29,6 @@ using base::ObjectId;
 using formats::Row;
 
 namespace {
-
-/// A path as /proc/self/mountinfo has it, with some bytes as `\ooo`.
-std::string mount_point(std::string_view text) {
-  std::string path;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size() && text[i + 1] >= '0' && text[i + 1] <= '3') {
-      path += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
-      i += 3;
-    } else {
-      path += text[i];
-    }
-  }
-  return path;
-}
 
 /// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
 bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t size,
@@ -97,15 +82,10 @@ void refuse_mounts(int top, const std::string& path) {
   if (size < 0) return;  // without /proc the move will say
   place.resize(static_cast<std::size_t>(size));
   place += (place == "/" ? "" : "/") + path;
-  std::ifstream mounts("/proc/self/mountinfo");
-  for (std::string line; std::getline(mounts, line);) {
-    std::string_view rest = line, field;
-    for (int i = 0; i < 5; ++i) field = base::take_field(rest, ' ');
-    const auto mount = mount_point(field);
-    if (mount == place || mount.starts_with(place + "/"))
-      throw Error(Category::local, formats::escape(mount) + ": something is mounted there",
+  for (const auto& mount : base::read_mounts())
+    if (mount.point == place || mount.point.starts_with(place + "/"))
+      throw Error(Category::local, formats::escape(mount.point) + ": something is mounted there",
                   "unmount it, or mount it outside of the wedge");
-  }
 }
 
 WritableTop::WritableTop(int parent, const std::string& name) {

@@ -7,7 +7,9 @@
 
 #include <cerrno>
 #include <ctime>
+#include <map>
 #include <memory>
+#include <set>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -15,6 +17,7 @@
 #include "wedge/internal/entry.h"
 #include "wedge/internal/entry_key.h"
 #include "wedge/internal/in_place.h"
+#include "wedge/internal/place_file.h"
 #include "wedge/internal/settle.h"
 #include "wedge/unpack.h"
 
@@ -46,6 +49,33 @@ Row file_row(int dir, const std::string& name, const EntryRoot& root) {
   row.size = root.is_qcow2() ? static_cast<std::uint64_t>(info.st_size) : root.size;
   if (root.blob && !root.is_qcow2()) row.blob = *root.blob;
   return row;
+}
+
+/// Whether what lies at `path` below `top` is of the type, content or target of the row.
+bool is_alike(int top, const std::string& path, const Row& row, base::ObjectFormat format) {
+  const auto [parent_path, name] = formats::split_path(path);
+  const auto parent = base::open_beneath(top, parent_path, O_RDONLY | O_DIRECTORY);
+  const auto info = find_stat(parent.get(), name);
+  if (!info) return true;  // gone meanwhile
+  switch (row.type) {
+    case Row::Type::directory:
+      return S_ISDIR(info->st_mode);
+    case Row::Type::file:
+      return S_ISREG(info->st_mode) && static_cast<std::uint64_t>(info->st_size) == row.size &&
+             hash_content(base::open_at(parent.get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).get(), format,
+                          row.size) == row.blob;
+    case Row::Type::symlink: {
+      std::string target(row.target.size() + 1, '\0');
+      const ssize_t size = S_ISLNK(info->st_mode)
+                               ? ::readlinkat(parent.get(), name.c_str(), target.data(), target.size())
+                               : -1;
+      return size >= 0 && target.substr(0, static_cast<std::size_t>(size)) == row.target;
+    }
+    case Row::Type::fifo:
+      return S_ISFIFO(info->st_mode);
+    default:  // devices are rare enough
+      return false;
+  }
 }
 
 }  // namespace
@@ -135,7 +165,65 @@ WriteOptions EntryMaker::write_options(int reuse_top, RecordWriter& record) cons
   return write;
 }
 
+void EntryMaker::for_each_row(const std::function<void(const Row&)>& visit) const {
+  if (!root_.unpack.empty()) {
+    const auto archive = spool(source_, root_, dir_.tmp());
+    list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), visit);
+    return;
+  }
+  auto reader = read_manifest(source_, *root_.manifest);
+  for (Row row; reader.next(row);) visit(row);
+}
+
+std::vector<Difference> EntryMaker::find_collisions(std::vector<std::string>& extras) const {
+  // What the root has at these paths and at the directories they lie in; targets of links in a second walk.
+  std::map<std::string, Row> rows;
+  std::set<std::string> wanted;
+  for (const auto& extra : extras)
+    for (auto path = extra; wanted.insert(path).second && path != ".";)
+      path = formats::split_path(path).first;
+  const auto collect = [&](const Row& row) {
+    if (wanted.contains(row.path) && !is_left_out(row, options_.fidelity))
+      rows.insert_or_assign(row.path, row);
+  };
+  if (is_tree(root_)) {
+    for_each_row(collect);
+    bool links = false;
+    for (const auto& [path, row] : rows)
+      if (row.type == Row::Type::hard_link) links = wanted.insert(row.target).second || links;
+    if (links) for_each_row(collect);
+  } else {
+    rows["."] = {};  // a file
+  }
+  const auto old = base::open_beneath(dir_.top(), path_, O_RDONLY | O_DIRECTORY);
+  const auto find_row = [&](const std::string& path) -> const Row* {
+    auto found = rows.find(path);
+    if (found != rows.end() && found->second.type == Row::Type::hard_link)
+      found = rows.find(found->second.target);
+    return found != rows.end() ? &found->second : nullptr;
+  };
+  std::vector<Difference> collisions;
+  std::erase_if(extras, [&](const std::string& extra) {
+    if (is_by_product(extra)) return false;
+    for (auto path = extra; path != ".";) {
+      path = formats::split_path(path).first;
+      const auto* above = find_row(path);
+      if (above == nullptr || above->type == Row::Type::directory) continue;
+      collisions.push_back({Difference::Kind::extra, extra,
+                            path == "." ? "the new entry is a file" : "the new tree has a file " + path});
+      return false;
+    }
+    const auto* row = find_row(extra);
+    if (row == nullptr) return false;
+    if (is_alike(old.get(), extra, *row, source_.object_format())) return true;
+    collisions.push_back({Difference::Kind::extra, extra, "the new tree has another " + extra});
+    return false;
+  });
+  return collisions;
+}
+
 void EntryMaker::carry(const std::string& extra, int work) const {
+  if (!is_tree(root_)) return;  // a by-product of a tree that becomes a file
   const auto old = base::open_beneath(dir_.top(), path_, O_RDONLY | O_DIRECTORY);
   const auto fresh = base::open_beneath(work, "new", O_RDONLY | O_DIRECTORY);
   const auto [parent_path, name] = formats::split_path(extra);
@@ -151,12 +239,13 @@ void EntryMaker::carry(const std::string& extra, int work) const {
   }
   const auto info = find_stat(from.get(), name);
   if (!info) return;
-  if (S_ISDIR(info->st_mode)) {
-    if (::mkdirat(to.get(), name.c_str(), info->st_mode & 07777) != 0 && errno != EEXIST)
-      base::throw_errno(extra, errno);
-  } else if (::linkat(from.get(), name.c_str(), to.get(), name.c_str(), 0) != 0 && errno != EEXIST) {
-    base::throw_errno(extra, errno);
-  }
+  const int failed = S_ISDIR(info->st_mode) ? ::mkdirat(to.get(), name.c_str(), info->st_mode & 07777)
+                                            : ::linkat(from.get(), name.c_str(), to.get(), name.c_str(), 0);
+  if (failed == 0) return;
+  // The new tree has a path of this name: its own by-product serves as well. With --overwrite the new tree
+  // has its way, and the user's file stays in the old one. Otherwise find_collisions() stopped the sync.
+  if (errno == EEXIST && (is_by_product(extra) || options_.overwrite)) return;
+  base::throw_errno(extra, errno);
 }
 
 bool EntryMaker::can_change_in_place(const Record& record, const struct stat& there) const {
@@ -227,13 +316,8 @@ void EntryMaker::write_record(const Record& made) const {
   settled.inode = stat_of(parent.get(), name).st_ino;
   settled.workspace.clear();
   RecordWriter record(dir_.records(), settled, -1);
-  if (!root_.unpack.empty()) {
-    const auto archive = spool(source_, root_, dir_.tmp());
-    list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(),
-                 [&](const Row& row) { record.add(row); });
-  } else if (is_tree(root_)) {
-    auto reader = read_manifest(source_, *root_.manifest);
-    for (Row row; reader.next(row);) record.add(row);
+  if (is_tree(root_)) {
+    for_each_row([&](const Row& row) { record.add(row); });
   } else {
     record.add(file_row(parent.get(), name, root_));
   }

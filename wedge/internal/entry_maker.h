@@ -32,6 +32,10 @@ class EntryMaker {
   /// Makes "new" in `work`, and its rows. `is_there`: a directory lies at the path, whose files may be used
   /// again.
   [[nodiscard]] WriteSummary build(int work, bool is_there, RecordWriter& record) const;
+  /// Which of the extra paths the root has too, with another type, content or target, or has a file for one
+  /// of the directories they lie in. Those that it has alike are taken out of `extras`. By-products are left:
+  /// the root's take their place.
+  [[nodiscard]] std::vector<Difference> find_collisions(std::vector<std::string>& extras) const;
   /// Takes an extra path of what lies there over into "new": files by hard link, so that the old tree stays
   /// whole.
   void carry(const std::string& extra, int work) const;
@@ -52,6 +56,8 @@ class EntryMaker {
   void remember_content() const;
 
  private:
+  /// Rows of a tree or archive, as they will be made.
+  void for_each_row(const std::function<void(const formats::Row&)>& visit) const;
   [[nodiscard]] WriteSummary stage_tree(const Record& made, int work, RecordWriter& next) const;
   [[nodiscard]] std::optional<WriteSummary> stage_content(const Record& record, const Record& made, int work,
                                                           RecordWriter& next) const;

@@ -53,6 +53,7 @@ bool is_time_of(const Row& row, const struct stat& info) {
 bool links_to(int parent, const std::string& name, const std::string& target) {
   std::string there(PATH_MAX, '\0');
   const ssize_t size = ::readlinkat(parent, name.c_str(), there.data(), there.size());
+  // ENOENT, EINVAL: gone, or no symlink any more; either way it is not the one that sync made.
   if (size < 0 && errno != ENOENT && errno != EINVAL) base::throw_errno(name, errno);
   return size >= 0 && there.substr(0, static_cast<std::size_t>(size)) == target;
 }
@@ -160,7 +161,7 @@ class TreeChanger {
     }
     if (::unlinkat(parent->get(), name.c_str(), AT_REMOVEDIR) == 0) return;
     if (errno != ENOTEMPTY && errno != EEXIST) base::throw_errno("remove directory", errno);
-    leave(path);
+    leave(path);  // somebody's files are in it: it stays, and the caller is told
   }
 
   void finish_directory(const Row& row) {

@@ -183,6 +183,7 @@ base::UniqueFd ensure_beneath(int top, const std::string& path) {
   }
   const auto [parent_path, name] = formats::split_path(path);
   const auto parent = ensure_beneath(top, parent_path);
+  // EEXIST: another worker was quicker. Anything but a directory is refused below.
   if (::mkdirat(parent.get(), name.c_str(), 0700) != 0 && errno != EEXIST)
     base::throw_errno("make directory", errno);
   return base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);

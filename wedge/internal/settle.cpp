@@ -89,6 +89,7 @@ void swap_in(int work, int parent, const std::string& name, bool there) {
   if (there) writable.emplace(parent, name);
   const unsigned flags = there ? RENAME_EXCHANGE : RENAME_NOREPLACE;
   if (::renameat2(work, "new", parent, name.c_str(), flags) == 0) return;
+  // refuse_mounts() found nothing mounted before; overlayfs says so of a directory of a lower layer, too.
   if (errno == EXDEV)
     throw Error(Category::local, name + ": is on another file system than the wedge",
                 "do not mount over parts of a wedge");

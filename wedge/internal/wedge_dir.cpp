@@ -69,6 +69,7 @@ base::UniqueFd WedgeDir::make_parent(const std::string& path) const {
   if (path == ".") return at;
   for (std::string_view rest = path; !rest.empty();) {
     const std::string name(base::take_field(rest, '/'));
+    // EEXIST: it is shared with other entries. Anything but a directory is refused below.
     if (::mkdirat(at.get(), name.c_str(), 0777) != 0 && errno != EEXIST) base::throw_errno(path, errno);
     at = base::open_beneath(at.get(), name, O_RDONLY | O_DIRECTORY);
   }
