@@ -1,7 +1,9 @@
 #include "shrub/reachability.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 #include <unordered_set>
@@ -70,35 +72,91 @@ class Finder {
   }
 
   void run() {
-    if (options_.worktree) visit_worktree(shrub_, "worktree");
-    if (repository_ == nullptr) return;
+    if (options_.worktree) visit_worktree(shrub_, below_, "worktree");
+    if (repository_ == nullptr) {
+      if (options_.needs_repository)
+        throw Error(
+            Category::refused,
+            shrub_.root() + ": lies in no git repository, so only the vrefs that lie there now would count",
+            "--worktree, if that is meant");
+      return note(shrub_.root() + ": lies in no git repository: only the vrefs that lie there now count");
+    }
     if (repository_->is_shallow() && options_.refs)
       throw Error(Category::refused,
                   repository_->top() + ": its history was cut off, so what it needs is not known",
                   "git fetch --unshallow");
-    if (options_.index) visit_index(*repository_, "index");
-    // What lies in the other working trees, at the same place, is needed as well.
-    for (const auto& other : repository_->other_worktrees()) {
-      const auto repository = Repository::find(other);
-      if (options_.index) visit_index(*repository, "index of " + other);
-      const auto place = other + "/" + place_;
-      if (options_.worktree && base::find_stat(AT_FDCWD, place + "/" + kVatListFile, true))
-        visit_worktree(Shrub::find(place), "worktree " + other);
+    const auto kept = repository_->find_kept(options_.reflog && options_.refs);
+    for (const auto& directory : kept.directories) {
+      const bool is_own = !directory.worktree.empty() &&
+                          internal::canonical(directory.worktree) == internal::canonical(repository_->top());
+      require(directory);
+      if (options_.index) {
+        const auto file = directory.path + "/index";
+        if (base::find_stat(AT_FDCWD, file, true))
+          visit_index(file, is_own ? "index" : "index of " + directory.worktree);
+      }
+      if (options_.worktree && directory.is_there)
+        visit_shrubs(directory.worktree, is_own ? "worktree" : "worktree " + directory.worktree);
     }
-    if (options_.refs) visit_commits();
+    if (options_.refs) visit_commits(kept.tips);
+    if (kept.gone > 0)
+      note(std::to_string(kept.gone) +
+           " commits that reflogs and the like name are gone from the repository");
   }
 
  private:
+  void note(const std::string& text) const {
+    if (options_.on_note) options_.on_note(text);
+  }
+
+  /// What lies in a working tree that is not there now is not known.
+  void require(const GitDirectory& directory) const {
+    if (!options_.worktree || directory.is_there || (directory.is_known && directory.worktree.empty()))
+      return;
+    const bool is_refused = directory.is_locked || !directory.is_known;
+    if (is_refused && !options_.absent_worktrees)
+      throw Error(
+          Category::refused,
+          directory.name() + (directory.is_known ? ": is absent and locked, so what lies in it is not known"
+                                                 : ": it is not known where it is"),
+          "mount it or run this there; --absent-worktrees goes on without it");
+    note(directory.name() + ": is absent; its index and refs count");
+  }
+
+  /// The shrubs that lie in a working tree, at any path; of a part of one what is at the same place.
+  void visit_shrubs(const std::string& top, const std::string& where) {
+    if (prefix_.empty()) return find_shrubs(internal::canonical(top), where, 0);
+    const auto place = top + "/" + place_;
+    if (base::find_stat(AT_FDCWD, place + "/" + kVatListFile, true))
+      visit_worktree(Shrub::find(place), below_, where);
+  }
+
+  void find_shrubs(const std::string& directory, const std::string& where, int depth) {
+    if (depth > kMaxDepth)
+      throw Error(Category::refused, directory + ": too many directories in one another");
+    const auto opened = refused_as(directory, [&] { return base::open_directory(AT_FDCWD, directory); });
+    const auto names = base::list_directory(opened.get());
+    // Another repository has a list of its own.
+    if (depth > 0 && std::binary_search(names.begin(), names.end(), ".git")) return;
+    if (std::binary_search(names.begin(), names.end(), kVatListFile) && directory != shrub_.root())
+      return visit_worktree(Shrub::find(directory), ".", where);
+    for (const auto& name : names) {
+      if (name == ".git") continue;
+      const auto info = base::find_stat(opened.get(), name);
+      if (info && S_ISDIR(info->st_mode)) find_shrubs(directory + "/" + name, where, depth + 1);
+    }
+  }
+
   /// The shrub as it lies there, committed or not.
-  void visit_worktree(const Shrub& shrub, const std::string& where) {
-    for (const auto& entry : shrub.entries(below_)) {
+  void visit_worktree(const Shrub& shrub, const std::string& below, const std::string& where) {
+    for (const auto& entry : shrub.entries(below)) {
       const auto vref = refused_as(entry + kVrefSuffix, [&] { return shrub.read(entry); });
       if (texts_.insert(key_of(formats::to_text(vref))).second) visit_({where, entry + kVrefSuffix, vref});
     }
   }
 
-  void visit_index(Repository& repository, const std::string& where) {
-    const auto files = repository.index();
+  void visit_index(const std::string& file_of_index, const std::string& where) {
+    const auto files = repository_->index(file_of_index);
     std::set<std::string> shrubs;  // directories
     for (const auto& file : files)
       if (name_of(file.name) == kVatListFile) shrubs.insert(parent_of(file.name));
@@ -113,14 +171,15 @@ class Finder {
         visit_blob(where, file.name, file.id, is_in_shrub(file.name));
   }
 
-  void visit_commits() {
+  void visit_commits(const std::vector<GitRef>& refs) {
     std::vector<std::string> tips;
-    std::set<std::string> named;
-    const auto refs = repository_->refs(options_.reflog);
-    for (const auto& ref : refs)
-      if (!ref.commit.empty() && named.insert(ref.commit).second) tips.push_back(ref.commit);
-    for (const auto& ref : refs)
-      if (ref.commit.empty()) visit_tree(ref.tree, {}, ref.tree, false, 0);
+    std::set<std::string> named, seen;
+    for (const auto& ref : refs) {
+      if (ref.commit.empty() && !ref.tree.empty()) visit_tree(ref.tree, {}, ref.tree, false, 0);
+      if (ref.commit.empty()) continue;
+      if (!ref.is_logged) named.insert(ref.commit);
+      if (seen.insert(ref.commit).second) tips.push_back(ref.commit);
+    }
     try {
       repository_->walk(tips, [&](const CommitInfo& commit) {
         if (!options_.since || commit.time >= *options_.since || named.contains(commit.id))

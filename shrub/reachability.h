@@ -13,9 +13,13 @@ namespace shrub {
 /// Where vrefs are looked for.
 struct ReachOptions {
   bool worktree = true, index = true, refs = true;
-  bool reflog = false;  ///< with refs: what they were before, too
+  bool reflog = true;  ///< with refs: what they were before, too
   std::optional<std::int64_t>
       since;  ///< commits before that time, seconds since 1970, only if a ref names them
+  bool absent_worktrees =
+      false;  ///< go on although a working tree is absent of which something says it will be back
+  bool needs_repository = false;  ///< refuse a shrub that lies in none: its history is not known
+  std::function<void(const std::string&)> on_note;  ///< what was passed over; may be empty
 };
 
 /// A vref, and one of the places where it is.
@@ -27,7 +31,8 @@ struct ReachedVref {
   [[nodiscard]] std::string place() const;
 };
 
-/// Of linked working trees the index counts, and what lies at the same place, too.
+/// Of each working tree of the repository the index counts, and the vrefs that lie in it. Of one that is
+/// absent, as its disk may be, the index, HEAD and refs do; if it is locked that is refused.
 ///
 /// Calls `visit` for each different vref of a shrub, or of a directory of one: each text once, wherever it is
 /// found first. Of a whole shrub in a git repository these are the vrefs of all shrubs of that repository, so

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -24,20 +25,6 @@ bool is_repository(const fs::path& path) {
 
 }  // namespace
 
-namespace internal {
-
-bool is_other_worktree(const std::string& path, const std::string& top) {
-  try {
-    const auto there = base::find_stat(AT_FDCWD, path, true), own = base::find_stat(AT_FDCWD, top, true);
-    return there && S_ISDIR(there->st_mode) &&
-           !(own && own->st_dev == there->st_dev && own->st_ino == there->st_ino);
-  } catch (const base::Error& error) {
-    throw base::Error(base::Category::refused, std::string("working tree ") + error.what());
-  }
-}
-
-}  // namespace internal
-
 std::unique_ptr<Repository> Repository::find(const std::string& path) {
   std::error_code failure;
   const auto start = fs::weakly_canonical(fs::absolute(path), failure);
@@ -49,6 +36,34 @@ std::unique_ptr<Repository> Repository::find(const std::string& path) {
     if (at == at.root_path()) break;
   }
   throw base::Error(base::Category::no_store, path + ": not in a git repository");
+}
+
+Repository::Kept Repository::find_kept(bool reflog) {
+  Kept kept;
+  kept.tips = refs();
+  std::set<std::string> seen;
+  for (const auto& tip : kept.tips) seen.insert(tip.id);
+  kept.directories = find_git_directories(places());
+  const auto add = [&](const std::vector<KeptObject>& objects, bool is_logged) {
+    for (const auto& [name, id, may_be_gone] : objects) {
+      if (!seen.insert(id).second) continue;
+      auto tip = find_tip(name, id);
+      if (tip) {
+        tip->is_logged = is_logged;
+        kept.tips.push_back(*std::move(tip));
+      } else if (may_be_gone) {
+        ++kept.gone;
+      } else {
+        throw base::Error(base::Category::refused, name + ": leads to what is not in the repository");
+      }
+    }
+  };
+  const auto size = id_size();
+  for (const auto& directory : kept.directories) add(shrub::find_kept(directory, size), false);
+  add(find_stashes(kept.directories.front(), size), false);
+  if (!reflog) return kept;
+  for (const auto& directory : kept.directories) add(find_logged(directory, size), true);
+  return kept;
 }
 
 void Repository::log(const std::string& commit, const std::string& path,

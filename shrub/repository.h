@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "shrub/git_state.h"
+
 namespace shrub {
 
 struct CommitInfo {
@@ -21,8 +23,10 @@ struct CommitInfo {
 /// A name for a commit: a ref, HEAD of a working tree, an entry of a reflog.
 struct GitRef {
   std::string name;
-  std::string commit;     ///< hex; empty: it leads to no commit …
-  std::string tree = {};  ///< … but to this tree
+  std::string id;           ///< hex: of what it names, as a tag
+  std::string commit = {};  ///< hex; empty: it leads to no commit …
+  std::string tree = {};    ///< … but to this tree, or, if that is empty too, to a blob
+  bool is_logged = false;   ///< it only was the place of a ref once
 };
 
 struct GitEntry {
@@ -64,13 +68,27 @@ class Repository {
   virtual void walk(const std::vector<std::string>& commits,
                     const std::function<bool(const CommitInfo&)>& visit) = 0;
 
-  /// All that keeps commits: refs that lead to one, HEAD of each working tree, and what was stashed.
-  /// `reflog`: what they were before, too.
-  [[nodiscard]] virtual std::vector<GitRef> refs(bool reflog) = 0;
-  /// Directories of the other working trees of the repository; those that are gone are left out.
-  [[nodiscard]] virtual std::vector<std::string> other_worktrees() = 0;
-  /// The files of the index: paths from the top, and ids. None in a bare repository.
-  [[nodiscard]] virtual std::vector<GitEntry> index() = 0;
+  /// All that keeps commits: refs, and in each working tree HEAD and its like, refs of its own, what is under
+  /// way, and what was stashed. `reflog`: what refs were before, too. Throws refused if any of that cannot be
+  /// read.
+  struct Kept {
+    std::vector<GitRef> tips;
+    std::vector<GitDirectory> directories;  ///< one for each working tree, the main one first
+    std::uint64_t gone = 0;                 ///< names of objects that git has pruned
+  };
+  [[nodiscard]] Kept find_kept(bool reflog);
+
+  /// The refs that all working trees share. Throws refused if one cannot be read.
+  [[nodiscard]] virtual std::vector<GitRef> refs() = 0;
+  /// What an object leads to; nullopt if the repository does not have it.
+  [[nodiscard]] virtual std::optional<GitRef> find_tip(const std::string& name, const std::string& id) = 0;
+  /// Where it lies, and its working trees.
+  [[nodiscard]] virtual GitPlaces places() = 0;
+  /// Digits of an id.
+  [[nodiscard]] virtual std::size_t id_size() const = 0;
+  /// The files of the index file at this absolute path: paths from the top, and ids. None if it is not there.
+  /// What is only intended to be added has no content yet and is left out.
+  [[nodiscard]] virtual std::vector<GitEntry> index(const std::string& file) = 0;
   /// The same as list() and read() by ids. Throws refused if the repository does not have it.
   [[nodiscard]] virtual std::vector<GitEntry> list_tree(const std::string& tree) = 0;
   [[nodiscard]] virtual std::string read_blob(const std::string& blob, std::size_t limit) = 0;

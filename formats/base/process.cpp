@@ -28,7 +28,8 @@ struct Actions {
 
 }  // namespace
 
-Process::Process(const std::vector<std::string>& arguments, const std::vector<std::string>& without) {
+Process::Process(const std::vector<std::string>& arguments, const std::vector<std::string>& without,
+                 std::vector<std::string> with) {
   int to[2], from[2];
   // A socket: writing to a child that has ended is an error, and not a signal.
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, to) != 0) throw_errno("socket pair", errno);
@@ -49,12 +50,15 @@ Process::Process(const std::vector<std::string>& arguments, const std::vector<st
   std::vector<char*> argv, environment;
   for (auto& argument : own) argv.push_back(argument.data());
   argv.push_back(nullptr);
+  with.emplace_back("LC_ALL=C");
+  const auto name_of = [](std::string_view text) { return text.substr(0, text.find('=')); };
   for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable) {
-    const std::string_view text = *variable;
-    if (std::none_of(without.begin(), without.end(),
-                     [&](const auto& name) { return text.substr(0, text.find('=')) == name; }))
+    const auto name = name_of(*variable);
+    if (name != "LANGUAGE" && std::find(without.begin(), without.end(), name) == without.end() &&
+        std::none_of(with.begin(), with.end(), [&](const auto& set) { return name_of(set) == name; }))
       environment.push_back(*variable);
   }
+  for (auto& variable : with) environment.push_back(variable.data());
   environment.push_back(nullptr);
   const int failure =
       ::posix_spawnp(&pid_, own.front().c_str(), &actions.raw, nullptr, argv.data(), environment.data());

@@ -13,12 +13,13 @@
 
 namespace base {
 
-/// Runs a program found on PATH. Ends with its owner: pipes are closed, then it is waited for. One thread at
-/// a time. Errors: local.
+/// Runs a program found on PATH, which speaks English whatever the user's language is (LC_ALL=C). Ends with
+/// its owner: pipes are closed, then it is waited for. One thread at a time. Errors: local.
 class Process {
  public:
-  /// `without`: environment variables that the child does not get.
-  explicit Process(const std::vector<std::string>& arguments, const std::vector<std::string>& without = {});
+  /// `without`: environment variables that the child does not get; `with`: NAME=VALUE that it does.
+  explicit Process(const std::vector<std::string>& arguments, const std::vector<std::string>& without = {},
+                   std::vector<std::string> with = {});
   ~Process();
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;

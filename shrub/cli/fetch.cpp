@@ -84,6 +84,7 @@ int run_push(const cli::Call& call, cli::Output& output) {
       summary = vat::push_roots(*vats.source, roots, profile, address, user.peers, scratch.path(), options);
     } else {
       const auto to = vat::Vat::open(full, {user.peers.cache_dir, user.peers.on_note});
+      if (!options.add.dry_run) note_served(*to, named.shrub);
       summary = vat::copy_roots(*vats.source, roots, *to, options);
     }
     if (output.json()) {

@@ -1,6 +1,7 @@
 #include "cli/gc.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include "cli/peers.h"
@@ -8,27 +9,49 @@
 #include "shrub/cli/reach.h"
 #include "shrub/cli/verbs.h"
 #include "vat/live.h"
+#include "vat/served.h"
 
 namespace shrub_cli {
 namespace {
 
 /// What the vrefs need.
-std::vector<std::string> list_needed(const cli::Call& call) {
+std::vector<std::string> list_needed(const cli::Call& call, const shrub::ReachOptions& options) {
   std::set<base::ObjectId> ids;
   for (const auto& path : call.all("SHRUB"))
-    shrub::for_each_reached(whole_shrub(path).root(), reach_options_of(call),
-                            [&](const shrub::ReachedVref& reached) {
-                              for (const auto& root : shrub::roots_of(reached.vref))
-                                for (const auto& id : {root.manifest, root.layout, root.blob, root.recipe})
-                                  if (id) ids.insert(*id);
-                            });
+    shrub::for_each_reached(whole_shrub(path).root(), options, [&](const shrub::ReachedVref& reached) {
+      for (const auto& root : shrub::roots_of(reached.vref))
+        for (const auto& id : {root.manifest, root.layout, root.blob, root.recipe})
+          if (id) ids.insert(*id);
+    });
   cli::check_needed(!ids.empty());
   std::vector<std::string> names;
   for (const auto& id : ids) names.push_back(id.hex());
   return names;
 }
 
+/// --forget-shrub. Returns their roots.
+std::set<std::string> forget(const cli::Call& call, const std::vector<std::shared_ptr<vat::Vat>>& vats) {
+  std::set<std::string> forgotten;
+  for (const auto& path : call.all("--forget-shrub")) {
+    const auto full = shrub::full_name(std::filesystem::current_path().string(), "file://" + path);
+    bool known = false;
+    for (const auto& vat : vats) {
+      const auto served = vat::list_served(*vat);
+      known = std::any_of(served.begin(), served.end(), [&](const auto& one) { return one.path == full; }) ||
+              known;
+      if (!call.has("--dry-run")) (void)vat::forget_served(*vat, full);
+    }
+    if (!known)
+      throw base::Error(base::Category::not_found,
+                        "--forget-shrub " + full + ": no shrub that uses this vat");
+    forgotten.insert(full);
+  }
+  return forgotten;
+}
+
 int run(const cli::Call& call, cli::Output& output) {
+  auto reach = reach_options_of(call, output);
+  reach.needs_repository = !call.has("--worktree");
   const auto named = call.all("--vat");
   if (std::any_of(named.begin(), named.end(), vat::is_remote)) {
     if (named.size() > 1)
@@ -37,10 +60,9 @@ int run(const cli::Call& call, cli::Output& output) {
     for (const auto& option : cli::fetch_options())
       if (const auto name = cli::long_name(option); call.has(name))
         throw base::Error(base::Category::usage, name + ": nothing is fetched for a vat on another host");
-    return cli::gc_there(named[0], list_needed(call), call, output);
+    return cli::gc_there(named[0], list_needed(call, reach), call, output);
   }
   auto options = cli::gc_options_of(call);
-  const auto reach = reach_options_of(call);
   vat::LiveSet live;
   std::set<std::pair<base::ObjectId, std::optional<base::ObjectId>>> roots;  // whose blobs are live
   std::vector<std::pair<std::string, shrub::Vats>> shrubs;
@@ -51,17 +73,20 @@ int run(const cli::Call& call, cli::Output& output) {
     const auto known = [&](const auto& vat) { return vat->path() == opened.writable->path(); };
     if (std::none_of(vats.begin(), vats.end(), known)) vats.push_back(opened.writable);
   }
+  const auto forgotten = forget(call, vats);
+  const auto look_at = [&](const std::string& path, vat::BlobSource& source) {
+    shrub::for_each_reached(path, reach, [&](const shrub::ReachedVref& reached) {
+      for (const auto& root : shrub::roots_of(reached.vref)) {
+        if (!roots.emplace(root.id(), root.detail()).second) continue;
+        base::named(reached.place(), [&] { vat::add_live(source, root, live); });
+      }
+      output.progress("live", live.size(), 0);
+    });
+  };
   const auto look = [&] {
-    for (const auto& [path, opened] : shrubs) {
-      auto& source = *opened.source;
-      shrub::for_each_reached(path, reach, [&](const shrub::ReachedVref& reached) {
-        for (const auto& root : shrub::roots_of(reached.vref)) {
-          if (!roots.emplace(root.id(), root.detail()).second) continue;
-          base::named(reached.place(), [&] { vat::add_live(source, root, live); });
-        }
-        output.progress("live", live.size(), 0);
-      });
-    }
+    for (const auto& [path, opened] : shrubs) look_at(path, *opened.source);
+    for (const auto& path : other_shrubs(call.all("SHRUB"), vats, forgotten))
+      look_at_other(path, vats, call, output, [&](vat::BlobSource& source) { look_at(path, source); });
   };
   look();
   // Whatever came to be needed meanwhile, as by a checkout, stays too.
@@ -80,15 +105,19 @@ int run(const cli::Call& call, cli::Output& output) {
 cli::Command gc_command() {
   auto options = cli::gc_options();
   for (auto& option : reach_options()) options.push_back(std::move(option));
+  options.push_back({"--forget-shrub", "PATH",
+                     "first, take this shrub off the list of those that use the vat",
+                     cli::Completion::directory, true});
   for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
   return {
       "gc",
       "Take away from a vat what no vref needs",
       "Finds what the vrefs need, as `reachable` does, and takes the rest away from the writable vat, as "
       "`vat gc` does: packs of which nothing is needed are condemned by one run, and deleted by the first "
-      "that comes the grace period later, if nothing has come to need them. Name all shrubs that use the "
-      "vat: what others need is not known.\n\n"
-      "A vref, commit or text that cannot be read ends it (exit 8), and nothing is deleted.\n\n"
+      "that comes the grace period later, if nothing has come to need them. What other shrubs of this "
+      "machine need stays, too, if they ever added to, pushed to or synced from the vat; name those of other "
+      "machines.\n\n"
+      "A vref, commit, working tree or text that cannot be read ends it (exit 8), and nothing is deleted.\n\n"
       "Of a vat that --vat names by ssh:// the `vat` of that host takes it away.",
       {{"SHRUB", cli::Argument::Count::some, "all shrubs that use the vat", cli::Completion::directory}},
       options,

@@ -26,14 +26,20 @@ struct Needed {
 
 Needed find_needed(const cli::Call& call, cli::Output& output) {
   Needed needed;
-  const auto options = reach_options_of(call);
+  auto options = reach_options_of(call, output);
+  options.needs_repository = call.has("--dead") && !call.has("--worktree");
+  const auto look = [&](const std::string& path, vat::BlobSource& source) {
+    shrub::for_each_reached(path, options, [&](const shrub::ReachedVref& reached) {
+      for (const auto& root : shrub::roots_of(reached.vref)) vat::add_live(source, root, needed.live);
+    });
+  };
   for (const auto& path : call.all("SHRUB")) {
     const auto vats = open_vats(whole_shrub(path), call, output);
-    shrub::for_each_reached(path, options, [&](const shrub::ReachedVref& reached) {
-      for (const auto& root : shrub::roots_of(reached.vref)) vat::add_live(*vats.source, root, needed.live);
-    });
+    look(path, *vats.source);
     needed.vats.insert(needed.vats.end(), vats.local.begin(), vats.local.end());
   }
+  for (const auto& path : other_shrubs(call.all("SHRUB"), needed.vats))
+    look_at_other(path, needed.vats, call, output, [&](vat::BlobSource& source) { look(path, source); });
   return needed;
 }
 
@@ -45,7 +51,7 @@ bool say_why(const cli::Call& call, cli::Output& output) {
     const auto vats = open_vats(shrub::Shrub::find(path), call, output);
     const auto id = base::ObjectId::parse(vats.source->object_format(), wanted);
     if (!id) throw Error(Category::usage, "--why: '" + wanted + "' is no id");
-    shrub::for_each_reached(path, reach_options_of(call), [&](const shrub::ReachedVref& reached) {
+    shrub::for_each_reached(path, reach_options_of(call, output), [&](const shrub::ReachedVref& reached) {
       if (found) return;
       for (const auto& root : shrub::roots_of(reached.vref)) {
         vat::LiveSet live;

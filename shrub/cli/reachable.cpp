@@ -1,5 +1,8 @@
 #include <algorithm>
 #include <ctime>
+#include <filesystem>
+#include <memory>
+#include <set>
 #include <unordered_set>
 
 #include "cli/environment.h"
@@ -7,7 +10,9 @@
 #include "formats/base/error.h"
 #include "shrub/cli/reach.h"
 #include "shrub/cli/verbs.h"
+#include "shrub/repository.h"
 #include "vat/live.h"
+#include "vat/served.h"
 
 namespace shrub_cli {
 
@@ -19,7 +24,11 @@ std::vector<cli::Option> reach_options() {
           {"--all-refs", "",
            "only commits: those of all refs, working trees and stashes, and all before them; and what else "
            "is named"},
-          {"--reflog", "", "with commits, those that refs led to earlier too"},
+          {"--reflog", "", "if some of these are named: commits that refs led to earlier, too"},
+          {"--absent-worktrees", "",
+           "go on although a working tree that is locked, or the main one, is not there: of it only the "
+           "index, HEAD "
+           "and refs count"},
           {"--since", "TIME",
            "older commits only if a ref names them: a time like 2026-11-21T10:00:00Z, or how long ago, like "
            "90d"}};
@@ -32,11 +41,18 @@ shrub::Shrub whole_shrub(const std::string& path) {
   return shrub;
 }
 
-shrub::ReachOptions reach_options_of(const cli::Call& call) {
+shrub::ReachOptions reach_options_of(const cli::Call& call, cli::Output& output) {
   shrub::ReachOptions options;
-  if (call.has("--worktree") || call.has("--index") || call.has("--all-refs"))
-    options = {call.has("--worktree"), call.has("--index"), call.has("--all-refs"), false, {}};
-  options.reflog = call.has("--reflog");
+  if (call.has("--worktree") || call.has("--index") || call.has("--all-refs")) {
+    options.worktree = call.has("--worktree");
+    options.index = call.has("--index");
+    options.refs = call.has("--all-refs");
+    options.reflog = call.has("--reflog");
+  }
+  options.absent_worktrees = call.has("--absent-worktrees");
+  options.on_note = [&output, said = std::make_shared<std::set<std::string>>()](const std::string& text) {
+    if (said->insert(text).second) output.warning(text);  // shared: copies of the options say it once
+  };
   if (const auto since = call.find("--since")) {
     options.since = cli::parse_time(*since);
     if (!options.since)
@@ -45,10 +61,61 @@ shrub::ReachOptions reach_options_of(const cli::Call& call) {
   return options;
 }
 
+std::vector<std::string> other_shrubs(const std::vector<std::string>& named,
+                                      const std::vector<std::shared_ptr<vat::Vat>>& vats,
+                                      const std::set<std::string>& forgotten) {
+  // All shrubs of a repository are looked at together, in whichever of its working trees they are.
+  std::set<std::string> known = forgotten, repositories;
+  for (const auto& path : named) {
+    known.insert(shrub::Shrub::find(path).root());
+    try {
+      repositories.insert(shrub::Repository::find(path)->places().common);
+    } catch (const base::Error& error) {
+      if (error.category() != base::Category::no_store) throw;
+    }
+  }
+  std::vector<vat::ServedShrub> served;
+  for (const auto& vat : vats)
+    for (auto& one : vat::list_served(*vat)) served.push_back(std::move(one));
+  const auto is_there = [](const vat::ServedShrub& one) {
+    std::error_code failure;  // what cannot be looked at is refused when it is
+    return std::filesystem::exists(std::filesystem::path(one.path) / shrub::kVatListFile, failure);
+  };
+  std::stable_partition(served.begin(), served.end(), is_there);
+  std::vector<std::string> others;
+  for (const auto& one : served) {
+    if (known.contains(one.path) || (!one.repository.empty() && !repositories.insert(one.repository).second))
+      continue;
+    known.insert(one.path);
+    others.push_back(one.path);
+  }
+  return others;
+}
+
+void look_at_other(const std::string& path, const std::vector<std::shared_ptr<vat::Vat>>& vats,
+                   const cli::Call& call, cli::Output& output,
+                   const std::function<void(vat::BlobSource&)>& look) {
+  try {
+    const auto shrub = shrub::Shrub::find(path);
+    if (shrub.root() != path) throw base::Error(base::Category::no_store, "no shrub here");
+    std::vector<std::shared_ptr<vat::BlobSource>> sources(vats.begin(), vats.end());
+    try {
+      sources.push_back(open_vats(shrub, call, output).source);
+    } catch (const base::Error&) {  // what it needs of this vat is in this vat
+    }
+    vat::SourceSet source(sources);
+    look(source);
+  } catch (const base::Error& error) {
+    throw base::Error(base::Category::refused,
+                      "shrub " + path + " uses this vat, too, and cannot be read: " + error.what(),
+                      "if it is gone for good: shrub gc --forget-shrub " + path);
+  }
+}
+
 namespace {
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto options = reach_options_of(call);
+  const auto options = reach_options_of(call, output);
   // All is found before anything is said: who reads half of it would take the rest for unneeded.
   std::vector<base::ObjectId> ids;
   std::unordered_set<base::ObjectId> seen;
@@ -95,8 +162,9 @@ cli::Command reachable_command() {
       "Print what the vrefs of a repository need",
       "Prints the ids of all roots (manifests, layouts, files, recipes, traces) that vrefs name: in the "
       "working "
-      "tree, in the index, and in all commits that refs, working trees and stashes lead to, without a "
-      "checkout. Of a "
+      "tree, in the index, and in all commits that refs, reflogs, working trees, stashes and what is under "
+      "way in "
+      "them lead to, without a checkout. Of a "
       "whole shrub these are the vrefs of all shrubs in that repository; of a part only its own, which is no "
       "list "
       "for gc.\n\n"

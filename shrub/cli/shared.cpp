@@ -10,7 +10,9 @@
 #include "formats/text/layout.h"
 #include "formats/text/recipe.h"
 #include "shrub/cli/verbs.h"
+#include "shrub/repository.h"
 #include "vat/maps.h"
+#include "vat/served.h"
 
 namespace shrub_cli {
 
@@ -108,6 +110,17 @@ vat::AddOptions add_options(const cli::Call& call) {
   return options;
 }
 
+void note_served(vat::Vat& vat, const shrub::Shrub& shrub) {
+  vat::note_served(vat, shrub.root(), [&] {
+    try {
+      return shrub::Repository::find(shrub.root())->places().common;
+    } catch (const Error& error) {
+      if (error.category() != Category::no_store && error.category() != Category::refused) throw;
+      return std::string();
+    }
+  });
+}
+
 Addition begin_addition(const cli::Call& call, cli::Output& output, const std::string& argument) {
   auto named = find_named(call.get(argument), call);
   if (!named.shrub.commit().empty())
@@ -121,7 +134,10 @@ Addition begin_addition(const cli::Call& call, cli::Output& output, const std::s
                     add_options(call),
                     cli::format_time(cli::current_time()),
                     std::nullopt};
-  if (!addition.options.dry_run) addition.lease.emplace(addition.vat(), true);
+  if (!addition.options.dry_run) {
+    addition.lease.emplace(addition.vat(), true);
+    note_served(addition.vat(), addition.named.shrub);
+  }
   return addition;
 }
 

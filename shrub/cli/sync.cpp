@@ -83,6 +83,13 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto entries = shrub.entries(below);
   const auto vats = open_vats(shrub, call, output);
   const auto leases = call.has("--dry-run") ? std::vector<vat::Lease>() : hold_leases(vats);
+  if (vats.writable != nullptr && !call.has("--dry-run")) {
+    try {
+      note_served(*vats.writable, shrub);
+    } catch (const base::Error& error) {  // who may only read it needs not write in it
+      if (error.category() != base::Category::local) throw;
+    }
+  }
   wedge::SyncOptions options;
   options.threads = jobs(call);
   options.fidelity = fidelity(call, output);

@@ -51,6 +51,9 @@ namespace shrub_cli {
 [[nodiscard]] shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
                                              cli::Output& output);
 
+/// The vat, if it can be written, remembers that this shrub uses it.
+void note_served(vat::Vat& vat, const shrub::Shrub& shrub);
+
 /// For what reads for long: nothing goes from the vats on this disk that was needed when it began.
 [[nodiscard]] std::vector<vat::Lease> hold_leases(const shrub::Vats& vats);
 

@@ -1,9 +1,8 @@
-#include <filesystem>
-
 #include "formats/base/error.h"
 #include "formats/base/numbers.h"
 #include "formats/base/object_id.h"
 #include "formats/base/process.h"
+#include "shrub/git_state.h"
 #include "shrub/internal/repositories.h"
 
 namespace shrub::internal {
@@ -12,6 +11,8 @@ namespace {
 using base::Category;
 using base::Error;
 
+constexpr const char* kEmptySha1 = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
+constexpr const char* kEmptySha256 = "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813";
 constexpr std::size_t kMaxTree = std::size_t{64} << 20;
 
 /// Variables that would make git look at another repository than the one we name.
@@ -64,43 +65,51 @@ class GitProgram final : public Repository {
     return std::move(found->content);
   }
 
-  std::vector<GitRef> refs(bool reflog) override {
+  std::vector<GitRef> refs() override {
     std::vector<GitRef> all;
-    for (const auto& line : lines({"for-each-ref", "--format=%(objectname) %(objecttype) %(refname)"})) {
+    std::vector<std::string> names;
+    for (const auto& line : lines({"for-each-ref", "--format=%(objectname) %(refname)"})) {
       std::string_view rest = line;
-      const auto id = base::take_field(rest, ' ');
-      const auto type = base::take_field(rest, ' ');
-      if (type != "blob") add_ref(all, std::string(rest), std::string(id));
+      const auto id = std::string(base::take_field(rest, ' '));
+      const auto& name = names.emplace_back(rest);
+      auto tip = find_tip(name, id);
+      if (!tip) throw Error(Category::refused, name + ": leads to what is not in the repository");
+      all.push_back(*std::move(tip));
     }
-    if (find("HEAD", SIZE_MAX)) add_ref(all, "HEAD", "HEAD");
-    const std::string none(2 * id_size_, '0');
-    for (const auto& line : lines({"worktree", "list", "--porcelain"}))
-      if (line.starts_with("HEAD ") && line.substr(5) != none) add_ref(all, "worktree", line.substr(5));
-    // A stash is in nothing but the reflog of one ref.
-    if (find("refs/stash^{commit}", SIZE_MAX))
-      for (const auto& id : lines({"log", "--walk-reflogs", "--format=%H", "refs/stash"}))
-        all.push_back({"stash", id});
-    if (reflog)
-      for (const auto& id : lines({"log", "--walk-reflogs", "--format=%H", "--ignore-missing", "--all"}))
-        all.push_back({"reflog", id});
+    require_all_refs(places().common, names);
     return all;
   }
 
-  std::vector<std::string> other_worktrees() override {
-    std::vector<std::string> paths;
-    for (const auto& line : lines({"worktree", "list", "--porcelain"})) {
-      if (line == "bare" && !paths.empty()) paths.pop_back();
-      if (line.starts_with("worktree ")) paths.push_back(line.substr(9));
-    }
-    std::erase_if(paths, [this](const std::string& path) { return !is_other_worktree(path, top()); });
-    return paths;
+  std::optional<GitRef> find_tip(const std::string& name, const std::string& id) override {
+    if (auto commit = find(id + "^{commit}", SIZE_MAX)) return GitRef{name, id, std::move(commit->id)};
+    if (auto tree = find(id + "^{tree}", SIZE_MAX)) return GitRef{name, id, {}, std::move(tree->id)};
+    if (find(id + "^{blob}", SIZE_MAX)) return GitRef{name, id};
+    return std::nullopt;
   }
 
-  std::vector<GitEntry> index() override {
+  GitPlaces places() override {
+    GitPlaces places;
+    const auto found = lines({"rev-parse", "--path-format=absolute", "--git-common-dir", "--absolute-git-dir",
+                              "--is-bare-repository"});
+    if (found.size() != 3)
+      throw Error(Category::refused, "repository " + top() + ": git does not say where it is");
+    places.common = found[0];
+    places.own = found[1];
+    places.top = top();
+    places.is_bare = setting(places.common, {"--bool", "core.bare"}) == "true";
+    places.worktree = setting(places.common, {"core.worktree"});
+    return places;
+  }
+
+  std::size_t id_size() const override { return 2 * id_size_; }
+
+  std::vector<GitEntry> index(const std::string& file) override {
     std::vector<GitEntry> entries;
-    base::Process bare(command({"rev-parse", "--is-bare-repository"}), kHidden);
-    if (bare.read_rest() == "true\n") return entries;
-    base::Process git(command({"ls-files", "--stage", "-z"}), kHidden);
+    // The index of a working tree that may be absent: read as that of a repository without one.
+    base::Process git({"git", "--no-optional-locks", "--no-replace-objects", "-c", "core.fsmonitor=false",
+                       "-c", "core.bare=true", "--git-dir=" + places().common, "ls-files", "--stage", "-z"},
+                      kHidden, {"GIT_INDEX_FILE=" + file});
+    const auto empty = id_size_ == 20 ? kEmptySha1 : kEmptySha256;
     for (std::string line; git.read_until('\0', line);) {
       std::string_view rest = line;
       const auto mode = base::take_field(rest, ' ');
@@ -109,10 +118,10 @@ class GitProgram final : public Repository {
       (void)base::take_field(rest, '\t');
       entry.name = rest;
       entry.type = mode.starts_with("100") ? GitEntry::Type::file : GitEntry::Type::other;
-      entries.push_back(std::move(entry));
+      if (entry.id != empty) entries.push_back(std::move(entry));  // what is only intended to be added
     }
     if (git.finish() != 0)
-      throw Error(Category::refused, "repository " + top() + ": git cannot read its index");
+      throw Error(Category::refused, "repository " + top() + ": git cannot read " + file);
     return entries;
   }
 
@@ -181,24 +190,25 @@ class GitProgram final : public Repository {
     return entries;
   }
 
-  /// Unless it leads to something else than a commit or a tree.
-  void add_ref(std::vector<GitRef>& all, const std::string& name, const std::string& id) {
-    if (auto commit = find(id + "^{commit}", SIZE_MAX)) return all.push_back({name, std::move(commit->id)});
-    if (auto tree = find(id + "^{tree}", SIZE_MAX)) return all.push_back({name, {}, std::move(tree->id)});
-    // A tag of a blob; or what it leads to is not there.
-    if (!find(id + "^{blob}", SIZE_MAX))
-      throw Error(Category::refused, name + ": leads to what is not in the repository");
-  }
-
   [[nodiscard]] std::vector<std::string> lines(std::vector<std::string> arguments) const {
     base::Process git(command(std::move(arguments)), kHidden);
     std::vector<std::string> all;
     for (std::string line; git.read_until('\n', line);) all.push_back(std::move(line));
-    const auto code = git.finish();
-    // What it leaves out it warns of.
-    if (code != 0 || git.errors().find("ignoring") != std::string::npos)
+    if (git.finish() != 0)
       throw Error(Category::refused, "repository " + top() + ": git cannot read its refs");
     return all;
+  }
+
+  /// Of the repository as such, whatever a working tree says; empty if it is not set.
+  [[nodiscard]] std::string setting(const std::string& common, std::vector<std::string> what) const {
+    what.insert(what.begin(), {"git", "--git-dir=" + common, "config", "--local", "--get"});
+    base::Process git(what, kHidden);
+    std::string value;
+    (void)git.read_until('\n', value);
+    const auto code = git.finish();
+    if (code != 0 && code != 1)  // 1: it is not set
+      throw Error(Category::refused, "repository " + top() + ": git cannot read its configuration");
+    return value;
   }
 
   [[nodiscard]] std::vector<std::string> command(std::vector<std::string> arguments) const {

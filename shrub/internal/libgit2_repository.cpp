@@ -1,11 +1,10 @@
 #include <git2.h>
 
-#include <algorithm>
-#include <filesystem>
 #include <mutex>
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
+#include "shrub/git_state.h"
 #include "shrub/internal/repositories.h"
 
 namespace shrub::internal {
@@ -107,9 +106,8 @@ class Libgit2Repository final : public Repository {
     });
   }
 
-  std::vector<GitRef> refs(bool reflog) override {
-    std::vector<GitRef> all;
-    std::vector<std::string> names{"HEAD"};
+  std::vector<GitRef> refs() override {
+    std::vector<std::string> names;
     const auto list = make<git_reference_iterator, git_reference_iterator_free>(
         "refs",
         [&](git_reference_iterator** out) { return git_reference_iterator_new(out, repository_.get()); });
@@ -119,78 +117,72 @@ class Libgit2Repository final : public Repository {
       check(code, "refs");
       names.emplace_back(name);
     }
-    const std::string common = git_repository_commondir(repository_.get());
-    require_all(common, names);
+    require_all_refs(places().common, names);
+    std::vector<GitRef> all;
     for (const auto& name : names) {
       git_oid id;
       const int code = git_reference_name_to_id(&id, repository_.get(), name.c_str());
-      if (code == GIT_ENOTFOUND) continue;  // HEAD of no commit yet, a symbolic ref to nothing
+      if (code == GIT_ENOTFOUND) continue;  // a symbolic ref to nothing
       check(code, name);
-      add_ref(all, name, id);
-      if (!reflog && name != "refs/stash") continue;
-      const auto log = make<git_reflog, git_reflog_free>(
-          name, [&](git_reflog** out) { return git_reflog_read(out, repository_.get(), name.c_str()); });
-      for (std::size_t i = 0; i < git_reflog_entrycount(log.get()); ++i) {
-        const auto* entry = git_reflog_entry_byindex(log.get(), i);
-        if (name == "refs/stash")
-          add_ref(all, name, *git_reflog_entry_id_new(entry));
-        else
-          for (const auto* logged : {git_reflog_entry_id_new(entry), git_reflog_entry_id_old(entry)})
-            if (git_oid_is_zero(logged) == 0) add_logged(all, name, *logged);
-      }
-    }
-    // Of the main working tree, if this is a linked one, and of the linked ones.
-    git_repository* raw_main = nullptr;
-    check(git_repository_open(&raw_main, common.c_str()), "repository " + common);
-    const base::CPtr<git_repository, git_repository_free> main_one(raw_main);
-    git_oid head;
-    const int main_code = git_reference_name_to_id(&head, main_one.get(), "HEAD");
-    if (main_code != GIT_ENOTFOUND) {
-      check(main_code, "HEAD");
-      add_ref(all, "HEAD of the main working tree", head);
-    }
-    git_strarray worktrees{};
-    check(git_worktree_list(&worktrees, repository_.get()), "worktrees");
-    std::vector<std::string> linked(worktrees.strings, worktrees.strings + worktrees.count);
-    git_strarray_dispose(&worktrees);
-    for (const auto& name : linked) {
-      git_reference* raw = nullptr;
-      const int code = git_repository_head_for_worktree(&raw, repository_.get(), name.c_str());
-      if (code == GIT_ENOTFOUND || code == GIT_EUNBORNBRANCH) continue;
-      check(code, "HEAD of " + name);
-      const base::CPtr<git_reference, git_reference_free> ref(raw);
-      if (const auto* id = git_reference_target(ref.get()); id != nullptr)
-        add_ref(all, "HEAD of " + name, *id);
+      auto tip = find_tip(name, hex(id));
+      if (!tip) throw Error(Category::refused, name + ": leads to what is not in the repository");
+      all.push_back(*std::move(tip));
     }
     return all;
   }
 
-  std::vector<std::string> other_worktrees() override {
-    std::vector<std::string> paths;
-    if (const std::string common = git_repository_commondir(repository_.get()); common.ends_with("/.git/"))
-      paths.push_back(common.substr(0, common.size() - 6));  // the main one
-    git_strarray names{};
-    check(git_worktree_list(&names, repository_.get()), "worktrees");
-    for (std::size_t i = 0; i < names.count; ++i) {
-      git_worktree* raw = nullptr;
-      check(git_worktree_lookup(&raw, repository_.get(), names.strings[i]), "worktrees");
-      const base::CPtr<git_worktree, git_worktree_free> worktree(raw);
-      paths.emplace_back(git_worktree_path(worktree.get()));
+  std::optional<GitRef> find_tip(const std::string& name, const std::string& text) override {
+    const auto id = id_of(text);
+    git_object* raw = nullptr;
+    const int code = git_object_lookup(&raw, repository_.get(), &id, GIT_OBJECT_ANY);
+    if (code == GIT_ENOTFOUND) return std::nullopt;
+    check(code, name);
+    const base::CPtr<git_object, git_object_free> object(raw);
+    GitRef tip{name, text};
+    for (const auto type : {GIT_OBJECT_COMMIT, GIT_OBJECT_TREE, GIT_OBJECT_BLOB}) {
+      git_object* peeled_raw = nullptr;
+      if (git_object_peel(&peeled_raw, object.get(), type) != 0) continue;
+      const base::CPtr<git_object, git_object_free> peeled(peeled_raw);
+      if (type == GIT_OBJECT_COMMIT) tip.commit = hex(*git_object_id(peeled.get()));
+      if (type == GIT_OBJECT_TREE) tip.tree = hex(*git_object_id(peeled.get()));
+      return tip;
     }
-    git_strarray_dispose(&names);
-    std::erase_if(paths, [this](const std::string& path) { return !is_other_worktree(path, top()); });
-    return paths;
+    return std::nullopt;
   }
 
-  std::vector<GitEntry> index() override {
+  GitPlaces places() override {
+    GitPlaces places;
+    const auto without_slash = [](const char* path) {
+      std::string text = path;
+      while (text.size() > 1 && text.ends_with('/')) text.pop_back();
+      return text;
+    };
+    places.common = without_slash(git_repository_commondir(repository_.get()));
+    places.own = without_slash(git_repository_path(repository_.get()));
+    places.top = top();
+    const auto config = make<git_config, git_config_free>("configuration", [&](git_config** out) {
+      return git_config_open_ondisk(out, (places.common + "/config").c_str());
+    });
+    int bare = 0;
+    if (git_config_get_bool(&bare, config.get(), "core.bare") == 0) places.is_bare = bare != 0;
+    git_buf value{};
+    if (git_config_get_string_buf(&value, config.get(), "core.worktree") == 0) places.worktree = value.ptr;
+    git_buf_dispose(&value);
+    return places;
+  }
+
+  std::size_t id_size() const override { return GIT_OID_HEXSZ; }
+
+  std::vector<GitEntry> index(const std::string& file) override {
     std::vector<GitEntry> entries;
-    if (git_repository_is_bare(repository_.get()) == 1) return entries;
     const auto index = make<git_index, git_index_free>(
-        "index", [&](git_index** out) { return git_repository_index(out, repository_.get()); });
+        file, [&](git_index** out) { return git_index_open(out, file.c_str()); });
     for (std::size_t i = 0; i < git_index_entrycount(index.get()); ++i) {
       const auto* entry = git_index_get_byindex(index.get(), i);
-      const bool file = entry->mode == GIT_FILEMODE_BLOB || entry->mode == GIT_FILEMODE_BLOB_EXECUTABLE;
-      entries.push_back({entry->path, file ? GitEntry::Type::file : GitEntry::Type::other, hex(entry->id)});
+      if ((entry->flags_extended & GIT_INDEX_ENTRY_INTENT_TO_ADD) != 0) continue;
+      const bool is_file = entry->mode == GIT_FILEMODE_BLOB || entry->mode == GIT_FILEMODE_BLOB_EXECUTABLE;
+      entries.push_back(
+          {entry->path, is_file ? GitEntry::Type::file : GitEntry::Type::other, hex(entry->id)});
     }
     return entries;
   }
@@ -259,46 +251,6 @@ class Libgit2Repository final : public Repository {
       throw Error(Category::refused, name + ": larger than " + std::to_string(limit) + " bytes");
     return std::string(static_cast<const char*>(git_blob_rawcontent(blob)), static_cast<std::size_t>(size));
   }
-  /// libgit2 passes over files that are no refs, as one is that was cut off.
-  static void require_all(const std::string& common, const std::vector<std::string>& names) {
-    const std::filesystem::path top(common);
-    std::error_code failure;
-    for (std::filesystem::recursive_directory_iterator file(top / "refs", failure), end;
-         !failure && file != end; file.increment(failure)) {
-      const auto name = file->path().lexically_relative(top).generic_string();
-      if (file->is_regular_file(failure) && !name.ends_with(".lock") &&
-          std::find(names.begin(), names.end(), name) == names.end())
-        throw Error(Category::refused, name + ": cannot be read");
-    }
-    if (failure) base::throw_errno(common + "refs", failure.value());
-  }
-
-  /// Unless it leads to something else than a commit or a tree.
-  void add_ref(std::vector<GitRef>& all, const std::string& name, const git_oid& id) const {
-    const auto object = required(name, [&] {
-      return make<git_object, git_object_free>(name, [&](git_object** out) {
-        return git_object_lookup(out, repository_.get(), &id, GIT_OBJECT_ANY);
-      });
-    });
-    for (const auto type : {GIT_OBJECT_COMMIT, GIT_OBJECT_TREE, GIT_OBJECT_BLOB}) {
-      git_object* raw = nullptr;
-      if (git_object_peel(&raw, object.get(), type) != 0) continue;
-      const base::CPtr<git_object, git_object_free> peeled(raw);
-      const auto hex_id = hex(*git_object_id(peeled.get()));
-      if (type == GIT_OBJECT_COMMIT) all.push_back({name, hex_id});
-      if (type == GIT_OBJECT_TREE) all.push_back({name, {}, hex_id});
-      return;
-    }
-    throw Error(Category::refused, name + ": leads to what is not in the repository");
-  }
-  /// What a reflog names may have been pruned.
-  void add_logged(std::vector<GitRef>& all, const std::string& name, const git_oid& id) const {
-    git_commit* raw = nullptr;
-    if (git_commit_lookup(&raw, repository_.get(), &id) != 0) return;
-    const base::CPtr<git_commit, git_commit_free> commit(raw);
-    all.push_back({name + "@{…}", hex(id)});
-  }
-
   static git_oid id_of(const std::string& text) {
     git_oid id;
     check(git_oid_fromstr(&id, text.c_str()), "id " + text);

@@ -14,8 +14,4 @@ namespace shrub::internal {
 /// Drives `git cat-file --batch`. Throws local if there is no git program.
 [[nodiscard]] std::unique_ptr<Repository> open_with_git_program(const std::string& top);
 
-/// Whether a working tree that git knows of is there, and not the one at `top`. Throws refused if that cannot
-/// be told: what it needs would be missed.
-[[nodiscard]] bool is_other_worktree(const std::string& path, const std::string& top);
-
 }  // namespace shrub::internal

@@ -104,23 +104,23 @@ void check_reading(Repository& repository, const std::string& git_dir) {
 }
 
 void check_refs(Repository& repository, const std::string& git) {
-  const auto refs = repository.refs(false);
+  const auto refs = repository.find_kept(false).tips;
   const auto commit_of = [&](const std::string& name) {
     const auto found =
         std::find_if(refs.begin(), refs.end(), [&](const auto& ref) { return ref.name == name; });
     return found == refs.end() ? std::string() : found->commit;
   };
   const auto head = repository.resolve("HEAD");
-  CHECK(commit_of("HEAD") == head);
   CHECK(commit_of("refs/heads/main") == head);
   CHECK(commit_of("refs/tags/v1") == head);  // of the commit, not of the tag
   CHECK(commit_of("refs/heads/side") == repository.resolve("side"));
-  // What only a reflog knows.
   const auto has = [](const auto& all, const std::string& commit) {
     return std::any_of(all.begin(), all.end(), [&](const auto& ref) { return ref.commit == commit; });
   };
+  CHECK(has(refs, head));
+  // What only a reflog knows.
   if (const auto lost = output_of(git + " log -g --format=%H HEAD 2>/dev/null || true"); !lost.empty())
-    CHECK(has(repository.refs(true), lost.substr(lost.rfind('\n') + 1)));
+    CHECK(has(repository.find_kept(true).tips, lost.substr(lost.rfind('\n') + 1)));
 
   const auto tree = repository.find_id(head, ".").value();
   const auto entries = repository.list_tree(tree);
@@ -139,7 +139,8 @@ void check_refs(Repository& repository, const std::string& git) {
   CHECK(seen == 5);  // each once
   repository.walk({}, [&](const CommitInfo&) { return ++seen > 0; });
   CHECK(seen == 5);
-  if (const auto index = repository.index(); !index.empty()) {  // none in a bare one
+  if (const auto index = repository.index(repository.places().own + "/index");
+      !index.empty()) {  // none in a bare one
     CHECK(index.size() == 5);
     CHECK(index[0].name == "a.vref");
     CHECK(index[0].id == entries[0].id);
@@ -324,18 +325,20 @@ TEST_CASE("a repository that lacks something of its history, refs or index is re
   SECTION("what a tag leads to") {
     REQUIRE(run("cd " + top + " && git tag lost $(echo lost | git hash-object -w --stdin)"));
     (void)lose("lost");
-    CHECK(category([](Repository& repository) { (void)repository.refs(false); }) == Category::refused);
+    CHECK(category([](Repository& repository) { (void)repository.find_kept(false); }) == Category::refused);
   }
   SECTION("what an annotated tag leads to") {
     REQUIRE(run("cd " + top +
                 " && export GIT_COMMITTER_NAME=c GIT_COMMITTER_EMAIL=c@example.org && "
                 "git tag -a -m lost lost $(echo lost | git hash-object -w --stdin)"));
     (void)lose("lost^{}");
-    CHECK(category([](Repository& repository) { (void)repository.refs(false); }) == Category::refused);
+    CHECK(category([](Repository& repository) { (void)repository.find_kept(false); }) == Category::refused);
   }
   SECTION("the index") {
     REQUIRE(run("echo nonsense > " + top + "/.git/index"));
-    CHECK(category([](Repository& repository) { (void)repository.index(); }) == Category::refused);
+    CHECK(category([](Repository& repository) {
+            (void)repository.index(repository.places().own + "/index");
+          }) == Category::refused);
   }
   SECTION("the end of a tree") {
     const auto tree = output_of("cd " + top +

@@ -34,13 +34,16 @@ std::multimap<std::string, std::string> list_marks(int marks) {
   return names;
 }
 
-/// What the name of a mark says; no time if it says none, or one of the future.
+constexpr std::int64_t kFirstDay = 1'577'836'800;  ///< 2020: what says earlier had no clock
+
+/// What the name of a mark says; no time if it says none, or one that cannot be: of the future, or from
+/// before the pack was there.
 struct Said {
   std::optional<std::int64_t> since;
   bool is_dead = false;
 };
 
-Said parse(std::string_view name, std::int64_t now) {
+Said parse(std::string_view name, std::int64_t made, std::int64_t now) {
   name.remove_prefix(kNameSize);
   if (!base::take_field(name, '.').empty()) return {};
   const auto since = base::parse_decimal(base::take_field(name, '.'));
@@ -48,7 +51,8 @@ Said parse(std::string_view name, std::int64_t now) {
   Said said{std::nullopt, name == "dead"};
   // What another run made after this one began is no mark of the future.
   const auto latest = static_cast<std::uint64_t>(std::max<std::int64_t>(now, std::time(nullptr)));
-  if (since && *since <= latest) said.since = static_cast<std::int64_t>(*since);
+  if (since && *since <= latest && static_cast<std::int64_t>(*since) >= std::max(made, kFirstDay))
+    said.since = static_cast<std::int64_t>(*since);
   return said;
 }
 
@@ -61,7 +65,8 @@ std::map<std::string, Mark> read(int vat, std::int64_t now, bool mend) {
   const auto marks = find_marks(vat);
   if (!marks) return all;
   for (const auto& [pack, name] : list_marks(marks->get())) {
-    const auto said = parse(name, now);
+    const auto info = base::find_stat(vat, std::string(Vat::Impl::kPackDir) + "/" + pack, true);
+    const auto said = parse(name, info ? info->st_mtim.tv_sec : 0, now);
     const Mark mark{said.since.value_or(now), said.is_dead};
     if (const auto known = all.find(pack); known == all.end() || known->second.since < mark.since)
       all[pack] = mark;

@@ -19,8 +19,8 @@ struct Mark {
   bool is_dead = false;    ///< no root needs what only it has; else all of it is elsewhere
 };
 
-/// By file name of the pack. One that says nothing, or that is of the future, counts from `now`: waiting
-/// longer is never wrong. `vat`: its directory.
+/// By file name of the pack. One that says nothing, that is of the future, older than its pack or older than
+/// this program, counts from `now`: waiting longer is never wrong. `vat`: its directory.
 [[nodiscard]] std::map<std::string, Mark> read_marks(int vat, std::int64_t now);
 
 /// Held while a condemned pack is deleted, or made anew: each is done before the other begins. Dies with its
