@@ -35,13 +35,14 @@ std::optional<MountRow> parse_mount_row(std::string_view line) {
   std::array<std::string_view, 6> head;
   for (auto& field : head) field = take_field(line, ' ');
   std::string_view numbers = head[2];
-  const auto id = parse_decimal(head[0]);
+  const auto id = parse_decimal(head[0]), parent = parse_decimal(head[1]);
   const auto major = parse_decimal(take_field(numbers, ':')), minor = parse_decimal(numbers);
   while (!line.empty() && take_field(line, ' ') != "-") {  // optional fields
   }
   const auto type = take_field(line, ' '), source = take_field(line, ' ');
-  if (!id || !major || !minor || type.empty()) return std::nullopt;
+  if (!id || !parent || !major || !minor || type.empty()) return std::nullopt;
   MountRow row{*id,
+               *parent,
                ::makedev(static_cast<unsigned>(*major), static_cast<unsigned>(*minor)),
                decode_mount_text(head[3]),
                decode_mount_text(head[4]),
@@ -62,7 +63,7 @@ std::vector<MountRow> read_mounts() {
 
 std::optional<std::uint64_t> find_mount_id(int fd) {
   struct statx info {};
-  if (::statx(fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_MNT_ID, &info) == 0 &&
+  if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &info) == 0 &&
       (info.stx_mask & STATX_MNT_ID) != 0)
     return info.stx_mnt_id;
   // Before Linux 5.8.

@@ -13,12 +13,13 @@ namespace base {
 
 /// One line of /proc/self/mountinfo (proc(5)). Paths are decoded.
 struct MountRow {
-  std::uint64_t id = 0;  ///< of the mount, as statx() names it; used again after an unmount
-  dev_t device = 0;      ///< of the superblock; what stat() says of files may differ (btrfs, overlay)
-  std::string root;      ///< the directory of the file system that is mounted …
-  std::string point;     ///< … and where
-  std::string type;      ///< ext4, fuse.sshfs, …
-  std::string source;    ///< a device node, host:/path, or any word
+  std::uint64_t id = 0;      ///< of the mount, as statx() names it; used again after an unmount
+  std::uint64_t parent = 0;  ///< id of the mount it is mounted in
+  dev_t device = 0;          ///< of the superblock; what stat() says of files may differ (btrfs, overlay)
+  std::string root;          ///< the directory of the file system that is mounted …
+  std::string point;         ///< … and where
+  std::string type;          ///< ext4, fuse.sshfs, …
+  std::string source;        ///< a device node, host:/path, or any word
   std::vector<std::string>
       super;  ///< options of the superblock: a read-only bind mount of a writable one says rw
 };

@@ -27,6 +27,7 @@
 #include "shrub/cli/verbs.h"
 #include "wedge/filler.h"
 #include "wedge/fuse/mount.h"
+#include "wedge/fuse/mount_point.h"
 #include "wedge/fuse/writable_view.h"
 #include "wedge/lazy_reader.h"
 #include "wedge/mount_tree.h"
@@ -198,8 +199,10 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   wedge::LazyReader reader(*vats.source, reading);
   Presence presence(entries, vats);
 
+  if (!call.has("--rw-overlay")) wedge::replace_dead_mount(directory);
   std::optional<wedge::WritableView> view;
   if (call.has("--rw-overlay")) view.emplace(call.get("--rw-overlay"), directory, !call.has("--allow-other"));
+  if (!call.has("--over")) wedge::require_free_mount_point(directory);
   wedge::MountOptions options;
   options.allow_other = call.has("--allow-other");
   options.name = named.shrub.root() + (named.shrub.commit().empty() ? "" : "@" + named.shrub.commit());
@@ -310,6 +313,7 @@ cli::Command mount_command() {
         "let it be written to, by overlayfs (needs root): what is written is kept in this directory, "
         "and is there again the next time",
         cli::Completion::directory},
+       {"--over", "", "mount also over what is mounted there, or over a directory that is not empty"},
        {"--allow-other", "", "other users may look in, as far as modes let them"},
        revision_option()});
   return {

@@ -2,9 +2,11 @@
 #include "wedge/fuse/mount.h"
 
 #include <fuse3/fuse_lowlevel.h>
-#include <sys/mount.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -15,8 +17,8 @@
 #include <vector>
 
 #include "formats/base/error.h"
-#include "formats/base/numbers.h"
-#include "formats/base/process.h"
+#include "formats/base/mounts.h"
+#include "wedge/fuse/mount_point.h"
 #include "wedge/fuse/passthrough.h"
 
 namespace wedge {
@@ -38,9 +40,7 @@ struct OpenFile {
 class Mount::Impl {
  public:
   Impl(MountTree& tree, LazyReader& reader, const std::string& directory, const MountOptions& options)
-      : tree_(tree), reader_(reader), options_(options) {
-    struct stat info {};
-    if (::stat(directory.c_str(), &info) != 0 && errno == ENOTCONN) leave_stale(directory);
+      : tree_(tree), reader_(reader), options_(options), directory_(directory) {
     std::vector<std::string> arguments{
         "shrub", "-o", "ro,nosuid,nodev,default_permissions,subtype=shrub,fsname=" + escaped(options.name)};
     if (options.allow_other) arguments.back() += ",allow_other";
@@ -54,21 +54,22 @@ class Mount::Impl {
     device_ = Passthrough::mount(directory, options.name, options.allow_other).value_or(base::UniqueFd());
     if (device_.get() >= 0 && Passthrough::attach(session_, device_.get())) {
       passthrough_.emplace(device_.release());  // the session closes it
-      directory_ = directory;
     } else if (device_.get() >= 0) {
-      (void)::umount2(directory.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+      if (const auto id = find_mount_at(directory)) (void)wedge::unmount(directory, *id);
       device_.reset();
     }
     if (fuse_set_signal_handlers(session_) != 0 ||
         (!passthrough_ && fuse_session_mount(session_, directory.c_str()) != 0)) {
       is_mounted_ = passthrough_.has_value();
+      id_ = find_mount_at(directory);
       unmount();
       fuse_remove_signal_handlers(session_);
       fuse_session_destroy(session_);
       throw Error(Category::local, "cannot mount at " + directory,
                   "is fuse3 installed, and /dev/fuse there? shrub sync needs neither");
     }
-    read_far_ahead(directory);
+    id_ = find_mount_at(directory);
+    read_far_ahead();
   }
 
   ~Impl() {
@@ -98,32 +99,29 @@ class Mount::Impl {
   MountCounts counts_;
 
  private:
-  /// Takes away what a process that was killed has left.
-  static void leave_stale(const std::string& directory) {
-    if (::umount2(directory.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return;
-    base::Process helper({"fusermount3", "-u", "-z", "--", directory});
-    (void)helper.finish();
-  }
   /// The kernel reads 128 KiB ahead unless root tells it otherwise.
-  static void read_far_ahead(const std::string& directory) {
-    std::ifstream mounts("/proc/self/mountinfo");
-    std::string device;
-    for (std::string line; std::getline(mounts, line);) {
-      std::string_view rest = line;
-      std::string_view fields[5];
-      for (auto& field : fields) field = base::take_field(rest, ' ');
-      if (fields[4] == directory) device = fields[2];
-    }
-    if (!device.empty()) std::ofstream("/sys/class/bdi/" + device + "/read_ahead_kb") << (kMaxRead >> 10);
+  void read_far_ahead() const {
+    for (const auto& mount : base::read_mounts())
+      if (id_ == mount.id)
+        std::ofstream("/sys/class/bdi/" + std::to_string(major(mount.device)) + ":" +
+                      std::to_string(minor(mount.device)) + "/read_ahead_kb")
+            << (kMaxRead >> 10);
+  }
+
+  /// Whether somebody has unmounted it: what is at its place now is not ours.
+  [[nodiscard]] bool is_over() const {
+    pollfd device{fuse_session_fd(session_), 0, 0};
+    return ::poll(&device, 1, 0) > 0 && (device.revents & POLLERR) != 0;
   }
 
   void unmount() {
-    if (!is_mounted_.exchange(false)) return;
-    // Who asks already, as another mount above this one, is not answered any more: the force lets them go.
-    if (passthrough_ && ::umount2(directory_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW) != 0)
-      (void)::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
-    else
-      fuse_session_unmount(session_);
+    if (!is_mounted_.exchange(false) || is_over() || !id_) return;
+    if (wedge::unmount(directory_, *id_)) return;
+    // Only root may do that. fusermount3, which libfuse runs, goes by the path.
+    if (::geteuid() != 0 && find_mount_at(directory_) == id_) return fuse_session_unmount(session_);
+    if (options_.on_failure)
+      options_.on_failure(directory_ +
+                          ": something is mounted in or over this mount, so it stays, without answers");
   }
   static std::string escaped(const std::string& name) {
     std::string text;
@@ -375,8 +373,9 @@ class Mount::Impl {
   const MountOptions options_;
   fuse_session* session_ = nullptr;
   std::atomic<bool> is_mounted_ = true;
-  base::UniqueFd device_;  ///< if it was mounted by hand, at directory_
-  std::string directory_;
+  base::UniqueFd device_;  ///< if it was mounted by hand
+  const std::string directory_;
+  std::optional<std::uint64_t> id_;  ///< of the mount
   std::optional<Passthrough> passthrough_;
 };
 

@@ -29,10 +29,10 @@ struct MountCounts {
 /// One mount. Errors: local, refused if FUSE is not to be had, with a hint.
 class Mount {
  public:
-  /// Mounts, in place of a mount whose process is gone; the tree is there when this returns, and answers once
-  /// run() does. `tree` and `reader` outlive it.
+  /// Mounts at `directory`, whatever is there (mount_point.h); the tree is there when this returns, and
+  /// answers once run() does. `tree` and `reader` outlive it.
   Mount(MountTree& tree, LazyReader& reader, const std::string& directory, const MountOptions& options);
-  /// Unmounts.
+  /// Unmounts, unless somebody else did, or mounted something in it or over it.
   ~Mount();
   Mount(const Mount&) = delete;
   Mount& operator=(const Mount&) = delete;

@@ -10,14 +10,14 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string_view>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
-#include "formats/base/numbers.h"
+#include "formats/base/mounts.h"
 #include "formats/base/unique_fd.h"
+#include "wedge/fuse/mount_point.h"
 
 namespace wedge {
 namespace {
@@ -37,39 +37,11 @@ std::string escaped(std::string_view path, std::string_view special) {
   return text;
 }
 
-/// What the tables of mounts write as octal numbers, as it is.
-std::string decoded(std::string_view text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const bool is_octal = text[i] == '\\' && i + 3 < text.size() && text[i + 1] >= '0' && text[i + 1] <= '3';
-    out += is_octal
-               ? static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'))
-               : text[i];
-    if (is_octal) i += 3;
-  }
-  return out;
-}
-
-/// The kind and the options of what is mounted at a path, the last of several.
-struct Mounted {
-  std::string kind, options;
-};
-std::optional<Mounted> find_mount(const std::string& path) {
-  std::ifstream table("/proc/self/mountinfo");
-  std::optional<Mounted> found;
-  for (std::string line; std::getline(table, line);) {
-    std::string_view rest = line;
-    std::string_view place;
-    for (int i = 0; i < 5; ++i) place = base::take_field(rest, ' ');
-    const auto dash = rest.find(" - ");
-    if (decoded(place) != path || dash == std::string_view::npos) continue;
-    rest.remove_prefix(dash + 3);
-    found.emplace();
-    found->kind = base::take_field(rest, ' ');
-    (void)base::take_field(rest, ' ');
-    found->options = decoded(rest);
-    std::erase(found->options, '\\');  // which kernels show, or not, where it was given
-  }
+/// What is mounted at a path, the last of several.
+std::optional<base::MountRow> find_mount(const std::string& path) {
+  std::optional<base::MountRow> found;
+  for (auto& mount : base::read_mounts())
+    if (mount.point == path) found = std::move(mount);
   return found;
 }
 
@@ -85,11 +57,10 @@ WritableView::WritableView(const std::string& kept, const std::string& directory
   base::make_directories(kept_);
   struct stat info {};
   if (::stat(lower().c_str(), &info) != 0 && errno == ENOTCONN) {  // its process was killed
-    if (is_mounted()) (void)::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
-    (void)::umount2(lower().c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+    if (const auto view = find_view()) (void)unmount(directory_, *view);
+    replace_dead_mount(lower());
   }
-  if (find_mount(lower()) || is_mounted())
-    throw Error(Category::busy, kept_ + ": is in use by another mount");
+  if (find_mount(lower()) || find_view()) throw Error(Category::busy, kept_ + ": is in use by another mount");
   for (const auto* name : {"/lower", "/work"}) make(kept_ + name, 0700);
   make(kept_ + "/upper", 0755);
   // The top of the view is that of `upper`.
@@ -97,14 +68,21 @@ WritableView::WritableView(const std::string& kept, const std::string& directory
 }
 
 WritableView::~WritableView() {
-  if (is_mounted()) (void)::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  if (id_) (void)unmount(directory_, *id_);
 }
 
-bool WritableView::is_mounted() const {
+/// The mount at the directory that shows what is kept.
+std::optional<std::uint64_t> WritableView::find_view() const {
   const auto there = find_mount(directory_);
-  auto upper = "upperdir=" + kept_ + "/upper";
-  std::erase(upper, '\\');
-  return there && there->kind == "overlay" && there->options.find(upper) != std::string::npos;
+  if (!there || there->type != "overlay") return std::nullopt;
+  const auto wanted = "upperdir=" + kept_ + "/upper";
+  for (auto option : there->super) {
+    std::erase(option, '\\');  // which kernels show, or not, where it was given
+    auto plain = wanted;
+    std::erase(plain, '\\');
+    if (option == plain) return there->id;
+  }
+  return std::nullopt;
 }
 
 void WritableView::mount() {
@@ -128,7 +106,10 @@ void WritableView::mount() {
   while (::waitpid(child, &status, 0) < 0)
     if (errno != EINTR) base::throw_errno("--rw-overlay", errno);
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
-  if (code == 0) return;
+  if (code == 0) {
+    id_ = find_view();
+    return;
+  }
   throw Error(Category::local,
               "--rw-overlay: cannot mount overlayfs at " + directory_ + ": " + std::strerror(code),
               code == EPERM ? "it takes root, or a user namespace (unshare -Urm)"
@@ -137,7 +118,7 @@ void WritableView::mount() {
 
 void WritableView::wait(const std::function<bool()>& is_over) const {
   const auto table = base::open_at(AT_FDCWD, "/proc/self/mountinfo", O_RDONLY);
-  while (!is_over() && is_mounted()) {
+  while (!is_over() && id_ && is_mounted(*id_)) {
     pollfd changes{table.get(), POLLPRI, 0};
     (void)::poll(&changes, 1, kPoll);
   }

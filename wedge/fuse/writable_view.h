@@ -1,7 +1,9 @@
 // A read-only mount as a directory that can be written: overlayfs above it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace wedge {
@@ -15,7 +17,7 @@ class WritableView {
   /// and `work`. What a process that was killed has left at `directory` and in `kept` is unmounted. Throws
   /// busy if it is in use. `is_private`: nobody else may look in.
   WritableView(const std::string& kept, const std::string& directory, bool is_private);
-  /// Unmounts, whoever still uses it.
+  /// Unmounts, whoever still uses it, unless somebody mounted something in it or over it.
   ~WritableView();
   WritableView(const WritableView&) = delete;
   WritableView& operator=(const WritableView&) = delete;
@@ -27,8 +29,9 @@ class WritableView {
   void wait(const std::function<bool()>& is_over) const;
 
  private:
-  [[nodiscard]] bool is_mounted() const;
+  [[nodiscard]] std::optional<std::uint64_t> find_view() const;
   const std::string kept_, directory_;
+  std::optional<std::uint64_t> id_;  ///< of the mount that mount() made
 };
 
 }  // namespace wedge

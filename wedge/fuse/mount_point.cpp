@@ -1,0 +1,78 @@
+#include "wedge/fuse/mount_point.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/mounts.h"
+#include "formats/base/process.h"
+#include "formats/base/unique_fd.h"
+
+namespace wedge {
+namespace {
+
+using base::Category;
+using base::Error;
+
+constexpr const char* kOverHint = "name an empty directory, or mount over it: --over";
+
+base::UniqueFd open_path(const std::string& path) {
+  return base::UniqueFd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+}
+
+}  // namespace
+
+std::optional<std::uint64_t> find_mount_at(const std::string& path) {
+  const auto fd = open_path(path);
+  return fd.get() >= 0 ? base::find_mount_id(fd.get()) : std::nullopt;
+}
+
+bool is_mounted(std::uint64_t id) {
+  const auto mounts = base::read_mounts();
+  return std::any_of(mounts.begin(), mounts.end(), [&](const auto& mount) { return mount.id == id; });
+}
+
+bool unmount(const std::string& path, std::uint64_t id) {
+  const auto fd = open_path(path);
+  if (fd.get() < 0 || base::find_mount_id(fd.get()) != id) return false;
+  const auto mounts = base::read_mounts();
+  if (std::any_of(mounts.begin(), mounts.end(), [&](const auto& mount) { return mount.parent == id; }))
+    return false;
+  // By the descriptor: what is mounted over the path from now on stays. The force has FUSE answer those who
+  // wait in it.
+  const auto self = "/proc/self/fd/" + std::to_string(fd.get());
+  return ::umount2(self.c_str(), MNT_FORCE | MNT_DETACH) == 0;
+}
+
+void replace_dead_mount(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 || errno != ENOTCONN) return;
+  const auto id = find_mount_at(path);
+  const auto mounts = base::read_mounts();
+  const auto dead =
+      std::find_if(mounts.begin(), mounts.end(), [&](const auto& mount) { return id == mount.id; });
+  if (dead == mounts.end() || dead->type != "fuse.shrub")
+    throw Error(Category::refused, path + ": what is mounted there does not answer, and is not shrub's",
+                "unmount it: fusermount3 -u " + path);
+  if (unmount(path, *id)) return;
+  if (::geteuid() != 0) {  // fusermount3 takes away a mount of this user, which this one is
+    base::Process helper({"fusermount3", "-u", "-z", "--", path});
+    (void)helper.finish();
+  }
+}
+
+void require_free_mount_point(const std::string& path) {
+  const auto here = find_mount_at(path), above = find_mount_at(path + "/..");
+  if (here && above && here != above)
+    throw Error(Category::refused, path + ": something is mounted there already", kOverHint);
+  if (!base::list_directory(base::open_directory(AT_FDCWD, path).get()).empty())
+    throw Error(Category::refused, path + ": is not empty, and a mount would hide what is in it", kOverHint);
+}
+
+}  // namespace wedge
