@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -51,13 +52,17 @@ bool unmount(const std::string& path, std::uint64_t id) {
 }
 
 void replace_dead_mount(const std::string& path) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) == 0 || errno != ENOTCONN) return;
   const auto id = find_mount_at(path);
   const auto mounts = base::read_mounts();
-  const auto dead =
+  const auto there =
       std::find_if(mounts.begin(), mounts.end(), [&](const auto& mount) { return id == mount.id; });
-  if (dead == mounts.end() || dead->type != "fuse.shrub")
+  const bool is_ours = there != mounts.end() && there->type == "fuse.shrub";
+  // What stat() says may be what the kernel remembers.
+  struct stat info {};
+  struct statfs system {};
+  if ((is_ours ? ::statfs(path.c_str(), &system) : ::stat(path.c_str(), &info)) == 0 || errno != ENOTCONN)
+    return;
+  if (!is_ours)
     throw Error(Category::refused, path + ": what is mounted there does not answer, and is not shrub's",
                 "unmount it: fusermount3 -u " + path);
   if (unmount(path, *id)) return;
