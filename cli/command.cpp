@@ -331,13 +331,13 @@ int report() try { throw; } catch (const Error& error) {
             << error.code().message() << '\n';
   return static_cast<int>(Category::local);
 } catch (const std::system_error& error) {  // a thread that cannot start
-  std::cerr << program_invocation_short_name << ": " << error.what() << '\n';
+  std::cerr << program_invocation_short_name << ": " << printable(error.what()) << '\n';
   return static_cast<int>(Category::local);
 } catch (const std::bad_alloc&) {
   std::cerr << program_invocation_short_name << ": out of memory\n";
   return static_cast<int>(Category::local);
 } catch (const std::exception& error) {
-  std::cerr << program_invocation_short_name << ": internal error: " << error.what() << '\n';
+  std::cerr << program_invocation_short_name << ": internal error: " << printable(error.what()) << '\n';
   return static_cast<int>(Category::internal);
 }
 
@@ -348,7 +348,8 @@ int run(const std::function<Program()>& describe, int argc, char** argv) noexcep
     const auto program = describe();
     occupy_standard_descriptors();
     raise_file_limit();
-    (void)::signal(SIGCHLD, SIG_DFL);  // whoever started us may ignore it, and then no child could be waited for
+    (void)::signal(SIGCHLD,
+                   SIG_DFL);  // whoever started us may ignore it, and then no child could be waited for
     tell_of_lost_disk();
     keep_freed_memory();
     return run_checked(program, argc, argv);

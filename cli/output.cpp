@@ -9,6 +9,7 @@
 #include "formats/base/base64.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/url.h"
 
 namespace cli {
 namespace {
@@ -150,7 +151,8 @@ void Output::clear_progress() {
   progress_shown_ = false;
 }
 
-std::string printable(std::string_view text) {
+std::string printable(std::string_view raw) {
+  const auto text = base::without_secrets_in(raw);
   std::string shown;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);

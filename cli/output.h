@@ -58,7 +58,8 @@ class Output {
   std::chrono::steady_clock::time_point started_, last_progress_;
 };
 
-/// `text` as a terminal may be shown it: control characters, which may come from a repository, as `\\ooo`.
+/// `text` as a terminal or a log may be shown it: control characters, which may come from a repository, as
+/// `\\ooo`, and URLs without user, password and query.
 [[nodiscard]] std::string printable(std::string_view text);
 
 /// A path, or a text that may name one, in a JSON record: as `key` if it is UTF-8, else under `key`-base64.

@@ -108,6 +108,13 @@ vat::PeerOptions peer_options(const Call& call, Output& output) {
   if (call.has("--limit-rate")) options.rate = parse_size("--limit-rate", call.get("--limit-rate"));
   for (const auto* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE"})
     if (auto file = find_variable(name)) options.certificates = std::move(*file);
+  const auto proxy = [](const char* lower, const char* upper) {
+    const auto value = find_variable(lower);
+    return value ? *value : find_variable(upper).value_or(std::string());
+  };
+  // HTTP_PROXY is not read, as a server sets it to what a request says (CGI).
+  options.proxies = {proxy("http_proxy", "http_proxy"), proxy("https_proxy", "HTTPS_PROXY"),
+                     proxy("all_proxy", "ALL_PROXY"), proxy("no_proxy", "NO_PROXY")};
   options.threads = static_cast<unsigned>(call.number("--jobs", 0, 1, 256));
   options.on_note = [&output](const std::string& note) { output.warning(note); };
   return options;

@@ -176,7 +176,7 @@ void Shrub::require_free(const std::string& entry) const {
 bool Shrub::would_write(const std::string& entry, const formats::Vref& vref) const {
   require_free(entry);
   const auto before = find_vref(entry);
-  return !before || !formats::same_but_for_time(*before, vref);
+  return !before || !formats::same_but_for_fetch(*before, vref);
 }
 
 bool Shrub::write(const std::string& entry, const formats::Vref& vref) const {

@@ -9,6 +9,7 @@
 
 #include "formats/base/atomic_file.h"
 #include "formats/base/file.h"
+#include "formats/base/url.h"
 #include "formats/json/json.h"
 #include "shrub/internal/files.h"
 
@@ -98,6 +99,10 @@ std::string full_name(const std::string& root, const std::string& url) {
     if (std::none_of(std::begin(kSchemes), std::end(kSchemes),
                      [&](const char* scheme) { return url.starts_with(scheme); }))
       throw Error(Category::usage, url + ": not a kind of vat this program knows (http, https, s3, ssh)");
+    if (base::holds_secret(url) || url.find_first_of("?#") != std::string::npos)
+      throw Error(Category::usage,
+                  base::without_secrets(url) + ": a vat's URL has no login, query or fragment",
+                  "logins are those of ssh, of ~/.aws and the AWS variables");
     auto name = url;
     while (name.ends_with('/')) name.pop_back();
     return name;
@@ -118,6 +123,11 @@ void trust(const UserSettings& user, const std::string& name) {
 
 std::vector<std::string> trusted_times(const std::string& config_dir) {
   return read_trusted(config_dir).times;
+}
+
+bool has_secret_trusted(const std::string& config_dir) {
+  const auto vats = read_trusted(config_dir).vats;
+  return std::any_of(vats.begin(), vats.end(), [](const auto& name) { return base::holds_secret(name); });
 }
 
 void trust_times(const std::string& config_dir, const std::string& path) {

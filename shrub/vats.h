@@ -54,6 +54,8 @@ void trust(const UserSettings& user, const std::string& name);
 /// Paths on file systems whose times the user takes for the content's, see base::FileSystems; and the
 /// consent. `config_dir`: as UserSettings has it.
 [[nodiscard]] std::vector<std::string> trusted_times(const std::string& config_dir);
+/// Whether trust.json has a URL with a login, as programs before this one let in.
+[[nodiscard]] bool has_secret_trusted(const std::string& config_dir);
 void trust_times(const std::string& config_dir, const std::string& path);
 
 }  // namespace shrub

@@ -176,6 +176,7 @@ class Mirror {
     if (!packs)
       throw Error(Category::not_found, from_.name() + ": cannot be listed, and there is no cache/packs",
                   "vat index, where the vat is, makes it");
+    if (packs->empty()) require_new();
     if (!there && !options_.dry_run) to_.make(*settings);
     const auto known = (there ? to_.packs() : std::nullopt).value_or(std::set<std::string>());
     std::set<std::string> absent;
@@ -205,6 +206,20 @@ class Mirror {
   }
 
  private:
+  /// A vat that has no packs is a new one, or one whose packs were not found.
+  void require_new() {
+    const auto has_some = [&](const std::string& directory) {
+      const auto names = from_.list(directory);
+      return std::any_of(names.begin(), names.end(),
+                         [](const auto& name) { return name.size() == 2 && base::from_hex(name); });
+    };
+    if (has_some("primary")) return;  // filled by hand
+    if (has_some("cache/map") || has_some("cache/delta"))
+      throw Error(Category::not_found, from_.name() + ": has vat.json and maps, but no packs",
+                  "is all of primary/ there?");
+    if (options_.peers.on_note) options_.peers.on_note(from_.name() + ": a new vat: it has no packs");
+  }
+
   enum class Copied : std::uint8_t { done, absent, damaged };
 
   void copy_below(const std::string& directory, bool there) {

@@ -14,13 +14,20 @@
 
 namespace vat {
 
+/// Proxies, as the variables http_proxy, https_proxy (or HTTPS_PROXY), all_proxy (or ALL_PROXY) and no_proxy
+/// (or NO_PROXY) name them. What they are and where they lie is the user's own word.
+struct ProxySettings {
+  std::string http, https, all, none;
+};
+
 struct PeerOptions {
   std::string cache_dir;                               ///< for what is fetched; empty: memory only
   std::uint64_t cache_size = std::uint64_t{16} << 30;  ///< bytes that are kept
   std::uint64_t rate = 0;                              ///< bytes a second of all peers together; 0: any
   std::string certificates;  ///< file of those to trust, instead of the system's; empty: the system's
   unsigned threads = 0;      ///< that decode and hash; 0: one per core
-  NoteSink on_note;          ///< called from any thread, one call at a time
+  ProxySettings proxies;
+  NoteSink on_note;  ///< called from any thread, one call at a time
 };
 
 /// What a peer was to this run.

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "formats/base/error.h"
+#include "formats/base/url.h"
 
 namespace formats {
 namespace {
@@ -147,12 +148,28 @@ Vref parse_vref(std::string_view text) {
   return vref;
 }
 
-bool same_but_for_time(const Vref& a, const Vref& b) {
-  const auto timeless = [](Vref vref) {
-    std::erase_if(vref.provenance, [](const auto& member) { return member.first == "added"; });
+bool same_but_for_fetch(const Vref& a, const Vref& b) {
+  const auto lasting = [](Vref vref) {
+    std::erase_if(vref.provenance, [](const auto& member) {
+      return (member.first == "added" || member.first == "place" || member.first == "etag") &&
+             !(member.second.find_string() != nullptr && base::holds_secret(*member.second.find_string()));
+    });
     return vref;
   };
-  return timeless(a) == timeless(b);
+  return lasting(a) == lasting(b);
+}
+
+std::vector<std::string> secrets_of(const Vref& vref) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : vref.provenance)
+    if (value.find_string() != nullptr && base::holds_secret(*value.find_string())) names.push_back(name);
+  return names;
+}
+
+void remove_secrets(Vref& vref) {
+  for (auto& [name, value] : vref.provenance)
+    if (value.find_string() != nullptr && base::holds_secret(*value.find_string()))
+      value = base::without_secrets(*value.find_string());
 }
 
 }  // namespace formats

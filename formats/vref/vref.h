@@ -44,7 +44,13 @@ struct Vref {
 /// Refused if malformed or larger than kMaxVref; no_store if of a version this program does not know.
 [[nodiscard]] Vref parse_vref(std::string_view text);
 
-/// Whether `a` and `b` differ in nothing but when they were added.
-[[nodiscard]] bool same_but_for_time(const Vref& a, const Vref& b);
+/// Whether `a` and `b` differ in nothing but `added`, `place` and `etag`, which another fetch of the same
+/// content may change. Of these, one that holds a secret (base::holds_secret) counts.
+[[nodiscard]] bool same_but_for_fetch(const Vref& a, const Vref& b);
+/// Members of the provenance that hold a secret, as others may write them; those that this project does not
+/// know, too.
+[[nodiscard]] std::vector<std::string> secrets_of(const Vref& vref);
+/// Takes secrets out of all URLs in the provenance.
+void remove_secrets(Vref& vref);
 
 }  // namespace formats

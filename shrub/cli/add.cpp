@@ -7,6 +7,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/url.h"
 #include "shrub/cli/verbs.h"
 #include "vat/download.h"
 #include "vat/ingest.h"
@@ -90,9 +91,12 @@ int run_url(const cli::Call& call, cli::Output& output) {
   if (digest && !std::equal(digest->begin(), digest->end(), got.sha256.begin()))
     throw Error(Category::wrong_bytes,
                 url + ": its SHA-256 is " + base::to_hex(got.sha256) + ", not the one that is wanted");
-  formats::json::Object provenance{{"url", url}};
+  const bool keep_query = call.has("--keep-query");
+  const auto shown = base::without_secrets(url, keep_query),
+             place = base::without_secrets(got.url, keep_query);
+  formats::json::Object provenance{{"url", shown}};
   for (const auto& [key, value] :
-       {std::pair("place", got.url == url ? std::string() : got.url), std::pair("etag", got.etag),
+       {std::pair("place", place == shown ? std::string() : place), std::pair("etag", got.etag),
         std::pair("modified", got.modified), std::pair("sha256", base::to_hex(got.sha256))})
     if (!value.empty()) provenance.emplace_back(key, value);
   add_file(addition, path, std::move(vref), provenance, output);
@@ -125,13 +129,15 @@ cli::Command add_url_command() {
           "Fetch a file, store it and write its vref",
           "Fetches what an http or https URL leads to, stores it in the writable vat and writes VREF, which "
           "pins it. The vref "
-          "tells where it came from: URL, ETag, time, SHA-256. With --sha256 nothing is stored unless it is "
+          "tells where it came from: URL (without user, password and query), ETag, time, SHA-256. With "
+          "--sha256 nothing is stored unless it is "
           "that. With --unpack, "
           "sync unpacks it. The same content again changes nothing.",
           {{"URL", cli::Argument::Count::one, "http or https"},
            {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
           {{"--sha256", "HEX", "what upstream says it is"},
            {"--unpack", "", "it is a tar: the entry is the tree in it"},
+           {"--keep-query", "", "the vref keeps the URL's query, but for what looks like a secret"},
            cli::limit_rate_option(),
            {"--level", "N", "zstd level, 1 to 19 (default 3)"},
            cli::dry_run_option()},

@@ -110,6 +110,17 @@ vat::AddOptions add_options(const cli::Call& call) {
   return options;
 }
 
+void tell_secrets(const shrub::Shrub& shrub, const std::vector<std::string>& entries, cli::Output& output) {
+  if (shrub::has_secret_trusted(cli::config_directory()))
+    output.warning(cli::config_directory() + "/trust.json: has a URL with a login: take that line out of it");
+  for (const auto& entry : entries)
+    for (const auto& name : formats::secrets_of(shrub.read(entry)))
+      output.warning(
+          entry + shrub::kVrefSuffix + ": \"" + name +
+          "\" in its provenance holds a login or a token: take it out (adding it again does) and commit "
+          "that; history keeps it, so let it be of no use any more");
+}
+
 void note_served(vat::Vat& vat, const shrub::Shrub& shrub) {
   vat::note_served(vat, shrub.root(), [&] {
     try {
@@ -154,6 +165,7 @@ void finish_addition(const Addition& addition, formats::Vref vref, const vat::Ad
     vref.provenance = before->provenance;
   for (const auto& [key, value] : provenance) formats::json::set(vref.provenance, key, value);
   formats::json::set(vref.provenance, "added", time);
+  formats::remove_secrets(vref);
   bool changed = false;
   if (options.dry_run) {
     changed = named.shrub.would_write(named.entry, vref);

@@ -20,6 +20,7 @@ void print(cli::Output& output, const std::string& entry, std::string_view state
 int run(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto entries = named.shrub.entries(named.below);
+  tell_secrets(named.shrub, entries, output);
   const auto cache = open_stat_cache(named.shrub.list().object_format);
   const auto place = call.get("WEDGE");
   const wedge::Wedge wedge(place, true, cache.get());

@@ -99,6 +99,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.dry_run = call.has("--dry-run");
   std::uint64_t total = 0, before = 0;
   auto roots = shrub::entry_roots(shrub, entries);
+  tell_secrets(shrub, entries, output);
   for (const auto& [entry, root] : roots) total += root.size;
   order_overlays(roots);
   vat::PeerSet::Travel travel;

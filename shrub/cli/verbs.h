@@ -51,6 +51,8 @@ namespace shrub_cli {
 [[nodiscard]] shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
                                              cli::Output& output);
 
+/// Warns of secrets that vrefs hold, and says how to get rid of them.
+void tell_secrets(const shrub::Shrub& shrub, const std::vector<std::string>& entries, cli::Output& output);
 /// The vat, if it can be written, remembers that this shrub uses it.
 void note_served(vat::Vat& vat, const shrub::Shrub& shrub);
 

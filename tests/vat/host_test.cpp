@@ -95,12 +95,89 @@ TEST_CASE("lists of names hold names only", "[host]") {
       "primary/pack",
       "<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>v/primary/pack/b.zst</Key></Contents>"
       "<Contents><Key>v/primary/pack/a.zst</Key></Contents><Contents><Key>v/primary/pack/x/y</Key></Contents>"
-      "<Contents><Key>elsewhere</Key></Contents><CommonPrefixes><Prefix>v/primary/pack/d/</Prefix></"
+      "<CommonPrefixes><Prefix>v/primary/pack/d/</Prefix></"
       "CommonPrefixes>"
       "</ListBucketResult>");
   CHECK(page.more);
   CHECK(page.names == std::vector<std::string>{"a.zst", "b.zst", "d"});
   CHECK(tests::category_of([&] { (void)bucket.parse_list("primary", "<html>"); }) == Category::corrupt);
-  CHECK(bucket.list("primary", "").url ==
-        "https://s3.us-east-1.amazonaws.com/b?delimiter=%2F&list-type=2&prefix=v%2Fprimary%2F");
+  // Other keys than those asked for are no answer.
+  CHECK(tests::category_of([&] {
+          (void)bucket.parse_list(
+              "primary", "<ListBucketResult><Contents><Key>elsewhere</Key></Contents></ListBucketResult>");
+        }) == Category::corrupt);
+  const std::string url = "https://s3.us-east-1.amazonaws.com/b?";
+  CHECK(bucket.list("primary", {}).url == url + "delimiter=%2F&list-type=2&prefix=v%2Fprimary%2F");
+  CHECK(bucket.list("primary", {{"ab", "cd"}, true, {}, false}).url ==
+        url + "delimiter=%2F&list-type=2&prefix=v%2Fprimary%2F&start-after=v%2Fprimary%2Fcd");
+  CHECK(bucket.list("primary", {{"ab", "cd"}, true, {}, true}).url ==
+        url + "delimiter=%2F&list-type=2&prefix=v%2Fprimary%2F&start-after=v%2Fprimary%2Fcd%2F%F4%8F%BF%BF");
+  CHECK(bucket.list("primary", {{"ab"}, true, "a+/=", true}).url ==
+        url + "continuation-token=a%2B%2F%3D&delimiter=%2F&list-type=2&prefix=v%2Fprimary%2F");
+}
+
+TEST_CASE("a path is encoded once, whatever is in it", "[host]") {
+  for (const auto* scheme : {"http://h", "https://h:81", "s3://b", "ssh://u@h"}) {
+    INFO(scheme);
+    const Host host(address(std::string(scheme) + "/my%20dir/a+b&c%25d/%c3%a4'"));
+    const auto file = host.get("cache/packs", {}).url;
+    CHECK(file.ends_with("/my%20dir/a%2Bb%26c%25d/%C3%A4%27/cache/packs"));
+    if (host.kind() != Host::Kind::s3) continue;
+    CHECK(
+        host.list("primary", {}).url.ends_with("&prefix=my%20dir%2Fa%2Bb%26c%25d%2F%C3%A4%27%2Fprimary%2F"));
+    const auto listed =
+        host.parse_list("primary",
+                        "<ListBucketResult><Contents><Key>my dir/a+b&amp;c%d/\xc3\xa4&#39;/primary/"
+                        "x</Key></Contents></ListBucketResult>");
+    CHECK(listed.names == std::vector<std::string>{"x"});
+  }
+  CHECK(failure(address("http://h/a%00b")) == Category::usage);
+  CHECK(failure(address("http://h/a%0ab")) == Category::usage);
+  auto endpoint = address("s3://b/v");
+  endpoint.endpoint = "http://key:secret@h";
+  CHECK(failure(endpoint) == Category::usage);
+}
+
+TEST_CASE("what a vat can do without is absent where it is forbidden, unless somebody needs it", "[host]") {
+  const Host host(address("https://h/v"));
+  CHECK(host.get("cache/packs", {}).forbidden_is_absent);
+  CHECK_FALSE(host.get("cache/packs", {}, true).forbidden_is_absent);
+  CHECK_FALSE(host.get("primary/pack/x.zst", {}).forbidden_is_absent);
+  CHECK_FALSE(host.get("vat.json", {}).forbidden_is_absent);
+}
+
+TEST_CASE("this machine is known in every spelling", "[host]") {
+  using vat::internal::is_local_host;
+  for (const auto* local : {"localhost",
+                            "LocalHost",
+                            "localhost.",
+                            "a.localhost",
+                            "a.LOCALHOST.",
+                            "127.0.0.1",
+                            "127.1",
+                            "127.0.0.1.",
+                            "0x7f000001",
+                            "0x7f.1",
+                            "2130706433",
+                            "017700000001",
+                            "0",
+                            "0.0.0.0",
+                            "169.254.169.254",
+                            "[::1]",
+                            "::1",
+                            "[::ffff:127.0.0.1]",
+                            "[::ffff:7f00:1]",
+                            "[::127.0.0.1]",
+                            "[::]",
+                            "[fe80::1]",
+                            "[fe80::1%25eth0]",
+                            ""}) {
+    INFO(local);
+    CHECK(is_local_host(local));
+  }
+  for (const auto* other : {"example.org", "localhost.example.org", "notlocalhost", "10.0.0.1", "128.0.0.1",
+                            "[2001:db8::1]", "192.0.2.1", "127.example.org"}) {
+    INFO(other);
+    CHECK_FALSE(is_local_host(other));
+  }
 }

@@ -1,5 +1,8 @@
 #include "vat/internal/far_vat.h"
 
+#include <algorithm>
+
+#include "formats/base/numbers.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat::internal {
@@ -27,8 +30,22 @@ void FarVat::put(const std::string& file, int fd, bool replace) {
 }
 
 void FarVat::put_pack_list(const std::vector<std::string>& added) {
-  auto names = packs().value_or(std::set<std::string>());
-  names.insert(added.begin(), added.end());
+  // What replaces the list names all that it named, or all that is there.
+  std::set<std::string> names(added.begin(), added.end());
+  const auto listed = peers_.list(0, Vat::Impl::kPackDir);
+  if (listed)
+    for (const auto& name : *listed)
+      if (Vat::Impl::is_pack_name(name)) names.insert(name.substr(0, 64));
+  const bool is_complete =
+      listed && !listed->empty() && std::all_of(added.begin(), added.end(), [&](const auto& pack) {
+        return std::find(listed->begin(), listed->end(), pack + ".zst") != listed->end();
+      });
+  if (!is_complete) {
+    const auto old = peers_.find_pack_list(0);
+    for (std::string_view rest = old ? std::string_view(*old) : std::string_view(); !rest.empty();)
+      if (auto name = std::string(base::take_field(rest, '\n')); Vat::Impl::is_pack_name(name + ".zst"))
+        names.insert(std::move(name));
+  }
   std::string text;
   for (const auto& pack : names) text += pack + "\n";
   put("cache/packs", base::as_bytes(text));

@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdio>
+#include <functional>
+#include <set>
+#include <utility>
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
+#include "formats/base/url.h"
 
 namespace vat {
 
@@ -52,6 +57,39 @@ std::string with_slash(std::string text) {
   return text;
 }
 
+/// A parameter of a query.
+std::string parameter(const std::string& text) {
+  std::string result;
+  for (const char c : percent_encoded(text)) result += c == '/' ? "%2F" : std::string(1, c);
+  return result;
+}
+
+/// Text of an XML document: the five entities, and numbers of characters in ASCII.
+std::string xml_text(std::string_view text) {
+  constexpr std::pair<std::string_view, char> kEntities[] = {
+      {"&amp;", '&'}, {"&lt;", '<'}, {"&gt;", '>'}, {"&quot;", '"'}, {"&apos;", '\''}};
+  std::string result;
+  while (!text.empty()) {
+    const auto* entity = std::find_if(std::begin(kEntities), std::end(kEntities),
+                                      [&](const auto& known) { return text.starts_with(known.first); });
+    const auto end = text.find(';');
+    if (entity != std::end(kEntities)) {
+      result += entity->second;
+      text.remove_prefix(entity->first.size());
+    } else if (unsigned code = 0; text.starts_with("&#") && end != std::string_view::npos && end <= 6 &&
+                                  std::sscanf(std::string(text.substr(2, end - 2)).c_str(),
+                                              text[2] == 'x' ? "x%x" : "%u", &code) == 1 &&
+                                  code < 128) {
+      result += static_cast<char>(code);
+      text.remove_prefix(end + 1);
+    } else {
+      result += text.front();
+      text.remove_prefix(1);
+    }
+  }
+  return result;
+}
+
 }  // namespace
 
 Host::Host(const PeerAddress& address) : address_(address) {
@@ -59,8 +97,8 @@ Host::Host(const PeerAddress& address) : address_(address) {
   const auto authority =
       url.substr(url.find("://") + 3, url.find('/', url.find("://") + 3) - url.find("://") - 3);
   if (authority.starts_with('-') || authority.find("@-") != std::string::npos)
-    throw Error(Category::refused, url + ": begins like an option");
-  Url parts(url, url);
+    throw Error(Category::refused, base::without_secrets(url) + ": begins like an option");
+  Url parts(base::without_secrets(url), url);
   const auto scheme = parts.part(CURLUPART_SCHEME), host = parts.part(CURLUPART_HOST),
              user = parts.part(CURLUPART_USER);
   if (host.empty()) throw Error(Category::usage, url + ": names no host");
@@ -72,8 +110,14 @@ Host::Host(const PeerAddress& address) : address_(address) {
   }
   name_ = parts.part(CURLUPART_URL);
   while (name_.ends_with('/')) name_.pop_back();
+  // Kept as it is, and encoded once, where a request is made.
+  const auto written = parts.part(CURLUPART_PATH);
+  path_ = with_slash(written.size() <= 1 ? "/" : parts.part(CURLUPART_PATH, CURLU_URLDECODE));
+  if (path_ == "/" && written.size() > 1)
+    throw Error(Category::usage, name_ + ": its path has bytes that no name has");
   if (scheme == "http" || scheme == "https") {
-    base_ = with_slash(name_);
+    parts.set(CURLUPART_PATH, "/");
+    origin_ = parts.part(CURLUPART_URL);
   } else if (scheme == "s3") {
     kind_ = Kind::s3;
     if (address_.region.empty()) address_.region = "us-east-1";
@@ -81,30 +125,32 @@ Host::Host(const PeerAddress& address) : address_(address) {
         address_.endpoint.empty() ? "https://s3." + address_.region + ".amazonaws.com" : address_.endpoint;
     if (!endpoint.starts_with("http://") && !endpoint.starts_with("https://"))
       throw Error(Category::usage, url + ": its endpoint is no http or https URL");
+    if (base::holds_secret(endpoint) || endpoint.find_first_of("?#") != std::string::npos)
+      throw Error(Category::usage, url + ": its endpoint has a login, query or fragment",
+                  "logins are those of ~/.aws and the AWS variables");
     for (const char c : address_.region)
       if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '-')
         throw Error(Category::usage, url + ": '" + address_.region + "' is no region");
-    base_ = with_slash(endpoint) + host;
-    bucket_end_ = base_.size();
-    base_ = with_slash(base_ + parts.part(CURLUPART_PATH));
+    origin_ = with_slash(endpoint) + host;
   } else if (scheme == "ssh" || scheme == "sftp") {
     kind_ = Kind::sftp;
     if (address_.known_hosts.empty())
       throw Error(Category::refused, url + ": there is no list of known hosts");
-    parts.set(CURLUPART_SCHEME, "sftp");
-    base_ = with_slash(parts.part(CURLUPART_URL));
-    path_ = with_slash(parts.part(CURLUPART_PATH, CURLU_URLDECODE));
     host_ = parts.part(CURLUPART_HOST);
     port_ = parts.part(CURLUPART_PORT);
     user_ = parts.part(CURLUPART_USER, CURLU_URLDECODE);
+    parts.set(CURLUPART_SCHEME, "sftp");
+    parts.set(CURLUPART_PATH, "/");
+    origin_ = parts.part(CURLUPART_URL);
   } else {
-    throw Error(Category::usage, url + ": not a kind of vat this program knows (http, https, s3, ssh)");
+    throw Error(Category::usage, name_ + ": not a kind of vat this program knows (http, https, s3, ssh)");
   }
+  while (origin_.ends_with('/')) origin_.pop_back();
 }
 
 Transfer Host::make(const std::string& file) const {
   Transfer transfer;
-  transfer.url = base_ + percent_encoded(file);
+  transfer.url = origin_ + percent_encoded(path_ + file);
   transfer.may_be_local = address_.may_be_local;
   if (kind_ == Kind::sftp) {
     transfer.ssh_private_key = address_.ssh_private_key;
@@ -152,30 +198,32 @@ std::vector<std::string> Host::ssh_command(const std::vector<std::string>& words
   return command;
 }
 
-Transfer Host::get(const std::string& file, const FileRange& range) const {
+Transfer Host::get(const std::string& file, const FileRange& range, bool needed) const {
   auto transfer = make(file);
   transfer.range = range;
+  transfer.forbidden_is_absent =
+      !needed && (transfer.forbidden_is_absent || (kind_ != Kind::sftp && file.starts_with("cache/")));
   return transfer;
 }
 
-Transfer Host::list(const std::string& directory, const std::string& after) const {
+Transfer Host::list(const std::string& directory, const Listed& before) const {
   if (kind_ == Kind::sftp) {
     auto transfer = make(directory + "/");
     transfer.list_directory = true;
     return transfer;
   }
   if (kind_ != Kind::s3) throw Error(Category::usage, name_ + ": a static host does not list directories");
-  // What is signed has the parameters in the order of their names.
   auto transfer = make({});
-  const auto bucket = base_.substr(0, bucket_end_);
-  const auto prefix = base_.size() > bucket_end_ + 1 ? base_.substr(bucket_end_ + 1) : std::string();
-  const auto encoded = [](const std::string& text) {
-    std::string result;
-    for (const char c : percent_encoded(text)) result += c == '/' ? "%2F" : std::string(1, c);
-    return result;
-  };
-  transfer.url = bucket + "?delimiter=%2F&list-type=2&prefix=" + encoded(prefix + directory + "/") +
-                 (after.empty() ? "" : "&start-after=" + encoded(prefix + directory + "/" + after));
+  const auto prefix = (path_ + directory + "/").substr(1);
+  // What is signed has the parameters in the order of their names.
+  transfer.url = origin_ + "?" +
+                 (before.token.empty() ? "" : "continuation-token=" + parameter(before.token) + "&") +
+                 "delimiter=%2F&list-type=2&prefix=" + parameter(prefix);
+  // Keys in a directory come after its name and a slash: behind them all is what begins with the last
+  // character.
+  if (before.token.empty() && !before.names.empty())
+    transfer.url += "&start-after=" + parameter(prefix + before.names.back() +
+                                                (before.last_is_directory ? "/\xf4\x8f\xbf\xbf" : ""));
   return transfer;
 }
 
@@ -198,29 +246,42 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
     }
     return listed;
   }
-  // Of the XML only keys and whether there are more matter; names of files of a vat have nothing to escape.
+  // Of the XML only keys and whether there are more matter.
   if (answer.find("<ListBucketResult") == std::string_view::npos)
     throw Error(Category::corrupt, "not a list of a bucket");
-  const auto below = "/" + directory + "/";
-  listed.more = answer.find("<IsTruncated>true<") != std::string_view::npos;
-  for (auto at = answer.find("<Key>"); at != std::string_view::npos; at = answer.find("<Key>", at)) {
-    at += 5;
-    const auto key = "/" + std::string(answer.substr(at, answer.find('<', at) - at));
-    const auto begin = key.find(below);
-    if (begin == std::string::npos) continue;
-    const auto name = key.substr(begin + below.size());
-    if (is_name(name)) listed.names.push_back(name);
-  }
-  // Directories.
-  for (auto at = answer.find("<CommonPrefixes><Prefix>"); at != std::string_view::npos;
-       at = answer.find("<CommonPrefixes><Prefix>", at)) {
-    at += 24;
-    auto name = std::string(answer.substr(at, answer.find('<', at) - at));
+  const auto prefix = (path_ + directory + "/").substr(1);
+  const auto element_at = [&](std::size_t at) {
+    return xml_text(answer.substr(at, answer.find('<', at) - at));
+  };
+  const auto for_each = [&](std::string_view tag, const std::function<void(std::string)>& visit) {
+    for (auto at = answer.find(tag); at != std::string_view::npos; at = answer.find(tag, at)) {
+      at += tag.size();
+      auto key = element_at(at);
+      if (!key.starts_with(prefix))
+        throw Error(Category::corrupt,
+                    "lists '" + key.substr(0, 200) + "', which does not begin as asked for");
+      visit(key.substr(prefix.size()));
+    }
+  };
+  std::set<std::string> directories;
+  for_each("<Key>", [&](std::string name) {
+    if (is_name(name)) listed.names.push_back(std::move(name));
+  });
+  for_each("<CommonPrefixes><Prefix>", [&](std::string name) {
     if (name.ends_with('/')) name.pop_back();
-    name = name.substr(name.rfind('/') + 1);
-    if (is_name(name)) listed.names.push_back(name);
-  }
-  std::sort(listed.names.begin(), listed.names.end());
+    if (!is_name(name)) return;
+    directories.insert(name);
+    listed.names.push_back(std::move(name));
+  });
+  // As a bucket orders them: directories by their names with a slash.
+  const auto key_of = [&](const std::string& name) { return directories.contains(name) ? name + "/" : name; };
+  std::sort(listed.names.begin(), listed.names.end(),
+            [&](const auto& a, const auto& b) { return key_of(a) < key_of(b); });
+  listed.more = answer.find("<IsTruncated>true<") != std::string_view::npos;
+  constexpr std::string_view kToken = "<NextContinuationToken>";
+  if (const auto at = answer.find(kToken); at != std::string_view::npos)
+    listed.token = element_at(at + kToken.size());
+  listed.last_is_directory = !listed.names.empty() && directories.contains(listed.names.back());
   return listed;
 }
 
@@ -236,7 +297,7 @@ Transfer Host::put(const std::string& file, bool replace) const {
     return text + "\"";
   };
   const auto draft = "tmp/.vat-push-" + base::random_name();
-  transfer.url = base_ + draft;
+  transfer.url = origin_ + percent_encoded(path_ + draft);
   for (auto slash = file.find('/'); slash != std::string::npos; slash = file.find('/', slash + 1))
     transfer.ssh_after.push_back("*mkdir " + quoted(path_ + file.substr(0, slash)));
   if (replace) transfer.ssh_after.push_back("*rm " + quoted(path_ + file));

@@ -24,15 +24,18 @@ class Host {
   [[nodiscard]] bool can_write() const noexcept { return kind_ != Kind::http; }
   [[nodiscard]] bool can_list() const noexcept { return kind_ != Kind::http; }
 
-  /// `file` is relative to the vat: cache/packs. The caller adds what is to be called.
-  [[nodiscard]] Transfer get(const std::string& file, const FileRange& range) const;
-  /// Names in a directory of the vat: those after `after` (empty: all), as the host gives them; see
-  /// parse_list().
-  [[nodiscard]] Transfer list(const std::string& directory, const std::string& after) const;
+  /// `file` is relative to the vat: cache/packs. The caller adds what is to be called. What lies in cache/ a
+  /// vat can do without: that a reader may not have it (403) is as good as absent. Not so if it is `needed`.
+  [[nodiscard]] Transfer get(const std::string& file, const FileRange& range, bool needed = false) const;
   struct Listed {
-    std::vector<std::string> names;
-    bool more = false;  ///< there may be others after the last
+    std::vector<std::string> names;  ///< in order; of the last page
+    bool more = false;               ///< there are others after the last
+    std::string token;               ///< with that the host goes on; may be empty
+    bool last_is_directory = false;
   };
+  /// Names in a directory of the vat, those after the page `before` (none: the first), as the host gives
+  /// them; see parse_list().
+  [[nodiscard]] Transfer list(const std::string& directory, const Listed& before) const;
   /// Throws corrupt.
   [[nodiscard]] Listed parse_list(const std::string& directory, std::string_view answer) const;
   /// Whether it is told how long a file is when its end is asked for.
@@ -58,10 +61,10 @@ class Host {
 
   PeerAddress address_;
   Kind kind_ = Kind::http;
-  std::string name_, base_;         ///< base_: URL of the vat, ends in '/'
-  std::string path_;                ///< sftp: of the vat, on the host, ends in '/'
+  std::string name_;
+  std::string origin_;              ///< URL of the host, or of the bucket, without '/' at the end
+  std::string path_;                ///< of the vat there, as it is: decoded; begins and ends in '/'
   std::string host_, port_, user_;  ///< sftp
-  std::size_t bucket_end_ = 0;      ///< s3: where the bucket's URL ends in base_
 };
 
 }  // namespace vat::internal

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <set>
 
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
@@ -32,10 +33,54 @@ constexpr std::chrono::milliseconds kRaceStep{300};
 
 }  // namespace
 
+namespace {
+
+/// Whether the list of a no_proxy has the host: `*`, a name, or a domain that it is of.
+bool is_without_proxy(std::string_view list, std::string_view host) {
+  const auto lower = [](std::string_view text) {
+    std::string result(text);
+    for (auto& c : result)
+      if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    return result;
+  };
+  const auto wanted = lower(host);
+  while (!list.empty()) {
+    const auto end = std::min(list.find_first_of(", \t"), list.size());
+    auto name = lower(list.substr(0, end));
+    list.remove_prefix(std::min(end + 1, list.size()));
+    if (name == "*") return true;
+    name.erase(0, name.find_first_not_of('.'));
+    if (!name.empty() && (wanted == name || wanted.ends_with("." + name))) return true;
+  }
+  return false;
+}
+
+constexpr const char* kPackList = "cache/packs";
+
+/// Whether what a host sent for a file in cache/ is a page for people, as many send with status 200 for what
+/// is not there: text that does not begin as the format does. Anything else is of the format, or a lie.
+bool is_page(const std::string& path, base::Bytes bytes) {
+  if (!path.starts_with("cache/") || bytes.empty()) return false;
+  const auto begin = base::as_chars(bytes.first(std::min<std::size_t>(bytes.size(), 64)));
+  if (!std::all_of(begin.begin(), begin.end(), [](char c) {
+        return static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\r' || c == '\t';
+      }))
+    return false;
+  if (path != kPackList && path != "cache/index/list") return true;  // the others are no text
+  const auto line = base::as_chars(bytes).substr(0, base::as_chars(bytes).find('\n'));
+  return line.size() != 64 || !base::from_hex(line);
+}
+
+}  // namespace
+
 TransferLimits limits_of(const PeerOptions& options) {
   TransferLimits limits;
   limits.rate = options.rate;
   limits.certificates = options.certificates;
+  limits.proxy_for = [proxies = options.proxies](std::string_view scheme, std::string_view host) {
+    const auto& own = scheme == "https" ? proxies.https : proxies.http;
+    return is_without_proxy(proxies.none, host) ? std::string() : own.empty() ? proxies.all : own;
+  };
   return limits;
 }
 
@@ -265,7 +310,9 @@ void Peers::next_of_race(const std::shared_ptr<FileRace>& race) {
         if (!race->failure || category == Category::wrong_bytes)
           race->failure.emplace(category, race->path + ": " + peer.host.name() + ": " + why);
       };
-      if (end.kind == Kind::done) {
+      if (end.kind == Kind::done && is_page(race->path, *bytes)) {
+        note_success(peer, end);  // as good as absent
+      } else if (end.kind == Kind::done) {
         note_success(peer, end);
         try {
           race->is_good(*bytes, index);
@@ -317,22 +364,39 @@ std::optional<Peers::Part> Peers::read_part(std::size_t index, const std::string
     if (part) part->file_size = size->file_size;
     return part;
   }
-  return run(index, path, max_size, [&] { return host.get(path, range); });
+  auto part = run(index, path, max_size, [&] { return host.get(path, range); });
+  const bool from_begin = range.offset == 0 && !range.from_end && max_size > 0;
+  return part && from_begin && is_page(path, part->bytes) ? std::nullopt : std::move(part);
 }
 
 std::optional<std::vector<std::string>> Peers::list(std::size_t index, const std::string& directory) {
   const auto& host = peers_[index]->host;
   if (!host.can_list()) return std::nullopt;
-  std::vector<std::string> names;
-  while (true) {
-    const auto part = run(index, directory, kMaxList,
-                          [&] { return host.list(directory, names.empty() ? "" : names.back()); });
-    if (!part) return names.empty() ? std::nullopt : std::optional(names);
-    const auto listed = host.parse_list(directory, base::as_chars(part->bytes));
-    const bool goes_on = !listed.names.empty() && (names.empty() || listed.names.front() > names.back());
-    if (goes_on) names.insert(names.end(), listed.names.begin(), listed.names.end());
-    if (!listed.more || !goes_on || names.size() > kMaxNames) return names;
-  }
+  const auto fail = [&](const std::string& why) {
+    return Error(Category::network, name(index) + ": " + directory + "/: " + why);
+  };
+  std::set<std::string> names;
+  Host::Listed page;
+  do {
+    const auto part = run(index, directory, kMaxList, [&] { return host.list(directory, page); });
+    if (!part) {
+      if (names.empty()) return std::nullopt;
+      throw fail("its list breaks off");
+    }
+    const auto token = page.token;
+    try {
+      page = host.parse_list(directory, base::as_chars(part->bytes));
+    } catch (const Error& error) {
+      throw fail(error.what());
+    }
+    const auto before = names.size();
+    names.insert(page.names.begin(), page.names.end());
+    // A list that says it goes on, and does not, is not known to be complete.
+    if (page.more && (page.token.empty() ? names.size() == before : page.token == token))
+      throw fail("its list is said to go on, and does not");
+    if (names.size() > kMaxNames) throw fail("lists more names than a vat has");
+  } while (page.more);
+  return std::vector<std::string>(names.begin(), names.end());
 }
 
 std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path, std::uint64_t max_size,
@@ -376,13 +440,23 @@ std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path
   }
 }
 
+std::optional<std::string> Peers::find_pack_list(std::size_t peer) {
+  const auto& host = peers_[peer]->host;
+  const auto part = run(peer, kPackList, kMaxList, [&] { return host.get(kPackList, {}, true); });
+  if (!part) return std::nullopt;
+  const auto line = base::as_chars(part->bytes).substr(0, base::as_chars(part->bytes).find('\n'));
+  if (!part->bytes.empty() && (line.size() != 64 || !base::from_hex(line)))
+    throw Error(Category::network, name(peer) + ": " + kPackList + ": answers with something else");
+  return std::string(base::as_chars(part->bytes));
+}
+
 std::optional<std::vector<std::string>> Peers::find_packs(std::size_t peer) {
   std::vector<std::string> packs;
   // The directory says more than the list, which whoever copied a pack there may not have brought up to date.
   if (const auto names = list(peer, Vat::Impl::kPackDir)) {
     for (const auto& name : *names)
       if (Vat::Impl::is_pack_name(name)) packs.push_back(name.substr(0, 64));
-  } else if (const auto text = read_part(peer, "cache/packs", {}, kMaxList)) {
+  } else if (const auto text = read_part(peer, kPackList, {}, kMaxList)) {
     for (std::string_view rest = base::as_chars(text->bytes); rest.find('\n') != std::string_view::npos;) {
       auto name = std::string(base::take_field(rest, '\n'));
       if (Vat::Impl::is_pack_name(name + ".zst")) packs.push_back(std::move(name));

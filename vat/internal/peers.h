@@ -64,9 +64,12 @@ class Peers {
   };
   [[nodiscard]] std::optional<Part> read_part(std::size_t peer, const std::string& path,
                                               const FileRange& range, std::uint64_t max_size);
-  /// Names in a directory of a peer's vat. nullopt if the host cannot tell, or there is no such directory.
-  /// Throws as read_part.
+  /// All names in a directory of a peer's vat, in order. nullopt if the host cannot tell, or there is no such
+  /// directory. Throws as read_part; network if the list is not complete.
   [[nodiscard]] std::optional<std::vector<std::string>> list(std::size_t peer, const std::string& directory);
+  /// cache/packs as it is there, for who replaces it: nullopt only if the host says that there is none.
+  /// Throws as read_part; network if it is no list of packs.
+  [[nodiscard]] std::optional<std::string> find_pack_list(std::size_t peer);
   /// Names, in hex, of the packs a peer has: from its list, or from its directory if the host tells that;
   /// nullopt if there is neither. Throws as read_part.
   [[nodiscard]] std::optional<std::vector<std::string>> find_packs(std::size_t peer);

@@ -72,6 +72,26 @@ bool is_local(const std::string& address) {
          is_local(reinterpret_cast<const sockaddr&>(six));
 }
 
+/// Scheme and host of a URL, the host decoded; of `text` relative to `base`. Empty if it is none.
+struct Place {
+  std::string scheme, host;
+};
+Place place_of(const std::string& base, const std::string& text) {
+  const base::CPtr<CURLU, curl_url_cleanup> url(curl_url());
+  Place place;
+  if (url == nullptr ||
+      (!base.empty() && curl_url_set(url.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK) ||
+      curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK)
+    return place;
+  for (const auto& [part, to] : {std::pair(CURLUPART_SCHEME, &place.scheme), {CURLUPART_HOST, &place.host}}) {
+    char* raw = nullptr;
+    if (curl_url_get(url.get(), part, &raw, CURLU_URLDECODE) != CURLUE_OK) return {};
+    const base::CPtr<char, curl_free> owned(raw);
+    *to = raw;
+  }
+  return place;
+}
+
 std::string lower(std::string_view text) {
   std::string result(text);
   std::transform(result.begin(), result.end(), result.begin(),
@@ -94,6 +114,25 @@ std::string printable(std::string_view text) {
 }
 
 }  // namespace
+
+bool is_local_host(std::string_view written) {
+  auto host = lower(written);
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  host = host.substr(0, host.find('%'));  // the zone of an address
+  while (host.ends_with('.')) host.pop_back();
+  if (host.empty() || host == "localhost" || host.ends_with(".localhost")) return true;
+  // What is not ASCII may become anything by the rules of international names.
+  if (std::any_of(host.begin(), host.end(), [](char c) { return static_cast<unsigned char>(c) >= 0x80; }))
+    return true;
+  in_addr four{};
+  if (::inet_aton(host.c_str(), &four) == 1) {  // in all its spellings
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr = four;
+    return is_local(reinterpret_cast<const sockaddr&>(address));
+  }
+  return is_local(host);
+}
 
 std::string percent_encoded(std::string_view path) {
   std::string result;
@@ -126,7 +165,8 @@ struct Transfers::Active {
   std::size_t header_size = 0;
   std::uint64_t sent = 0;
   long status = 0;
-  bool begun = false;  ///< the first body byte of the final answer was seen
+  bool begun = false;       ///< the first body byte of the final answer was seen
+  bool is_proxied = false;  ///< the addresses that libcurl connects to are the proxy's
   bool enough = false, too_much = false, local_address = false, paused = false, stalled = false;
   std::optional<std::uint64_t> length, range_begin;
   std::exception_ptr thrown;
@@ -146,7 +186,7 @@ struct Transfers::Active {
   }
   static curl_socket_t on_socket(void* self, curlsocktype, curl_sockaddr* address) {
     auto& active = *static_cast<Active*>(self);
-    if (!active.what.may_be_local && is_local(address->addr)) {
+    if (!active.what.may_be_local && !active.is_proxied && is_local(address->addr)) {
       active.local_address = true;
       return CURL_SOCKET_BAD;
     }
@@ -216,6 +256,18 @@ bool Transfers::Active::header(std::string_view line) {
   } else if (name == "retry-after") {
     if (const auto seconds = base::parse_decimal(value); seconds && *seconds < 86400)
       end.wait = std::chrono::seconds(*seconds);
+  } else if (long code = 0; name == "location" && !what.may_be_local &&
+                            curl_easy_getinfo(easy.get(), CURLINFO_RESPONSE_CODE, &code) == CURLE_OK &&
+                            code >= 300 && code < 400) {
+    // Where a redirect leads is judged before anybody is asked, who may be a proxy. One that is no URL
+    // libcurl refuses.
+    const char* from = nullptr;
+    curl_easy_getinfo(easy.get(), CURLINFO_EFFECTIVE_URL, &from);
+    const auto to = place_of(from != nullptr ? from : what.url, std::string(value));
+    if (!to.host.empty() && is_local_host(to.host)) {
+      local_address = true;
+      return false;
+    }
   } else if (name == "etag") {
     end.etag = printable(value);
   } else if (name == "last-modified") {
@@ -231,7 +283,7 @@ bool Transfers::Active::begin_body() {
   if (!is_http()) return true;
   curl_easy_getinfo(easy.get(), CURLINFO_RESPONSE_CODE, &status);
   // A connection that another transfer had opened was not asked about in on_socket().
-  if (const char* at = nullptr; !what.may_be_local &&
+  if (const char* at = nullptr; !what.may_be_local && !is_proxied &&
                                 curl_easy_getinfo(easy.get(), CURLINFO_PRIMARY_IP, &at) == CURLE_OK &&
                                 at != nullptr && is_local(std::string(at))) {
     local_address = true;
@@ -419,7 +471,15 @@ Transfers::Id Transfers::start(Transfer transfer) {
       throw Error(Category::local,
                   "libcurl, option " + std::to_string(option) + ": " + curl_easy_strerror(code));
   };
-  set(CURLOPT_URL, what.url.c_str());
+  if (!what.may_be_local) {
+    const auto place = place_of({}, what.url);
+    active->local_address = is_local_host(place.host);
+    const auto proxy = limits_.proxy_for ? limits_.proxy_for(place.scheme, place.host) : std::string();
+    active->is_proxied = !proxy.empty();
+    set(CURLOPT_PROXY, proxy.c_str());  // empty: none, whatever the environment says
+    set(CURLOPT_NOPROXY, "");
+  }
+  set(CURLOPT_URL, active->local_address ? "" : what.url.c_str());
   set(CURLOPT_PROTOCOLS_STR, "http,https,sftp");
   set(CURLOPT_REDIR_PROTOCOLS_STR, what.url.starts_with("https") ? "https" : "http,https");
   set(CURLOPT_FOLLOWLOCATION, what.may_redirect ? 1L : 0L);

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -86,7 +87,15 @@ struct TransferLimits {
   std::uint64_t stall_size = 1024;  ///< bytes
   std::uint64_t rate = 0;           ///< bytes a second of all transfers together, both ways; 0: any
   std::string certificates;         ///< file of those to trust, instead of the system's; empty: the system's
+  /// The proxy for a host, empty: none. For what may lead to no local address; else libcurl reads the
+  /// variables.
+  std::function<std::string(std::string_view scheme, std::string_view host)> proxy_for;
 };
+
+/// Whether a host as a URL has it is this machine, or an address of the link only, in whatever spelling:
+/// 127.1, 0x7f000001,
+/// [::ffff:127.0.0.1], localhost., x.localhost. A name that would have to be looked up is not.
+[[nodiscard]] bool is_local_host(std::string_view host);
 
 /// Everything about transfers happens on one thread, the loop: it calls back, runs timers and what is posted.
 /// Only post(), call(), begin(), traffic() and the destructor may be used from others.
