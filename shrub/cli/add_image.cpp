@@ -27,7 +27,8 @@ int run(const cli::Call& call, cli::Output& output) {
   if (form && *form != "raw" && *form != "qcow2" && *form != "qcow2-zstd" && *form != "qcow2-overlay")
     throw base::Error(base::Category::usage,
                       "--materialize: '" + *form + "' is not raw, qcow2, qcow2-zstd or qcow2-overlay");
-  shrub::ImageFile file(path, {call.has("--exact"), call.all("--backing"), addition.vat().path() + "/tmp"});
+  shrub::ImageFile file(path, {call.has("--exact"), call.has("--force"), call.all("--backing"),
+                               addition.vat().path() + "/tmp"});
   vat::Adder adder(addition.vat(), addition.options);
   vat::ImageOptions options;
   options.name_content = call.has("--git-id");
@@ -63,8 +64,9 @@ cli::Command add_image_command() {
       "add-image",
       "Store a disk image and write its vref",
       "Stores DISK in the writable vat and writes VREF, which pins it. DISK is a raw image; or qcow2, with "
-      "the disks below it; or, if qemu-img is installed, VMDK, VDI, VHDX or VHD. What is stored is the "
-      "disk that a guest sees. Holes and long runs of zeros cost nothing, and sync makes them holes "
+      "the disks below it; or, if qemu-img is installed, VMDK, VDI, VHDX or VHD. What looks like another "
+      "format, or is compressed, is refused. What is stored is the disk that a guest sees. Holes and long "
+      "runs of zeros cost nothing, and sync makes them holes "
       "again.\n\nA qcow2 image can name the disk below it. It is read if it lies in the same directory, or "
       "below, under a relative name and with its format said; --backing is for others.",
       {{"DISK", cli::Argument::Count::one, "the image, a regular file", cli::Completion::file},
@@ -80,6 +82,7 @@ cli::Command add_image_command() {
         false,
         {"raw", "qcow2", "qcow2-zstd", "qcow2-overlay"}},
        {"--exact", "", "store the bytes of DISK as they are, whatever its format"},
+       {"--force", "", "also if QEMU has DISK open: what a machine writes meanwhile may be half there"},
        {"--backing", "FILE", "the disk below, in place of the one that is named; again for the next below",
         cli::Completion::file, true},
        {"--git-id", "", "name the content as git does as well, which hashes all of it"},
