@@ -16,6 +16,7 @@
 #include "formats/base/numbers.h"
 #include "formats/text/layout.h"
 #include "vat/content.h"
+#include "wedge/internal/place_file.h"
 
 namespace wedge {
 namespace {
@@ -245,6 +246,7 @@ class MountTree::Impl {
   const std::vector<MountEntry> entries_;
   Nodes frame_;
 
+  std::atomic<bool> are_lists_kept_ = false;  ///< access control lists, by whoever looks
  private:
   struct Tree {
     std::mutex mutex, layout_mutex;
@@ -279,7 +281,10 @@ struct stat MountTree::stat_of(Inode inode) {
                                                                        {Row::Type::fifo, S_IFIFO}}};
   for (const auto& [type, bits] : kTypes)
     if (type == node.type) info.st_mode = bits;
-  info.st_mode |= node.type == Row::Type::symlink ? 0777 : node.mode;
+  info.st_mode |= node.type == Row::Type::symlink ? 0777
+                  : node.xattrs == nullptr || impl_->are_lists_kept_
+                      ? node.mode
+                      : internal::mode_within_acl(node.mode, *node.xattrs);
   info.st_ino = inode;
   info.st_nlink = node.links;
   const bool is_recorded = impl_->keep_owners_ && place.base != 0;
@@ -298,6 +303,10 @@ struct stat MountTree::stat_of(Inode inode) {
       info.st_rdev = ::makedev(static_cast<unsigned>(*major), static_cast<unsigned>(*minor));
   }
   return info;
+}
+
+void MountTree::let_lists_be_kept() {
+  impl_->are_lists_kept_ = true;
 }
 
 std::string MountTree::target_of(Inode symlink) {

@@ -47,6 +47,9 @@ class MountTree {
   [[nodiscard]] Inode find(Inode directory, std::string_view name);
   /// All numbers are those that find() and list() gave.
   [[nodiscard]] struct stat stat_of(Inode inode);
+  /// Whoever looks keeps to the access control lists in xattrs_of(). Otherwise modes give nobody what a list
+  /// denies somebody.
+  void let_lists_be_kept();
   [[nodiscard]] std::string target_of(Inode symlink);
   [[nodiscard]] const std::map<std::string, std::string>& xattrs_of(Inode inode);
 

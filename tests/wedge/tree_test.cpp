@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <map>
@@ -18,6 +19,7 @@
 #include "vat/vat.h"
 #include "wedge/comparison.h"
 #include "wedge/git_tree.h"
+#include "wedge/internal/place_file.h"
 #include "wedge/internal/walk.h"
 #include "wedge/scanner.h"
 #include "wedge/tree_writer.h"
@@ -407,4 +409,27 @@ TEST_CASE("a tree deeper than a manifest can say is refused, and named", "[wedge
   }
   CHECK_THAT(tests::message_of([&] { (void)rows_of(dir.path()); }),
              Catch::Contains("a path that a manifest cannot hold"));
+}
+
+TEST_CASE("a mode within a list gives nobody what the list denies somebody", "[wedge]") {
+  // An entry: tag, permissions, id.
+  const auto list = [](const std::vector<std::array<std::uint16_t, 2>>& entries) {
+    std::string value("\2\0\0\0", 4);
+    for (const auto& [tag, allowed] : entries) {
+      for (const auto number : {tag, allowed}) value += {static_cast<char>(number), '\0'};
+      value += "\xff\xff\xff\xff";
+    }
+    return std::map<std::string, std::string>{{"system.posix_acl_access", value}};
+  };
+  using wedge::internal::mode_within_acl;
+  CHECK(mode_within_acl(0644, {}) == 0644);
+  CHECK(mode_within_acl(0644, {{"user.x", "y"}}) == 0644);
+  CHECK(mode_within_acl(0644, list({{1, 6}, {2, 0}, {4, 4}, {16, 4}, {32, 4}})) ==
+        0600);  // a user may nothing
+  CHECK(mode_within_acl(0644, list({{1, 6}, {4, 4}, {8, 0}, {16, 4}, {32, 4}})) ==
+        0600);  // a group may nothing
+  CHECK(mode_within_acl(0664, list({{1, 6}, {2, 4}, {4, 0}, {16, 6}, {32, 4}})) ==
+        0604);  // the group may nothing
+  CHECK(mode_within_acl(02775, list({{1, 7}, {2, 7}, {4, 7}, {16, 7}, {32, 5}})) == 02775);
+  CHECK(mode_within_acl(0644, {{"system.posix_acl_access", "\2"}}) == 0644);  // none
 }

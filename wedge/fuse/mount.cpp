@@ -172,7 +172,11 @@ class Mount::Impl {
     return entry;
   }
 
-  static void init(void* /*mount*/, fuse_conn_info* connection) {
+  static void init(void* mount, fuse_conn_info* connection) {
+    if ((connection->capable & FUSE_CAP_POSIX_ACL) != 0) {
+      connection->want |= FUSE_CAP_POSIX_ACL;
+      static_cast<Impl*>(mount)->tree_.let_lists_be_kept();
+    }
     connection->max_readahead = kMaxRead;
     for (const auto wanted : {FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_READDIRPLUS,
                               FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_NO_OPENDIR_SUPPORT})

@@ -65,6 +65,29 @@ std::uint32_t restored_mode(const Row& row, const Fidelity& fidelity) {
   return mode;
 }
 
+std::uint32_t mode_within_acl(std::uint32_t mode, const std::map<std::string, std::string>& xattrs) {
+  const auto acl = xattrs.find(kAccessAcl);
+  if (acl == xattrs.end()) return mode;
+  constexpr std::size_t kHeader = 4, kEntry = 8;  // as in restored_mode()
+  enum : std::uint16_t { kUser = 2, kGroupOwner = 4, kGroup = 8, kMask = 16, kOther = 32 };
+  std::uint32_t mask = 7, group = 7, other = 7, named = 7;
+  const auto for_each = [&](const auto& visit) {
+    auto entries = base::as_bytes(acl->second);
+    for (entries = entries.subspan(std::min(kHeader, entries.size())); entries.size() >= kEntry;
+         entries = entries.subspan(kEntry))
+      visit(base::load_le<std::uint16_t>(entries.data()),
+            base::load_le<std::uint16_t>(entries.data() + 2) & 7U);
+  };
+  for_each([&](std::uint16_t tag, std::uint32_t allowed) {
+    if (tag == kMask) mask = allowed;
+    if (tag == kGroupOwner) group = allowed;
+    if (tag == kOther) other = allowed;
+    if (tag == kUser || tag == kGroup) named &= allowed;
+  });
+  named &= mask;
+  return mode & (~077U | (group & mask & named) << 3 | (other & named));
+}
+
 std::vector<std::string> list_xattrs(int fd) {
   std::vector<std::string> found;
   const ssize_t size = ::flistxattr(fd, nullptr, 0);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,10 @@ namespace wedge::internal {
 
 /// Permission bits that are restored and compared.
 [[nodiscard]] std::uint32_t restored_mode(const formats::Row& row, const Fidelity& fidelity);
+/// A mode that gives nobody what the access control list among these attributes, if there is one, denies
+/// somebody: group and others get what all that it names may do.
+[[nodiscard]] std::uint32_t mode_within_acl(std::uint32_t mode,
+                                            const std::map<std::string, std::string>& xattrs);
 /// Whether an extended attribute belongs to a tree; others come from the machine it lies on.
 [[nodiscard]] bool is_recorded_xattr(const std::string& name);
 /// Whether an extended attribute is restored and compared.
