@@ -88,7 +88,7 @@ class Wedge::Impl {
     Record made{path, owner, key_of(root, options.fidelity), 0, base::random_name(), source.object_format()};
     Survey found;
     if (there && record) {
-      found = survey(dir_, path, *record, options);
+      found = survey(dir_, path, *record, options, &source);
       if (found.intact && record->key == made.key) return result;
     } else if (there && is_adoptable(dir_, source, path, root, options, found.in_the_way)) {
       result.outcome = Outcome::adopted;
@@ -161,7 +161,7 @@ class Wedge::Impl {
     const auto [parent_path, name] = formats::split_path(path);
     const auto parent = dir_.look_for_parent(parent_path);
     if (parent && find_stat(parent->get(), name)) {
-      auto found = record ? survey(dir_, path, *record, options) : Survey();
+      auto found = record ? survey(dir_, path, *record, options, nullptr) : Survey();
       if ((!found.in_the_way.empty() && !options.overwrite) || (!found.carried.empty() && options.keep_extra))
         return blocked(std::move(found.in_the_way));
       internal::refuse_mounts(dir_.top(), path);

@@ -86,8 +86,8 @@ int run(const cli::Call& call, cli::Output& output) {
   if (vats.writable != nullptr && !call.has("--dry-run")) {
     try {
       note_served(*vats.writable, shrub);
-    } catch (const base::Error& error) {  // who may only read it needs not write in it
-      if (error.category() != base::Category::local) throw;
+    } catch (const base::Error& error) {  // whoever reads it need not be able to write in it
+      if (error.category() != base::Category::local && error.category() != base::Category::refused) throw;
     }
   }
   wedge::SyncOptions options;

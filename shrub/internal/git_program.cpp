@@ -164,8 +164,10 @@ class GitProgram final : public Repository {
   }
 
   bool is_shallow() override {
-    base::Process git(command({"rev-parse", "--is-shallow-repository"}), kHidden);
-    return git.read_rest() == "true\n";
+    const auto answer = lines({"rev-parse", "--is-shallow-repository"});
+    if (answer.size() != 1)
+      throw Error(Category::refused, "repository " + top() + ": git does not say whether it is shallow");
+    return answer.front() == "true";
   }
 
  private:

@@ -28,9 +28,6 @@ using base::find_stat;
 using base::ObjectId;
 using formats::Row;
 
-namespace {
-
-/// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
 bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t size,
                   const base::ReadAt& read) {
   formats::RecipeReader reader(source.read(recipe), source.object_format(),
@@ -67,8 +64,6 @@ bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t
   }
   return true;
 }
-
-}  // namespace
 
 bool is_by_product(const std::string& path) {
   return ::fnmatch("*.pyc", path.c_str(), 0) == 0 ||

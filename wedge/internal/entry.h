@@ -48,6 +48,9 @@ void refuse_mounts(int top, const std::string& path);
 [[nodiscard]] formats::ByteSource reading(int fd);
 
 /// The id of a file's content; no id at all if it is not `size` bytes long.
+/// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
+[[nodiscard]] bool holds_recipe(vat::BlobSource& source, const base::ObjectId& recipe, std::uint64_t size,
+                                const base::ReadAt& read);
 [[nodiscard]] base::ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size);
 
 /// As verify_entry(), below an open wedge.

@@ -17,14 +17,44 @@ using formats::Row;
 
 namespace {
 
+/// Whether an image whose content has no id still is what the record says, as far as that can be told.
+bool holds_image(const WedgeDir& dir, int parent, const std::string& name, const struct stat& info,
+                 const Record& record, const SpotCheck& spot_check, vat::BlobSource* source) {
+  const auto content = root_of(record.key, record.format);
+  if (!content || !content->recipe) return true;  // qcow2
+  const auto state = state_of(info);
+  const base::FileAt where{parent, name.c_str()};
+  const auto known = dir.cache()->find(state, where);
+  // Another recipe may be of the same content, cut otherwise.
+  if (known && known->recipe == content->recipe && !spot_check.is_due(state)) return true;
+  if (source == nullptr) return true;
+  const auto read_since = StatCache::now();
+  const auto fd = base::open_at(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  try {
+    if (!holds_recipe(*source, *content->recipe, static_cast<std::uint64_t>(info.st_size),
+                      base::reader_of(fd.get())))
+      return false;
+  } catch (const Error& error) {
+    if (error.category() != base::Category::not_found) throw;
+    return true;  // nobody has what it was made of any more
+  }
+  KnownFile fresh = known.value_or(KnownFile());
+  fresh.recipe = content->recipe;
+  struct stat after;
+  if (::fstat(fd.get(), &after) == 0 && state_of(after) == state)
+    dir.cache()->put(state, where, fresh, read_since);
+  return true;
+}
+
 /// Whether an entry that is a file still is what `made` says.
 bool is_as_made(const WedgeDir& dir, int parent, const std::string& name, const struct stat& info,
-                const Row& made, const Record& record, const SpotCheck& spot_check) {
+                const Row& made, const Record& record, const SpotCheck& spot_check, vat::BlobSource* source) {
   if (static_cast<std::uint64_t>(info.st_size) != made.size || info.st_mtim.tv_sec != made.mtime.seconds ||
       info.st_mtim.tv_nsec != made.mtime.nanoseconds)
     return false;
   const bool has_id = made.blob != ObjectId();  // images need not have one
-  if (dir.cache() == nullptr || !has_id) return true;
+  if (dir.cache() == nullptr) return true;
+  if (!has_id) return holds_image(dir, parent, name, info, record, spot_check, source);
   const auto state = state_of(info);
   const base::FileAt where{parent, name.c_str()};
   const auto known = dir.cache()->find(state, where);
@@ -42,7 +72,7 @@ bool is_as_made(const WedgeDir& dir, int parent, const std::string& name, const 
 
 /// False if the record says nothing.
 bool compare(const WedgeDir& dir, const std::string& path, const Record& record, const SyncOptions& options,
-             const std::function<void(const Difference&)>& note) {
+             vat::BlobSource* source, const std::function<void(const Difference&)>& note) {
   const auto [parent_path, name] = formats::split_path(path);
   const auto parent = base::open_beneath(dir.top(), parent_path, O_RDONLY | O_DIRECTORY);
   const auto info = find_stat(parent.get(), name);
@@ -55,7 +85,7 @@ bool compare(const WedgeDir& dir, const std::string& path, const Record& record,
   if (first->type == Row::Type::file) {
     if (!S_ISREG(info->st_mode))
       note({Difference::Kind::type, ".", {}});
-    else if (!is_as_made(dir, parent.get(), name, *info, *first, record, options.spot_check))
+    else if (!is_as_made(dir, parent.get(), name, *info, *first, record, options.spot_check, source))
       note({Difference::Kind::content, ".", {}});
     return true;
   }
@@ -102,11 +132,11 @@ bool is_empty_directory(const WedgeDir& dir, const std::string& path) {
 
 }  // namespace
 
-Survey survey(const WedgeDir& dir, const std::string& path, const Record& record,
-              const SyncOptions& options) {
+Survey survey(const WedgeDir& dir, const std::string& path, const Record& record, const SyncOptions& options,
+              vat::BlobSource* source) {
   Survey result;
   bool intact = true;
-  const bool readable = compare(dir, path, record, options, [&](const Difference& difference) {
+  const bool readable = compare(dir, path, record, options, source, [&](const Difference& difference) {
     if (is_time(difference)) {
       result.touched =
           result.touched || !is_directory(dir, difference.path == "." ? path : path + "/" + difference.path);
@@ -126,7 +156,7 @@ Survey survey(const WedgeDir& dir, const std::string& path, const Record& record
 
 void list_changes(const WedgeDir& dir, const std::string& path, const Record& record,
                   const SyncOptions& options, const std::function<void(const Difference&)>& note) {
-  (void)compare(dir, path, record, options, [&](const Difference& difference) {
+  (void)compare(dir, path, record, options, nullptr, [&](const Difference& difference) {
     const bool extra = difference.kind == Difference::Kind::extra;
     if (!is_time(difference) && !(extra && is_by_product(difference.path))) note(difference);
   });

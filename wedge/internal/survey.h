@@ -20,9 +20,11 @@ struct Survey {
   std::vector<std::string> carried;    ///< extra paths that move over
 };
 
-/// Compares what lies at `path` with what `record` says was made.
+/// Compares what lies at `path` with what `record` says was made. `source`, which may be nullptr, has the
+/// recipe of an image whose content has no id: without it, and of qcow2 files, size and time stand for the
+/// content of what the stat cache does not know.
 [[nodiscard]] Survey survey(const WedgeDir& dir, const std::string& path, const Record& record,
-                            const SyncOptions& options);
+                            const SyncOptions& options, vat::BlobSource* source);
 
 /// Tells `note` how what lies at `path` differs from what `record` says was made; of times, and of extra
 /// paths that programs leave, nothing.
