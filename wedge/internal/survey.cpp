@@ -31,12 +31,16 @@ bool holds_image(const WedgeDir& dir, int parent, const std::string& name, const
   const auto read_since = StatCache::now();
   const auto fd = base::open_at(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   try {
+    source->learn(*content, true);  // of another host, where the recipe lies
     if (!holds_recipe(*source, *content->recipe, static_cast<std::uint64_t>(info.st_size),
                       base::reader_of(fd.get())))
       return false;
   } catch (const Error& error) {
-    if (error.category() != base::Category::not_found) throw;
-    return true;  // nobody has what it was made of any more
+    const auto category = error.category();
+    if (category == base::Category::local || category == base::Category::busy ||
+        category == base::Category::internal)
+      throw;
+    return true;  // nobody who can be asked has what it was made of
   }
   KnownFile fresh = known.value_or(KnownFile());
   fresh.recipe = content->recipe;
