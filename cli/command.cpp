@@ -348,8 +348,7 @@ int run(const std::function<Program()>& describe, int argc, char** argv) noexcep
     const auto program = describe();
     occupy_standard_descriptors();
     raise_file_limit();
-    (void)::signal(SIGCHLD,
-                   SIG_DFL);  // whoever started us may ignore it, and then no child could be waited for
+    (void)::signal(SIGCHLD, SIG_DFL);  // whoever started us may ignore it, and then no child could be waited for
     tell_of_lost_disk();
     keep_freed_memory();
     return run_checked(program, argc, argv);

@@ -57,6 +57,12 @@ bool is_without_proxy(std::string_view list, std::string_view host) {
 
 constexpr const char* kPackList = "cache/packs";
 
+/// Whether this may be a list of names in hex, one a line, as cache/packs is; an empty one is.
+bool is_list(base::Bytes bytes) {
+  const auto line = base::as_chars(bytes).substr(0, base::as_chars(bytes).find('\n'));
+  return bytes.empty() || (line.size() == 64 && base::from_hex(line));
+}
+
 /// Whether what a host sent for a file in cache/ is a page for people, as many send with status 200 for what
 /// is not there: text that does not begin as the format does. Anything else is of the format, or a lie.
 bool is_page(const std::string& path, base::Bytes bytes) {
@@ -67,8 +73,7 @@ bool is_page(const std::string& path, base::Bytes bytes) {
       }))
     return false;
   if (path != kPackList && path != "cache/index/list") return true;  // the others are no text
-  const auto line = base::as_chars(bytes).substr(0, base::as_chars(bytes).find('\n'));
-  return line.size() != 64 || !base::from_hex(line);
+  return !is_list(bytes);
 }
 
 }  // namespace
@@ -444,8 +449,7 @@ std::optional<std::string> Peers::find_pack_list(std::size_t peer) {
   const auto& host = peers_[peer]->host;
   const auto part = run(peer, kPackList, kMaxList, [&] { return host.get(kPackList, {}, true); });
   if (!part) return std::nullopt;
-  const auto line = base::as_chars(part->bytes).substr(0, base::as_chars(part->bytes).find('\n'));
-  if (!part->bytes.empty() && (line.size() != 64 || !base::from_hex(line)))
+  if (!is_list(part->bytes))
     throw Error(Category::network, name(peer) + ": " + kPackList + ": answers with something else");
   return std::string(base::as_chars(part->bytes));
 }

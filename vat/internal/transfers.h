@@ -93,8 +93,8 @@ struct TransferLimits {
 };
 
 /// Whether a host as a URL has it is this machine, or an address of the link only, in whatever spelling:
-/// 127.1, 0x7f000001,
-/// [::ffff:127.0.0.1], localhost., x.localhost. A name that would have to be looked up is not.
+/// 127.1, 0x7f000001, [::ffff:127.0.0.1], localhost., x.localhost. False for any other name: only looking it
+/// up would tell.
 [[nodiscard]] bool is_local_host(std::string_view host);
 
 /// Everything about transfers happens on one thread, the loop: it calls back, runs timers and what is posted.
