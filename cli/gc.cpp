@@ -9,7 +9,10 @@
 namespace cli {
 
 std::vector<Option> gc_options() {
-  return {{"--grace", "DURATION", "how long what is condemned stays (default 14d)"}, dry_run_option()};
+  return {{"--grace", "DURATION", "how long what is condemned stays (default 14d)"},
+          {"--all-shrubs", "",
+           "what is named, or the list has, is all that use the vat: for `vat gc` and ssh://"},
+          dry_run_option()};
 }
 
 vat::RepackOptions gc_options_of(const Call& call) {

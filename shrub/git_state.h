@@ -25,7 +25,7 @@ struct GitDirectory {
 struct GitPlaces {
   std::string common;    ///< absolute: the directory that has objects and refs
   std::string own;       ///< absolute: that of the working tree that was opened; of the main one the same
-  std::string top;       ///< the working tree that was opened
+  std::string top;       ///< the working tree that was opened; `common` if the git directory itself was
   bool is_bare = false;  ///< there is no main working tree
   std::string worktree;  ///< what the setting core.worktree of the main one says; may be empty
 };
@@ -33,10 +33,14 @@ struct GitPlaces {
 /// The main one first. Throws refused for what cannot be read.
 [[nodiscard]] std::vector<GitDirectory> find_git_directories(const GitPlaces& places);
 
+/// The directory with the objects and refs of the repository that `path` (absolute, it need not exist) lies
+/// in, found as git finds it; empty if there is none. Nothing of it is read.
+[[nodiscard]] std::string find_common_directory(const std::string& path);
+
 /// An object that a file in such a directory names, but no ref.
 struct KeptObject {
-  std::string name;          ///< the file
-  std::string id;            ///< hex
+  std::string name;          ///< the file, or a ref
+  std::string id;            ///< hex; of what is to be done in a rebase or cherry-pick maybe only its begin
   bool may_be_gone = false;  ///< git itself does not keep it, as what a reflog names
 };
 
@@ -46,8 +50,11 @@ struct KeptObject {
 [[nodiscard]] std::vector<KeptObject> find_logged(const GitDirectory& directory, std::size_t hex_size);
 [[nodiscard]] std::vector<KeptObject> find_stashes(const GitDirectory& main, std::size_t hex_size);
 
-/// Throws refused unless each file of a ref that all working trees share, and each line of packed-refs, is
-/// among `names`: who lists refs passes over those that are damaged.
-void require_all_refs(const std::string& common, const std::vector<std::string>& names);
+/// What files of refs that all working trees share, and lines of packed-refs, say of refs that are not among
+/// `names`: who lists refs passes over those that are damaged, and does not know of those that are made
+/// meanwhile. Throws refused for what is no ref.
+[[nodiscard]] std::vector<KeptObject> find_other_refs(const std::string& common,
+                                                      const std::vector<std::string>& names,
+                                                      std::size_t hex_size);
 
 }  // namespace shrub

@@ -33,13 +33,12 @@ std::string parent_of(const std::string& path) {
   return slash == std::string::npos ? std::string() : path.substr(0, slash);
 }
 
-/// What a vref of another version needs is not known either.
+/// What a vref of another version, or one that cannot be read, needs is not known.
 template <typename Read>
 auto refused_as(const std::string& path, Read&& read) {
   try {
     return read();
   } catch (const Error& error) {
-    if (error.category() == Category::local) throw;
     throw Error(Category::refused, path + ": " + error.what());
   }
 }
@@ -55,40 +54,59 @@ std::string place_of(const std::string& where, const std::string& path) {
 
 class Finder {
  public:
-  Finder(const std::string& path, const ReachOptions& options,
-         const std::function<void(const ReachedVref&)>& visit)
-      : options_(options), visit_(visit), shrub_(Shrub::find(path)), below_(shrub_.relative(path)) {
+  Finder(const ReachOptions& options, const std::function<void(const ReachedVref&)>& visit, Visited* visited)
+      : options_(options), visit_(visit), visited_(visited != nullptr ? *visited : own_visited_) {}
+
+  void run(const std::string& path) {
+    shrub_ = Shrub::find(path);
+    below_ = shrub_->relative(path);
     if (below_.ends_with(kVrefSuffix)) below_.resize(below_.size() - 5);
     try {
-      repository_ = Repository::find(shrub_.root());
+      repository_ = Repository::find(shrub_->root());
     } catch (const Error& error) {
       if (error.category() != Category::no_store) throw;
     }
-    if (repository_ == nullptr) return;
-    const auto top = internal::canonical(repository_->top());
-    if (shrub_.root() != top) place_ = shrub_.root().substr(top.size() + 1);
-    if (below_ == ".") return;
-    prefix_ = place_ == "." ? below_ : place_ + "/" + below_;
-  }
-
-  void run() {
-    if (options_.worktree) visit_worktree(shrub_, below_, "worktree");
+    if (options_.worktree) visit_worktree(*shrub_, below_, "worktree");
     if (repository_ == nullptr) {
       if (options_.needs_repository)
         throw Error(
             Category::refused,
-            shrub_.root() + ": lies in no git repository, so only the vrefs that lie there now would count",
+            shrub_->root() + ": lies in no git repository, so only the vrefs that lie there now would count",
             "--worktree, if that is meant");
-      return note(shrub_.root() + ": lies in no git repository: only the vrefs that lie there now count");
+      return note(shrub_->root() + ": lies in no git repository: only the vrefs that lie there now count");
     }
+    top_ = internal::canonical(repository_->top());
+    if (shrub_->root() != top_) place_ = shrub_->root().substr(top_.size() + 1);
+    if (below_ != ".") prefix_ = place_ == "." ? below_ : place_ + "/" + below_;
+    visit_repository();
+    // Of a working tree that was moved by hand git does not know.
+    if (options_.worktree) visit_shrubs(top_, "worktree");
+  }
+
+  void run_at(const std::string& common) {
+    repository_ = Repository::find(common);
+    visit_repository();
+  }
+
+ private:
+  void note(const std::string& text) const {
+    if (options_.on_note) options_.on_note(text);
+  }
+
+  void visit_repository() {
+    const auto places = repository_->places();
+    common_ = internal::canonical(places.common);
+    // A part of a shrub is no reason to pass over the rest later.
+    const bool is_known = prefix_.empty() ? !visited_.repositories.insert(common_).second
+                                          : visited_.repositories.contains(common_);
+    if (is_known) return;
     if (repository_->is_shallow() && options_.refs)
       throw Error(Category::refused,
                   repository_->top() + ": its history was cut off, so what it needs is not known",
                   "git fetch --unshallow");
     const auto kept = repository_->find_kept(options_.reflog && options_.refs);
     for (const auto& directory : kept.directories) {
-      const bool is_own = !directory.worktree.empty() &&
-                          internal::canonical(directory.worktree) == internal::canonical(repository_->top());
+      const bool is_own = !directory.worktree.empty() && internal::canonical(directory.worktree) == top_;
       require(directory);
       if (options_.index) {
         const auto file = directory.path + "/index";
@@ -96,17 +114,13 @@ class Finder {
           visit_index(file, is_own ? "index" : "index of " + directory.worktree);
       }
       if (options_.worktree && directory.is_there)
-        visit_shrubs(directory.worktree, is_own ? "worktree" : "worktree " + directory.worktree);
+        visit_shrubs(internal::canonical(directory.worktree),
+                     is_own ? "worktree" : "worktree " + directory.worktree);
     }
     if (options_.refs) visit_commits(kept.tips);
     if (kept.gone > 0)
       note(std::to_string(kept.gone) +
            " commits that reflogs and the like name are gone from the repository");
-  }
-
- private:
-  void note(const std::string& text) const {
-    if (options_.on_note) options_.on_note(text);
   }
 
   /// What lies in a working tree that is not there now is not known.
@@ -125,30 +139,59 @@ class Finder {
 
   /// The shrubs that lie in a working tree, at any path; of a part of one what is at the same place.
   void visit_shrubs(const std::string& top, const std::string& where) {
-    if (prefix_.empty()) return find_shrubs(internal::canonical(top), where, 0);
+    if (prefix_.empty()) {
+      if (visited_.trees.insert(top).second) find_shrubs(top, where, false, 0);
+      return;
+    }
     const auto place = top + "/" + place_;
     if (base::find_stat(AT_FDCWD, place + "/" + kVatListFile, true))
       visit_worktree(Shrub::find(place), below_, where);
   }
 
-  void find_shrubs(const std::string& directory, const std::string& where, int depth) {
+  /// `listed`: the directory lies in a shrub that was visited, and is not passed over there.
+  void find_shrubs(const std::string& directory, const std::string& where, bool listed, int depth) {
     if (depth > kMaxDepth)
       throw Error(Category::refused, directory + ": too many directories in one another");
-    const auto opened = refused_as(directory, [&] { return base::open_directory(AT_FDCWD, directory); });
-    const auto names = base::list_directory(opened.get());
+    const auto opened = refused_as(
+        directory, [&] { return base::find_open_at(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY); });
+    if (!opened) return;  // it was removed meanwhile
+    const auto names = base::list_directory(opened->get());
     // Another repository has a list of its own.
-    if (depth > 0 && std::binary_search(names.begin(), names.end(), ".git")) return;
-    if (std::binary_search(names.begin(), names.end(), kVatListFile) && directory != shrub_.root())
-      return visit_worktree(Shrub::find(directory), ".", where);
+    if (depth > 0 && std::binary_search(names.begin(), names.end(), ".git") &&
+        find_common_directory(directory) != common_)
+      return;
+    if (std::binary_search(names.begin(), names.end(), kVatListFile)) {
+      visit_worktree(Shrub::find(directory), ".", where);
+      listed = true;
+    }
     for (const auto& name : names) {
       if (name == ".git") continue;
-      const auto info = base::find_stat(opened.get(), name);
-      if (info && S_ISDIR(info->st_mode)) find_shrubs(directory + "/" + name, where, depth + 1);
+      const auto info = base::find_stat(opened->get(), name);
+      if (info && S_ISDIR(info->st_mode))
+        find_shrubs(directory + "/" + name, where, listed && !name.starts_with('.'), depth + 1);
+      else if (info && S_ISREG(info->st_mode) && !listed && name.ends_with(kVrefSuffix))
+        visit_loose(*opened, name, where, directory + "/" + name);
     }
+  }
+
+  /// A file that is named like a vref and lies in no shrub.
+  void visit_loose(const base::UniqueFd& directory, const std::string& name, const std::string& where,
+                   const std::string& path) {
+    std::optional<formats::Vref> vref;
+    const auto text =
+        refused_as(path, [&] { return base::find_file(directory.get(), name, formats::kMaxVref); });
+    if (!text) return;
+    try {
+      vref = formats::parse_vref(*text);
+    } catch (const Error&) {
+      return;
+    }
+    if (texts_.insert(key_of(formats::to_text(*vref))).second) visit_({where, path, *vref});
   }
 
   /// The shrub as it lies there, committed or not.
   void visit_worktree(const Shrub& shrub, const std::string& below, const std::string& where) {
+    if (below == "." && !visited_.shrubs.insert(shrub.root()).second) return;
     for (const auto& entry : shrub.entries(below)) {
       const auto vref = refused_as(entry + kVrefSuffix, [&] { return shrub.read(entry); });
       if (texts_.insert(key_of(formats::to_text(vref))).second) visit_({where, entry + kVrefSuffix, vref});
@@ -241,10 +284,13 @@ class Finder {
 
   const ReachOptions& options_;
   const std::function<void(const ReachedVref&)>& visit_;
-  const Shrub shrub_;
-  std::string below_;        ///< in the shrub
-  std::string place_ = ".";  ///< of the shrub, from the top of the repository
-  std::string prefix_;       ///< of below_ from the top of the repository; empty: all of it
+  Visited own_visited_;
+  Visited& visited_;
+  std::optional<Shrub> shrub_;  ///< none: all of a repository
+  std::string below_ = ".";     ///< in the shrub
+  std::string top_, common_;    ///< of the repository: where it was opened, and its git directory
+  std::string place_ = ".";     ///< of the shrub, from the top of the repository
+  std::string prefix_;          ///< of below_ from the top of the repository; empty: all of it
   std::unique_ptr<Repository> repository_;
   std::unordered_set<std::string> trees_, blobs_, texts_;
 };
@@ -256,8 +302,13 @@ std::string ReachedVref::place() const {
 }
 
 void for_each_reached(const std::string& path, const ReachOptions& options,
-                      const std::function<void(const ReachedVref&)>& visit) {
-  Finder(path, options, visit).run();
+                      const std::function<void(const ReachedVref&)>& visit, Visited* visited) {
+  Finder(options, visit, visited).run(path);
+}
+
+void for_each_reached_of_repository(const std::string& common, const ReachOptions& options,
+                                    const std::function<void(const ReachedVref&)>& visit, Visited* visited) {
+  Finder(options, visit, visited).run_at(common);
 }
 
 }  // namespace shrub

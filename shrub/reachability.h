@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "formats/vref/vref.h"
@@ -22,6 +23,14 @@ struct ReachOptions {
   std::function<void(const std::string&)> on_note;  ///< what was passed over; may be empty
 };
 
+/// What was looked at. All of a repository is looked at together, once, in whichever of its working trees it
+/// is met.
+struct Visited {
+  std::set<std::string> repositories;  ///< their git directories; commits and indexes
+  std::set<std::string> trees;         ///< working trees
+  std::set<std::string> shrubs;        ///< their roots, as they lie there
+};
+
 /// A vref, and one of the places where it is.
 struct ReachedVref {
   std::string where;  ///< hex of a commit; "index", "worktree", … of another working tree: and which
@@ -36,13 +45,19 @@ struct ReachedVref {
 ///
 /// Calls `visit` for each different vref of a shrub, or of a directory of one: each text once, wherever it is
 /// found first. Of a whole shrub in a git repository these are the vrefs of all shrubs of that repository, so
-/// that one that was moved is found where it was; of a directory those below the same path. Symlinks are no
-/// vrefs.
+/// that one that was moved is found where it was, and what is named like a vref, reads as one and lies in no
+/// shrub; of a directory those below the same path. Symlinks are no vrefs.
 ///
 /// Whoever deletes what is not reachable relies on this: throws refused for a vref that cannot be read, a
 /// commit, tree or file that the repository should have and has not, and a shallow repository. Memory: 150
 /// bytes for each different tree and vref.
+///
+/// `visited`, if given: what it has is passed over, and what is looked at gets into it.
 void for_each_reached(const std::string& path, const ReachOptions& options,
-                      const std::function<void(const ReachedVref&)>& visit);
+                      const std::function<void(const ReachedVref&)>& visit, Visited* visited = nullptr);
+/// The same of all shrubs of a repository, by its git directory.
+void for_each_reached_of_repository(const std::string& common, const ReachOptions& options,
+                                    const std::function<void(const ReachedVref&)>& visit,
+                                    Visited* visited = nullptr);
 
 }  // namespace shrub

@@ -80,7 +80,8 @@ class Repository {
 
   /// The refs that all working trees share. Throws refused if one cannot be read.
   [[nodiscard]] virtual std::vector<GitRef> refs() = 0;
-  /// What an object leads to; nullopt if the repository does not have it.
+  /// What an object leads to; nullopt if the repository does not have it. `id` may be the begin of one; refused
+  /// if it is that of several.
   [[nodiscard]] virtual std::optional<GitRef> find_tip(const std::string& name, const std::string& id) = 0;
   /// Where it lies, and its working trees.
   [[nodiscard]] virtual GitPlaces places() = 0;

@@ -32,13 +32,15 @@ std::optional<base::UniqueFd> find_directory(const std::string& vat) {
 
 }  // namespace
 
-void note_served(Vat& vat, const std::string& path, const std::function<std::string()>& find_repository) {
-  const auto name = name_of(path);
-  if (const auto known = find_directory(vat.path()); known && base::find_stat(known->get(), name)) return;
+void note_served(Vat& vat, const ServedShrub& shrub) {
+  const auto name = name_of(shrub.path);
+  const auto text = formats::escape(shrub.path) + "\n" + formats::escape(shrub.repository) + "\n";
+  if (const auto known = find_directory(vat.path());
+      known && base::find_stat(known->get(), name) && base::find_file(known->get(), name, kMaxEntry) == text)
+    return;
   const auto top = base::open_directory(AT_FDCWD, vat.path());
   const auto local = base::ensure_directory(top.get(), "local", 0700);
   const auto shrubs = base::ensure_directory(local.get(), "shrubs", 0700);
-  const auto text = formats::escape(path) + "\n" + formats::escape(find_repository()) + "\n";
   base::write_file_atomically(shrubs.get(), name, base::as_bytes(text), 0600);
 }
 
@@ -48,17 +50,22 @@ std::vector<ServedShrub> list_served(const Vat& vat) {
   if (!shrubs) return all;
   for (const auto& name : base::list_directory(shrubs->get())) {
     if (name.starts_with('.')) continue;  // being written
-    const auto file = vat.path() + "/" + kDirectory + "/" + name;
-    const auto text = base::find_file(shrubs->get(), name, kMaxEntry);
-    if (!text) continue;  // forgotten meanwhile
-    std::string_view rest = *text;
-    ServedShrub served;
-    served.path = formats::unescape(base::take_field(rest, '\n'));
-    served.repository = formats::unescape(base::take_field(rest, '\n'));
-    if (!served.path.starts_with('/') || name != name_of(served.path))
-      throw Error(Category::refused, file + ": does not say which shrub uses this vat",
+    try {
+      const auto text = base::find_file(shrubs->get(), name, kMaxEntry);
+      if (!text) continue;  // forgotten meanwhile
+      std::string_view rest = *text;
+      ServedShrub served;
+      served.path = formats::unescape(base::take_field(rest, '\n'));
+      served.repository = formats::unescape(base::take_field(rest, '\n'));
+      if (!served.path.starts_with('/') || name != name_of(served.path))
+        throw Error(Category::refused, "names another path");
+      all.push_back(std::move(served));
+    } catch (const Error& error) {
+      throw Error(Category::refused,
+                  vat.path() + "/" + kDirectory + "/" + name +
+                      ": does not say which shrub uses this vat: " + error.what(),
                   "remove it, if none does");
-    all.push_back(std::move(served));
+    }
   }
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.path < b.path; });
   return all;

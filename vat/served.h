@@ -1,7 +1,6 @@
 // Which shrubs of this machine use a vat, so that whoever takes away what none needs asks all of them.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,15 +8,15 @@
 
 namespace vat {
 
-/// As it was when the vat first served it. Absolute paths.
+/// As it was when the vat last served it. Absolute paths.
 struct ServedShrub {
   std::string path;
   std::string repository;  ///< git's directory, that all working trees of the repository share; empty: none
 };
 
-/// Remembers in the vat's `local/shrubs` that it serves the shrub at this absolute path, durably, unless that
-/// is known: then `find_repository` is not called. Throws local.
-void note_served(Vat& vat, const std::string& path, const std::function<std::string()>& find_repository);
+/// Remembers in the vat's `local/shrubs` that it serves this shrub, durably, unless that is known. Throws
+/// local.
+void note_served(Vat& vat, const ServedShrub& shrub);
 
 /// In order of their paths. Throws refused for an entry that cannot be read: what that shrub needs is not
 /// known.

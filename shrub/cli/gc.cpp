@@ -29,22 +29,39 @@ std::vector<std::string> list_needed(const cli::Call& call, const shrub::ReachOp
   return names;
 }
 
+/// Whether something is at the path of a shrub, or its repository may have what is not checked out.
+bool is_there(const vat::ServedShrub& served) {
+  std::error_code failure;  // what cannot be looked at may be there
+  return std::filesystem::exists(served.path, failure) || failure ||
+         (!served.repository.empty() && (std::filesystem::exists(served.repository, failure) || failure));
+}
+
 /// --forget-shrub. Returns their roots.
-std::set<std::string> forget(const cli::Call& call, const std::vector<std::shared_ptr<vat::Vat>>& vats) {
+std::set<std::string> forget(const cli::Call& call, cli::Output& output,
+                             const std::vector<std::shared_ptr<vat::Vat>>& vats) {
   std::set<std::string> forgotten;
   for (const auto& path : call.all("--forget-shrub")) {
-    const auto full = shrub::full_name(std::filesystem::current_path().string(), "file://" + path);
+    // A link may have taken the place of its directory: the path as it was noted comes first.
+    const auto as_named = std::filesystem::absolute(path).lexically_normal().string();
+    const auto canonical = shrub::full_name(std::filesystem::current_path().string(), "file://" + path);
     bool known = false;
-    for (const auto& vat : vats) {
-      const auto served = vat::list_served(*vat);
-      known = std::any_of(served.begin(), served.end(), [&](const auto& one) { return one.path == full; }) ||
-              known;
-      if (!call.has("--dry-run")) (void)vat::forget_served(*vat, full);
+    for (const auto& full : {as_named, canonical}) {
+      if (known) break;
+      for (const auto& vat : vats) {
+        const auto served = vat::list_served(*vat);
+        const auto one =
+            std::find_if(served.begin(), served.end(), [&](const auto& each) { return each.path == full; });
+        if (one == served.end()) continue;
+        if (!known && is_there(*one))
+          output.warning("--forget-shrub " + full + ": it is still there; what only it needs may go");
+        known = true;
+        if (!call.has("--dry-run")) (void)vat::forget_served(*vat, full);
+      }
+      if (known) forgotten.insert(full);
     }
     if (!known)
       throw base::Error(base::Category::not_found,
-                        "--forget-shrub " + full + ": no shrub that uses this vat");
-    forgotten.insert(full);
+                        "--forget-shrub " + canonical + ": no shrub that uses this vat");
   }
   return forgotten;
 }
@@ -73,20 +90,21 @@ int run(const cli::Call& call, cli::Output& output) {
     const auto known = [&](const auto& vat) { return vat->path() == opened.writable->path(); };
     if (std::none_of(vats.begin(), vats.end(), known)) vats.push_back(opened.writable);
   }
-  const auto forgotten = forget(call, vats);
-  const auto look_at = [&](const std::string& path, vat::BlobSource& source) {
-    shrub::for_each_reached(path, reach, [&](const shrub::ReachedVref& reached) {
-      for (const auto& root : shrub::roots_of(reached.vref)) {
-        if (!roots.emplace(root.id(), root.detail()).second) continue;
-        base::named(reached.place(), [&] { vat::add_live(source, root, live); });
-      }
-      output.progress("live", live.size(), 0);
-    });
+  const auto forgotten = forget(call, output, vats);
+  const auto look_at = [&](const shrub::ReachedVref& reached, vat::BlobSource& source) {
+    for (const auto& root : shrub::roots_of(reached.vref)) {
+      if (!roots.emplace(root.id(), root.detail()).second) continue;
+      base::named(reached.place(), [&] { vat::add_live(source, root, live); });
+    }
+    output.progress("live", live.size(), 0);
   };
   const auto look = [&] {
-    for (const auto& [path, opened] : shrubs) look_at(path, *opened.source);
-    for (const auto& path : other_shrubs(call.all("SHRUB"), vats, forgotten))
-      look_at_other(path, vats, call, output, [&](vat::BlobSource& source) { look_at(path, source); });
+    shrub::Visited visited;
+    for (const auto& [path, opened] : shrubs)
+      shrub::for_each_reached(
+          path, reach, [&, &source = *opened.source](const auto& reached) { look_at(reached, source); },
+          &visited);
+    look_at_others(vats, forgotten, call, output, reach, visited, look_at);
   };
   look();
   // Whatever came to be needed meanwhile, as by a checkout, stays too.
@@ -118,7 +136,9 @@ cli::Command gc_command() {
       "machine need stays, too, if they ever added to, pushed to or synced from the vat; name those of other "
       "machines.\n\n"
       "A vref, commit, working tree or text that cannot be read ends it (exit 8), and nothing is deleted.\n\n"
-      "Of a vat that --vat names by ssh:// the `vat` of that host takes it away.",
+      "Of a vat that --vat names by ssh:// the `vat` of that host takes it away. If shrubs of that host use "
+      "it, "
+      "too, name them all, and say --all-shrubs.",
       {{"SHRUB", cli::Argument::Count::some, "all shrubs that use the vat", cli::Completion::directory}},
       options,
       {{"shrub gc deps.shrub", "every week"},

@@ -28,18 +28,17 @@ Needed find_needed(const cli::Call& call, cli::Output& output) {
   Needed needed;
   auto options = reach_options_of(call, output);
   options.needs_repository = call.has("--dead") && !call.has("--worktree");
-  const auto look = [&](const std::string& path, vat::BlobSource& source) {
-    shrub::for_each_reached(path, options, [&](const shrub::ReachedVref& reached) {
-      for (const auto& root : shrub::roots_of(reached.vref)) vat::add_live(source, root, needed.live);
-    });
+  shrub::Visited visited;
+  const auto look = [&](const shrub::ReachedVref& reached, vat::BlobSource& source) {
+    for (const auto& root : shrub::roots_of(reached.vref)) vat::add_live(source, root, needed.live);
   };
   for (const auto& path : call.all("SHRUB")) {
     const auto vats = open_vats(whole_shrub(path), call, output);
-    look(path, *vats.source);
+    shrub::for_each_reached(
+        path, options, [&](const auto& reached) { look(reached, *vats.source); }, &visited);
     needed.vats.insert(needed.vats.end(), vats.local.begin(), vats.local.end());
   }
-  for (const auto& path : other_shrubs(call.all("SHRUB"), needed.vats))
-    look_at_other(path, needed.vats, call, output, [&](vat::BlobSource& source) { look(path, source); });
+  look_at_others(needed.vats, {}, call, output, options, visited, look);
   return needed;
 }
 

@@ -25,15 +25,14 @@ namespace shrub_cli {
 /// `output` outlives it; each note is said once.
 [[nodiscard]] shrub::ReachOptions reach_options_of(const cli::Call& call, cli::Output& output);
 
-/// Those that `named` (paths) does not have of the shrubs that these vats remember to serve: what they need
-/// is to stay, too. `forgotten`: roots of shrubs that are left out.
-[[nodiscard]] std::vector<std::string> other_shrubs(const std::vector<std::string>& named,
-                                                    const std::vector<std::shared_ptr<vat::Vat>>& vats,
-                                                    const std::set<std::string>& forgotten = {});
-/// Runs `look` at one of these, with what these vats and its own have. Throws refused, whatever is wrong with
-/// it.
-void look_at_other(const std::string& path, const std::vector<std::shared_ptr<vat::Vat>>& vats,
-                   const cli::Call& call, cli::Output& output,
-                   const std::function<void(vat::BlobSource&)>& look);
+/// Told a vref that is needed, and where the blobs are that it needs.
+using LookAtVref = std::function<void(const shrub::ReachedVref&, vat::BlobSource&)>;
+
+/// Looks at all shrubs that these vats remember to serve and that are not among `visited`: what they need is
+/// to stay, too, whatever of it is checked out. `forgotten`: roots of shrubs that are left out. Throws
+/// refused if one of them cannot be read.
+void look_at_others(const std::vector<std::shared_ptr<vat::Vat>>& vats,
+                    const std::set<std::string>& forgotten, const cli::Call& call, cli::Output& output,
+                    shrub::ReachOptions options, shrub::Visited& visited, const LookAtVref& look);
 
 }  // namespace shrub_cli

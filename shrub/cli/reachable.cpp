@@ -10,7 +10,6 @@
 #include "formats/base/error.h"
 #include "shrub/cli/reach.h"
 #include "shrub/cli/verbs.h"
-#include "shrub/repository.h"
 #include "vat/live.h"
 #include "vat/served.h"
 
@@ -61,55 +60,59 @@ shrub::ReachOptions reach_options_of(const cli::Call& call, cli::Output& output)
   return options;
 }
 
-std::vector<std::string> other_shrubs(const std::vector<std::string>& named,
-                                      const std::vector<std::shared_ptr<vat::Vat>>& vats,
-                                      const std::set<std::string>& forgotten) {
-  // All shrubs of a repository are looked at together, in whichever of its working trees they are.
-  std::set<std::string> known = forgotten, repositories;
-  for (const auto& path : named) {
-    known.insert(shrub::Shrub::find(path).root());
-    try {
-      repositories.insert(shrub::Repository::find(path)->places().common);
-    } catch (const base::Error& error) {
-      if (error.category() != base::Category::no_store) throw;
+namespace {
+
+/// Looks at one shrub that a vat remembers to serve, wherever its vrefs are now.
+void look_at_served(const vat::ServedShrub& served, const std::vector<std::shared_ptr<vat::Vat>>& vats,
+                    const cli::Call& call, cli::Output& output, shrub::ReachOptions options,
+                    shrub::Visited& visited, const LookAtVref& look) {
+  std::vector<std::shared_ptr<vat::BlobSource>> sources(vats.begin(), vats.end());
+  std::error_code failure;  // what cannot be looked at is refused below
+  const bool is_there =
+      std::filesystem::exists(std::filesystem::path(served.path) / shrub::kVatListFile, failure);
+  const bool has_repository =
+      !served.repository.empty() && std::filesystem::exists(served.repository, failure);
+  try {
+    if (is_there) {
+      const auto shrub = shrub::Shrub::find(served.path);
+      if (visited.shrubs.contains(shrub.root())) return;
+      try {
+        sources.push_back(open_vats(shrub, call, output).source);
+      } catch (const base::Error&) {  // what it needs of this vat is in this vat
+      }
+      options.needs_repository = !served.repository.empty();
+      vat::SourceSet source(sources);
+      return shrub::for_each_reached(
+          shrub.root(), options, [&](const auto& reached) { look(reached, source); }, &visited);
     }
+    // It was moved or deleted, or another branch is checked out: what was committed is in its repository.
+    if (!has_repository) throw base::Error(base::Category::no_store, "no shrub here");
+    vat::SourceSet source(sources);
+    shrub::for_each_reached_of_repository(
+        served.repository, options, [&](const auto& reached) { look(reached, source); }, &visited);
+  } catch (const base::Error& error) {
+    const std::string forget = "shrub gc --forget-shrub " + served.path;
+    throw base::Error(base::Category::refused,
+                      "shrub " + served.path + " uses this vat, too, and cannot be read: " + error.what(),
+                      !is_there && !has_repository
+                          ? "if it is gone for good: " + forget
+                          : (error.hint().empty() ? std::string() : error.hint() + "; ") +
+                                "or let go what only it needs: " + forget);
   }
-  std::vector<vat::ServedShrub> served;
-  for (const auto& vat : vats)
-    for (auto& one : vat::list_served(*vat)) served.push_back(std::move(one));
-  const auto is_there = [](const vat::ServedShrub& one) {
-    std::error_code failure;  // what cannot be looked at is refused when it is
-    return std::filesystem::exists(std::filesystem::path(one.path) / shrub::kVatListFile, failure);
-  };
-  std::stable_partition(served.begin(), served.end(), is_there);
-  std::vector<std::string> others;
-  for (const auto& one : served) {
-    if (known.contains(one.path) || (!one.repository.empty() && !repositories.insert(one.repository).second))
-      continue;
-    known.insert(one.path);
-    others.push_back(one.path);
-  }
-  return others;
 }
 
-void look_at_other(const std::string& path, const std::vector<std::shared_ptr<vat::Vat>>& vats,
-                   const cli::Call& call, cli::Output& output,
-                   const std::function<void(vat::BlobSource&)>& look) {
-  try {
-    const auto shrub = shrub::Shrub::find(path);
-    if (shrub.root() != path) throw base::Error(base::Category::no_store, "no shrub here");
-    std::vector<std::shared_ptr<vat::BlobSource>> sources(vats.begin(), vats.end());
-    try {
-      sources.push_back(open_vats(shrub, call, output).source);
-    } catch (const base::Error&) {  // what it needs of this vat is in this vat
-    }
-    vat::SourceSet source(sources);
-    look(source);
-  } catch (const base::Error& error) {
-    throw base::Error(base::Category::refused,
-                      "shrub " + path + " uses this vat, too, and cannot be read: " + error.what(),
-                      "if it is gone for good: shrub gc --forget-shrub " + path);
-  }
+}  // namespace
+
+void look_at_others(const std::vector<std::shared_ptr<vat::Vat>>& vats,
+                    const std::set<std::string>& forgotten, const cli::Call& call, cli::Output& output,
+                    shrub::ReachOptions options, shrub::Visited& visited, const LookAtVref& look) {
+  // --worktree and its like say what counts of the shrubs that are named.
+  options.worktree = options.index = options.refs = options.reflog = true;
+  std::set<std::string> known = forgotten;
+  for (const auto& vat : vats)
+    for (const auto& served : vat::list_served(*vat))
+      if (known.insert(served.path).second)
+        look_at_served(served, vats, call, output, options, visited, look);
 }
 
 namespace {
@@ -172,7 +175,8 @@ cli::Command reachable_command() {
       {{"SHRUB", cli::Argument::Count::some, "shrubs, or directories or vrefs in them",
         cli::Completion::directory}},
       options,
-      {{"shrub reachable deps.shrub | vat --vat deps.vat gc --live -", "let go what no commit needs"},
+      {{"shrub reachable deps.shrub | xargs vat --vat deps.vat push --to s3://bucket/deps.vat",
+        "send what any commit needs"},
        {"shrub reachable --since 90d deps.shrub", "as if older commits that no ref names were not there"}},
       {4, 5, 6, 7, 8, 10, 11, 12},
       run};

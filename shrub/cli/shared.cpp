@@ -122,14 +122,7 @@ void tell_secrets(const shrub::Shrub& shrub, const std::vector<std::string>& ent
 }
 
 void note_served(vat::Vat& vat, const shrub::Shrub& shrub) {
-  vat::note_served(vat, shrub.root(), [&] {
-    try {
-      return shrub::Repository::find(shrub.root())->places().common;
-    } catch (const Error& error) {
-      if (error.category() != Category::no_store && error.category() != Category::refused) throw;
-      return std::string();
-    }
-  });
+  vat::note_served(vat, {shrub.root(), shrub::find_common_directory(shrub.root())});
 }
 
 Addition begin_addition(const cli::Call& call, cli::Output& output, const std::string& argument) {

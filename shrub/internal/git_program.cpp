@@ -23,14 +23,16 @@ const std::vector<std::string> kHidden{"GIT_DIR",
                                        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
                                        "GIT_COMMON_DIR",
                                        "GIT_NAMESPACE",
-                                       "GIT_GRAFT_FILE",
                                        "GIT_SHALLOW_FILE",
                                        "GIT_REPLACE_REF_BASE"};
+
+/// git cuts history where .git/info/grafts says so.
+const std::vector<std::string> kSet{"GIT_GRAFT_FILE=/dev/null"};
 
 class GitProgram final : public Repository {
  public:
   explicit GitProgram(std::string top) : Repository(std::move(top)) {
-    base::Process git(command({"rev-parse", "--show-object-format"}), kHidden);
+    base::Process git(command({"rev-parse", "--show-object-format"}), kHidden, kSet);
     const auto format = git.read_rest();
     if (git.finish() != 0)
       throw Error(Category::refused, "repository " + this->top() + ": git cannot read it",
@@ -40,7 +42,8 @@ class GitProgram final : public Repository {
 
   std::string resolve(const std::string& revision) override {
     base::Process git(
-        command({"rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"}), kHidden);
+        command({"rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"}), kHidden,
+        kSet);
     std::string id;
     const bool found = git.read_until('\n', id);
     if (git.finish() != 0 || !found) throw Error(Category::not_found, "revision " + revision + ": not found");
@@ -68,6 +71,12 @@ class GitProgram final : public Repository {
   std::vector<GitRef> refs() override {
     std::vector<GitRef> all;
     std::vector<std::string> names;
+    if (const auto storage = setting(places().common, {"extensions.refStorage"});
+        !storage.empty() && storage != "files")
+      throw Error(
+          Category::refused,
+          "repository " + top() + ": its refs are stored as " + storage + ", which this program cannot read",
+          "git refs migrate --ref-format=files");
     for (const auto& line : lines({"for-each-ref", "--format=%(objectname) %(refname)"})) {
       std::string_view rest = line;
       const auto id = std::string(base::take_field(rest, ' '));
@@ -76,7 +85,11 @@ class GitProgram final : public Repository {
       if (!tip) throw Error(Category::refused, name + ": leads to what is not in the repository");
       all.push_back(*std::move(tip));
     }
-    require_all_refs(places().common, names);
+    for (const auto& other : find_other_refs(places().common, names, id_size())) {
+      auto tip = find_tip(other.name, other.id);
+      if (!tip) throw Error(Category::refused, other.name + ": leads to what is not in the repository");
+      all.push_back(*std::move(tip));
+    }
     return all;
   }
 
@@ -89,15 +102,15 @@ class GitProgram final : public Repository {
 
   GitPlaces places() override {
     GitPlaces places;
-    const auto found = lines({"rev-parse", "--path-format=absolute", "--git-common-dir", "--absolute-git-dir",
-                              "--is-bare-repository"});
-    if (found.size() != 3)
-      throw Error(Category::refused, "repository " + top() + ": git does not say where it is");
-    places.common = found[0];
-    places.own = found[1];
+    places.common = directory("--git-common-dir");
+    places.own = directory("--absolute-git-dir");
     places.top = top();
-    places.is_bare = setting(places.common, {"--bool", "core.bare"}) == "true";
-    places.worktree = setting(places.common, {"core.worktree"});
+    for (const auto* file : {"/config", "/config.worktree"}) {
+      const auto bare = setting(places.common, {"--bool", "core.bare"}, file);
+      if (!bare.empty()) places.is_bare = bare == "true";
+      const auto worktree = setting(places.common, {"core.worktree"}, file);
+      if (!worktree.empty()) places.worktree = worktree;
+    }
     return places;
   }
 
@@ -108,7 +121,7 @@ class GitProgram final : public Repository {
     // The index of a working tree that may be absent: read as that of a repository without one.
     base::Process git({"git", "--no-optional-locks", "--no-replace-objects", "-c", "core.fsmonitor=false",
                        "-c", "core.bare=true", "--git-dir=" + places().common, "ls-files", "--stage", "-z"},
-                      kHidden, {"GIT_INDEX_FILE=" + file});
+                      kHidden, {kSet.front(), "GIT_INDEX_FILE=" + file});
     const auto empty = id_size_ == 20 ? kEmptySha1 : kEmptySha256;
     for (std::string line; git.read_until('\0', line);) {
       std::string_view rest = line;
@@ -143,7 +156,7 @@ class GitProgram final : public Repository {
     if (commits.empty()) return;
     base::Process git(command({"rev-list", "--date-order", "--no-commit-header",
                                "--format=%H%x00%P%x00%ct%x00%an <%ae>%x00%s", "--stdin"}),
-                      kHidden);
+                      kHidden, kSet);
     std::string names;
     for (const auto& commit : commits) names += commit + "\n";
     git.write(names);
@@ -193,7 +206,7 @@ class GitProgram final : public Repository {
   }
 
   [[nodiscard]] std::vector<std::string> lines(std::vector<std::string> arguments) const {
-    base::Process git(command(std::move(arguments)), kHidden);
+    base::Process git(command(std::move(arguments)), kHidden, kSet);
     std::vector<std::string> all;
     for (std::string line; git.read_until('\n', line);) all.push_back(std::move(line));
     if (git.finish() != 0)
@@ -201,10 +214,21 @@ class GitProgram final : public Repository {
     return all;
   }
 
+  /// One of the directories that git names, whatever bytes its path has.
+  [[nodiscard]] std::string directory(const std::string& which) const {
+    base::Process git(command({"rev-parse", "--path-format=absolute", which}), kHidden, kSet);
+    auto path = git.read_rest();
+    if (git.finish() != 0 || !path.ends_with('\n'))
+      throw Error(Category::refused, "repository " + top() + ": git does not say where it is");
+    path.pop_back();
+    return path;
+  }
+
   /// Of the repository as such, whatever a working tree says; empty if it is not set.
-  [[nodiscard]] std::string setting(const std::string& common, std::vector<std::string> what) const {
-    what.insert(what.begin(), {"git", "--git-dir=" + common, "config", "--local", "--get"});
-    base::Process git(what, kHidden);
+  [[nodiscard]] std::string setting(const std::string& common, std::vector<std::string> what,
+                                    const std::string& file = "/config") const {
+    what.insert(what.begin(), {"git", "--git-dir=" + common, "config", "--file=" + common + file, "--get"});
+    base::Process git(what, kHidden, kSet);
     std::string value;
     (void)git.read_until('\n', value);
     const auto code = git.finish();
@@ -222,7 +246,7 @@ class GitProgram final : public Repository {
   /// The object and, if it is not larger than `limit`, its content.
   std::optional<Object> find(const std::string& name, std::size_t limit) {
     if (batch_ == nullptr)
-      batch_ = std::make_unique<base::Process>(command({"cat-file", "--batch", "-z"}), kHidden);
+      batch_ = std::make_unique<base::Process>(command({"cat-file", "--batch", "-z"}), kHidden, kSet);
     batch_->write(name + '\0');
     // The name comes back where there is no such object, line feeds and all.
     std::string line;

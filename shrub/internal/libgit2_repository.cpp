@@ -1,9 +1,11 @@
+#include <fcntl.h>
 #include <git2.h>
 
 #include <mutex>
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "shrub/git_state.h"
 #include "shrub/internal/repositories.h"
 
@@ -117,25 +119,31 @@ class Libgit2Repository final : public Repository {
       check(code, "refs");
       names.emplace_back(name);
     }
-    require_all_refs(places().common, names);
     std::vector<GitRef> all;
+    const auto add = [&](const std::string& name, const std::string& id) {
+      auto tip = find_tip(name, id);
+      if (!tip) throw Error(Category::refused, name + ": leads to what is not in the repository");
+      all.push_back(*std::move(tip));
+    };
+    for (const auto& other : find_other_refs(places().common, names, id_size())) add(other.name, other.id);
     for (const auto& name : names) {
       git_oid id;
       const int code = git_reference_name_to_id(&id, repository_.get(), name.c_str());
       if (code == GIT_ENOTFOUND) continue;  // a symbolic ref to nothing
       check(code, name);
-      auto tip = find_tip(name, hex(id));
-      if (!tip) throw Error(Category::refused, name + ": leads to what is not in the repository");
-      all.push_back(*std::move(tip));
+      add(name, hex(id));
     }
     return all;
   }
 
   std::optional<GitRef> find_tip(const std::string& name, const std::string& text) override {
-    const auto id = id_of(text);
+    git_oid id;
+    check(git_oid_fromstrn(&id, text.data(), text.size()), "id " + text);
     git_object* raw = nullptr;
-    const int code = git_object_lookup(&raw, repository_.get(), &id, GIT_OBJECT_ANY);
+    const int code = git_object_lookup_prefix(&raw, repository_.get(), &id, text.size(), GIT_OBJECT_ANY);
     if (code == GIT_ENOTFOUND) return std::nullopt;
+    if (code == GIT_EAMBIGUOUS)
+      throw Error(Category::refused, name + ": " + text + " may be several objects");
     check(code, name);
     const base::CPtr<git_object, git_object_free> object(raw);
     GitRef tip{name, text};
@@ -160,14 +168,17 @@ class Libgit2Repository final : public Repository {
     places.common = without_slash(git_repository_commondir(repository_.get()));
     places.own = without_slash(git_repository_path(repository_.get()));
     places.top = top();
-    const auto config = make<git_config, git_config_free>("configuration", [&](git_config** out) {
-      return git_config_open_ondisk(out, (places.common + "/config").c_str());
-    });
-    int bare = 0;
-    if (git_config_get_bool(&bare, config.get(), "core.bare") == 0) places.is_bare = bare != 0;
-    git_buf value{};
-    if (git_config_get_string_buf(&value, config.get(), "core.worktree") == 0) places.worktree = value.ptr;
-    git_buf_dispose(&value);
+    for (const auto* file : {"/config", "/config.worktree"}) {
+      if (!base::find_stat(AT_FDCWD, places.common + file, true)) continue;
+      const auto config = make<git_config, git_config_free>("configuration", [&](git_config** out) {
+        return git_config_open_ondisk(out, (places.common + file).c_str());
+      });
+      int bare = 0;
+      if (git_config_get_bool(&bare, config.get(), "core.bare") == 0) places.is_bare = bare != 0;
+      git_buf value{};
+      if (git_config_get_string_buf(&value, config.get(), "core.worktree") == 0) places.worktree = value.ptr;
+      git_buf_dispose(&value);
+    }
     return places;
   }
 
@@ -175,8 +186,10 @@ class Libgit2Repository final : public Repository {
 
   std::vector<GitEntry> index(const std::string& file) override {
     std::vector<GitEntry> entries;
-    const auto index = make<git_index, git_index_free>(
-        file, [&](git_index** out) { return git_index_open(out, file.c_str()); });
+    git_index* raw = nullptr;
+    // A split or sparse index, or one without a checksum, is for git alone.
+    if (git_index_open(&raw, file.c_str()) != 0) return open_with_git_program(top())->index(file);
+    const base::CPtr<git_index, git_index_free> index(raw);
     for (std::size_t i = 0; i < git_index_entrycount(index.get()); ++i) {
       const auto* entry = git_index_get_byindex(index.get(), i);
       if ((entry->flags_extended & GIT_INDEX_ENTRY_INTENT_TO_ADD) != 0) continue;

@@ -10,6 +10,7 @@
 #include "vat/cli/verbs.h"
 #include "vat/live.h"
 #include "vat/repack.h"
+#include "vat/served.h"
 
 namespace vat_cli {
 namespace {
@@ -64,6 +65,11 @@ int run(const cli::Call& call, cli::Output& output) {
     return cli::gc_there(name, ids, call, output);
   }
   const auto opened = open_vat(call, output);
+  if (const auto served = vat::list_served(*opened); !served.empty() && !call.has("--all-shrubs"))
+    throw Error(Category::refused,
+                opened->path() + ": is used by " + std::to_string(served.size()) +
+                    (served.size() == 1 ? " shrub: " : " shrubs, as ") + formats::escape(served.front().path),
+                "shrub gc looks at all of them; or say --all-shrubs, if the list has what they need");
   auto options = cli::gc_options_of(call);
   options.progress = [&](std::uint64_t done) { output.progress("rewritten", done, 0); };
   vat::LiveSet live;
@@ -97,12 +103,15 @@ cli::Command gc_command() {
       "Packs that were condemned longer than the grace period ago by an earlier run, and are still not "
       "needed, are deleted. Adds and readers go on meanwhile: what is added again is stored again, and what "
       "they began to rely on stays. Hand-filled files are left alone.\n\n"
+      "A vat that knows which shrubs of its machine use it refuses (8), as none of these may be left out; "
+      "--all-shrubs says that none is.\n\n"
       "A root that cannot be read ends it (exit 8), and nothing is deleted. DURATION is a number of seconds, "
       "or one with s, m, h or d.\n\n"
       "For a vat that ssh:// leads to, the `vat` of that host does it.",
       {},
       options,
-      {{"shrub reachable deps.shrub | vat --vat deps.vat gc --live -", "for all shrubs that use the vat"},
+      {{"shrub reachable a.shrub b.shrub | vat --vat deps.vat gc --live - --all-shrubs",
+        "for all shrubs that use the vat"},
        {"vat --vat deps.vat gc --live needed -n", "say what would be done"},
        {"vat --vat ssh://host/srv/deps.vat gc --live needed", "there"}},
       {4, 6, 8, 10, 11, 12},
