@@ -10,6 +10,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/url.h"
+#include "formats/base/utf8.h"
 
 namespace cli {
 namespace {
@@ -19,28 +20,6 @@ using base::Error;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kBufferSize = std::size_t{64} << 10;
-
-bool is_utf8(std::string_view text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const std::size_t length = byte < 0x80       ? 1
-                               : byte >> 5 == 6  ? 2
-                               : byte >> 4 == 14 ? 3
-                               : byte >> 3 == 30 ? 4
-                                                 : 0;
-    if (length == 0 || i + length > text.size()) return false;
-    std::uint32_t code = length == 1 ? byte : byte & (0x7fU >> length);
-    for (std::size_t j = 1; j < length; ++j) {
-      const auto next = static_cast<unsigned char>(text[i + j]);
-      if (next >> 6 != 2) return false;
-      code = code << 6 | (next & 0x3fU);
-    }
-    static constexpr std::uint32_t kLowest[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (code < kLowest[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return false;
-    i += length;
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -170,7 +149,7 @@ std::string printable(std::string_view raw) {
 }
 
 void add_path(formats::json::Object& object, std::string_view key, std::string_view path) {
-  if (is_utf8(path))
+  if (base::is_utf8(path))
     object.emplace_back(key, path);
   else
     object.emplace_back(std::string(key) + "-base64", base::to_base64(base::as_bytes(path)));

@@ -86,13 +86,13 @@ class Seen {
     return version;
   }
   [[nodiscard]] std::optional<std::string> name_at(const std::string& place) const {
-    const auto* value = formats::json::find(places_, formats::escape(place));
+    const auto* value = formats::json::find(places_, formats::escape_for_json(place));
     return value != nullptr && value->find_string() != nullptr ? std::optional(*value->find_string())
                                                                : std::nullopt;
   }
   void put(const std::string& signer, const Statement& statement, const std::string& place) {
     formats::json::set(versions_, key_of(signer, statement.name), statement.version);
-    formats::json::set(places_, formats::escape(place), formats::escape(statement.name));
+    formats::json::set(places_, formats::escape_for_json(place), formats::escape_for_json(statement.name));
     base::write_file_atomically(directory_.get(), kFile,
                                 base::as_bytes(formats::json::to_document(
                                     {{"signatures", 1}, {"versions", versions_}, {"places", places_}})),
@@ -102,7 +102,7 @@ class Seen {
  private:
   static constexpr const char* kFile = "signatures.json";
   static std::string key_of(const std::string& signer, const std::string& name) {
-    return formats::escape(signer) + " " + formats::escape(name);
+    return formats::escape_for_json(signer) + " " + formats::escape_for_json(name);
   }
   base::UniqueFd directory_, lock_;
   Object versions_, places_;
@@ -190,7 +190,8 @@ SignedBy verify_signature(const Shrub& shrub, const std::string& entry, const Si
       throw Error(Category::refused, "of " + formats::escape(statement.name) + ", not of " + entry);
     Seen seen(settings.config_dir);
     const auto where = shrub.root() + "/" + entry;
-    if (const auto before = seen.name_at(where); before && *before != formats::escape(statement.name))
+    if (const auto before = seen.name_at(where);
+        before && *before != formats::escape_for_json(statement.name))
       throw Error(Category::refused, "of " + formats::escape(statement.name) + ", but here was " + *before);
     if (const auto highest = seen.version_of(signer, statement.name); statement.version < highest)
       throw Error(Category::refused, "version " + std::to_string(statement.version) + ", but " +

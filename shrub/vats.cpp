@@ -8,8 +8,10 @@
 #include <filesystem>
 
 #include "formats/base/atomic_file.h"
+#include "formats/base/base64.h"
 #include "formats/base/file.h"
 #include "formats/base/url.h"
+#include "formats/base/utf8.h"
 #include "formats/json/json.h"
 #include "shrub/internal/files.h"
 
@@ -22,6 +24,7 @@ using base::Error;
 constexpr std::size_t kMaxTrustFile = std::size_t{1} << 20;
 constexpr const char* kTrustFile = "trust.json";
 constexpr const char* kTimes = "trust-times";
+constexpr const char* kEncoded = "-base64";  ///< lists of names that JSON cannot hold, as --json prints them
 
 /// What trust.json holds, each in the order it was added.
 struct Trusted {
@@ -41,9 +44,15 @@ Trusted read_trusted(const std::string& config_dir) {
       throw Error(Category::no_store, "of a version this program does not know");
     const auto read_list = [&](const char* key, std::vector<std::string>& to) {
       const auto* list = formats::json::find(*object, key);
-      if (list == nullptr || list->find_array() == nullptr) return;
-      for (const auto& value : *list->find_array())
-        if (value.find_string() != nullptr) to.push_back(*value.find_string());
+      const auto* encoded = formats::json::find(*object, std::string(key) + kEncoded);
+      if (list != nullptr && list->find_array() != nullptr)
+        for (const auto& value : *list->find_array())
+          if (value.find_string() != nullptr) to.push_back(*value.find_string());
+      if (encoded != nullptr && encoded->find_array() != nullptr)
+        for (const auto& value : *encoded->find_array())
+          if (auto name =
+                  value.find_string() != nullptr ? base::from_base64(*value.find_string()) : std::nullopt)
+            to.push_back(std::move(*name));
     };
     read_list("vats", trusted.vats);
     read_list(kTimes, trusted.times);
@@ -62,10 +71,20 @@ void add_trusted(const std::string& config_dir, std::vector<std::string> Trusted
   auto& names = trusted.*list;
   if (std::find(names.begin(), names.end(), name) != names.end()) return;
   names.push_back(name);
-  formats::json::Object document{{"trust", 1},
-                                 {"vats", formats::json::Array(trusted.vats.begin(), trusted.vats.end())}};
-  if (!trusted.times.empty())
-    document.emplace_back(kTimes, formats::json::Array(trusted.times.begin(), trusted.times.end()));
+  formats::json::Object document{{"trust", 1}};
+  const auto write_list = [&](const std::string& key, const std::vector<std::string>& all, bool always) {
+    formats::json::Array plain, encoded;
+    for (const auto& one : all) {
+      if (base::is_utf8(one))
+        plain.emplace_back(one);
+      else
+        encoded.emplace_back(base::to_base64(base::as_bytes(one)));
+    }
+    if (always || !plain.empty()) document.emplace_back(key, std::move(plain));
+    if (!encoded.empty()) document.emplace_back(key + kEncoded, std::move(encoded));
+  };
+  write_list("vats", trusted.vats, true);
+  write_list(kTimes, trusted.times, false);
   base::make_directories(config_dir);
   const auto dir = base::open_directory(AT_FDCWD, config_dir);
   base::write_file_atomically(dir.get(), kTrustFile, base::as_bytes(formats::json::to_document(document)),

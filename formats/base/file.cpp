@@ -366,4 +366,8 @@ std::string human_size(std::uint64_t bytes) {
   return text;
 }
 
+std::string counted(std::uint64_t count, const std::string& one, const std::string& many) {
+  return std::to_string(count) + " " + (count == 1 ? one : many.empty() ? one + "s" : many);
+}
+
 }  // namespace base

@@ -88,5 +88,7 @@ void remove_tree(int dir, const std::string& name);
 
 /// `bytes` as a person reads it: 512 B, 1.5 MiB.
 [[nodiscard]] std::string human_size(std::uint64_t bytes);
+/// 1 pack, 2 packs; 1 entry, 2 entries. `many` is `one` and an s unless given.
+[[nodiscard]] std::string counted(std::uint64_t count, const std::string& one, const std::string& many = {});
 
 }  // namespace base

@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "formats/base/error.h"
+#include "formats/base/utf8.h"
 
 namespace formats::json {
 namespace {
@@ -81,6 +82,8 @@ class Builder final : public nlohmann::json::json_sax_t {
 };
 
 void write_string(std::string& to, std::string_view text) {
+  // parse() refuses such a text, and nobody writes what cannot be read.
+  if (!base::is_utf8(text)) throw Error(Category::refused, "a text that is not UTF-8 cannot stand in JSON");
   to += '"';
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);

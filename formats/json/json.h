@@ -59,10 +59,10 @@ void set(Object& object, std::string_view key, Value value);
 /// bytes that are not UTF-8, anything after the document.
 [[nodiscard]] Value parse(std::string_view text);
 
-/// One line, no blanks.
+/// One line, no blanks. Refused: a text that is not UTF-8.
 [[nodiscard]] std::string to_line(const Value& value);
 /// The form of files kept in git: one member of the document a line, nested values inline, arrays of the
-/// document one element a line; LF at the end.
+/// document one element a line; LF at the end. Refused: a text that is not UTF-8.
 [[nodiscard]] std::string to_document(const Object& object);
 
 }  // namespace formats::json

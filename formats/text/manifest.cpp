@@ -53,6 +53,8 @@ std::optional<std::uint32_t> parse_mode(std::string_view text) {
   return mode && *mode <= 07777 ? mode : std::nullopt;
 }
 
+constexpr std::int64_t kMaxSeconds = std::int64_t{1} << 62;  ///< on either side of 1970
+
 /// A time is the decimal number of seconds that stock tools print and take, with nine digits after the point.
 /// Before the epoch that number is negative, while nanoseconds of a Timestamp always count upwards.
 template <typename Number>
@@ -85,8 +87,9 @@ std::optional<Timestamp> parse_time(std::string_view text) {
     if (c < '0' || c > '9') return std::nullopt;
     fraction = fraction * 10 + static_cast<std::uint32_t>(c - '0');
   }
-  constexpr std::uint64_t kMaxSeconds = std::uint64_t{1} << 62;
-  if (!whole || *whole > kMaxSeconds || (negative && *whole == 0 && fraction == 0)) return std::nullopt;
+  if (!whole || *whole > static_cast<std::uint64_t>(kMaxSeconds) ||
+      (negative && *whole == 0 && fraction == 0))
+    return std::nullopt;
   const auto seconds = static_cast<std::int64_t>(*whole);
   if (!negative) return Timestamp{seconds, fraction};
   return fraction == 0 ? Timestamp{-seconds, 0} : Timestamp{-seconds - 1, 1'000'000'000 - fraction};
@@ -204,6 +207,16 @@ std::string to_line(const Row& row) {
     line += base::to_base64(base::as_bytes(value));
   }
   return line;
+}
+
+void check_row(const Row& row) {
+  if (row.mtime.seconds > kMaxSeconds || row.mtime.seconds < -kMaxSeconds)
+    refuse("its time, " + std::to_string(row.mtime.seconds) +
+           " seconds from 1970, is more than a manifest holds");
+  std::size_t size = 0;
+  for (const auto& [name, value] : row.xattrs) size += name.size() + value.size();
+  if (size > kMaxLine / 8 && to_line(row).size() > kMaxLine)
+    refuse("its extended attributes, " + std::to_string(size) + " bytes, are more than a manifest holds");
 }
 
 Row parse_row(std::string_view line, base::ObjectFormat format) {

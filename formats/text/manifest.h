@@ -64,6 +64,9 @@ struct Row {
 /// Devices and fifos.
 [[nodiscard]] bool is_special(const Row& row) noexcept;
 
+/// Throws refused if no manifest can hold the row: a time that is out of range, or attributes that make its
+/// line too long.
+void check_row(const Row& row);
 /// One row as a line without LF.
 [[nodiscard]] std::string to_line(const Row& row);
 /// The reverse; refused unless `line` is the canonical spelling of a row.

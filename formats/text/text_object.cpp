@@ -5,6 +5,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/numbers.h"
+#include "formats/base/utf8.h"
 
 namespace formats {
 namespace {
@@ -24,6 +25,13 @@ bool ends_piece(std::string_view line) {
 
 bool is_escaped(unsigned char byte, bool equals_too) {
   return byte <= 0x20 || byte == 0x7f || byte == '\\' || (equals_too && byte == '=');
+}
+
+void append_octal(std::string& to, unsigned char byte) {
+  to += '\\';
+  to += static_cast<char>('0' + (byte >> 6));
+  to += static_cast<char>('0' + (byte >> 3 & 7));
+  to += static_cast<char>('0' + (byte & 7));
 }
 
 }  // namespace
@@ -192,10 +200,7 @@ void append_escaped(std::string& to, std::string_view bytes, bool equals_too) {
     bytes.remove_prefix(static_cast<std::size_t>(plain - bytes.begin()));
     if (bytes.empty()) return;
     const auto byte = static_cast<unsigned char>(bytes.front());
-    to += '\\';
-    to += static_cast<char>('0' + (byte >> 6));
-    to += static_cast<char>('0' + (byte >> 3 & 7));
-    to += static_cast<char>('0' + (byte & 7));
+    append_octal(to, byte);
     bytes.remove_prefix(1);
   }
 }
@@ -227,6 +232,34 @@ std::string unescape(std::string_view text, bool equals_too) {
     i += 3;
   }
   return bytes;
+}
+
+std::string escape_for_json(std::string_view bytes) {
+  auto text = escape(bytes);
+  if (base::is_utf8(text)) return text;
+  std::string ascii;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x80)
+      ascii += c;
+    else
+      append_octal(ascii, byte);
+  }
+  return ascii;
+}
+
+std::string unescape_from_json(std::string_view text) {
+  std::string plain;
+  for (std::size_t i = 0; i < text.size();) {
+    const bool high = text[i] == '\\' && i + 3 < text.size() && (text[i + 1] == '2' || text[i + 1] == '3') &&
+                      text[i + 2] >= '0' && text[i + 2] <= '7' && text[i + 3] >= '0' && text[i + 3] <= '7';
+    if (high)
+      plain += static_cast<char>((text[i + 1] - '0') << 6 | (text[i + 2] - '0') << 3 | (text[i + 3] - '0'));
+    else
+      plain += text[i];
+    i += high ? 4 : 1;
+  }
+  return unescape(plain);
 }
 
 }  // namespace formats

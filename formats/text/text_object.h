@@ -104,4 +104,9 @@ class TextReader {
 void append_escaped(std::string& to, std::string_view bytes, bool equals_too = false);
 [[nodiscard]] std::string unescape(std::string_view text, bool equals_too = false);
 
+/// For paths in JSON: escape(); every byte from 0x80 on as `\ooo`, too, if the text would not be UTF-8. The way
+/// back takes both.
+[[nodiscard]] std::string escape_for_json(std::string_view bytes);
+[[nodiscard]] std::string unescape_from_json(std::string_view text);
+
 }  // namespace formats

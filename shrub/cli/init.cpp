@@ -2,6 +2,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/utf8.h"
 #include "shrub/cli/verbs.h"
 
 namespace shrub_cli {
@@ -34,11 +35,18 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   if (user.config_dir.empty())
     throw Error(Category::usage, "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep consent");
-  if (!dry_run) base::make_directories(path);
   const auto root = fs::weakly_canonical(fs::absolute(path)).string();
   std::vector<std::string> paths;
   for (const auto& url : urls) {
-    const auto vat_path = shrub::full_name(fs::current_path().string(), url);
+    paths.push_back(shrub::full_name(fs::current_path().string(), url));
+    list.vats.push_back({url_for(root, paths.back()), list.vats.empty(), {}, {}, {}});
+    if (!base::is_utf8(list.vats.back().url))
+      throw Error(Category::usage,
+                  "vat " + list.vats.back().url + ": VAT.json cannot hold a path that is not UTF-8",
+                  "lay the vat beside the shrub, under another name");
+  }
+  if (!dry_run) base::make_directories(path);
+  for (const auto& vat_path : paths) {
     if (!fs::exists(fs::path(vat_path) / "vat.json")) {
       format = format.value_or(base::ObjectFormat::sha256);
       const auto parameters = chunker::make_parameters(chunker::kDefaultExponent);
@@ -54,8 +62,6 @@ int run(const cli::Call& call, cli::Output& output) {
                                          std::string(base::to_string(opened->object_format())));
       format = opened->object_format();
     }
-    list.vats.push_back({url_for(root, vat_path), list.vats.empty(), {}, {}, {}});
-    paths.push_back(vat_path);
   }
   list.object_format = *format;
   if (dry_run) {

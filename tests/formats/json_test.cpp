@@ -157,3 +157,14 @@ TEST_CASE("a damaged document is refused or comes back as what it says", "[json]
   tests::for_each_truncation(text, [&](const base::Buffer& bytes) { CHECK(refused(base::as_chars(bytes))); });
   tests::for_each_flip(text, try_parse);
 }
+
+TEST_CASE("nothing is written that cannot be read", "[json]") {
+  for (const auto* text : {"\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80"}) {
+    INFO(text);
+    CHECK(tests::category_of([&] { (void)formats::json::to_line(Value(text)); }) == base::Category::refused);
+    CHECK(tests::category_of([&] {
+            (void)formats::json::to_document({{text, 1}});
+          }) == base::Category::refused);
+  }
+  CHECK(formats::json::to_line(Value("\xc3\xa9")) == "\"\xc3\xa9\"");
+}

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
+#include "formats/base/utf8.h"
 #include "tests/formats/text_store.h"
 
 using base::Category;
@@ -305,4 +306,24 @@ TEST_CASE("every byte has one spelling", "[text]") {
   CHECK(tests::category_of([] { (void)formats::unescape("a=b", true); }) == Category::refused);
   CHECK(tests::category_of([] { (void)formats::unescape(std::string_view("a\0b", 3)); }) ==
         Category::refused);
+}
+
+TEST_CASE("a path stands in JSON whatever its bytes are", "[text]") {
+  std::string all;
+  for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
+  for (const auto& path : {all,
+                           std::string("Gr\xf6\xdf"
+                                       "e"),
+                           std::string("Gr\xc3\xb6\xc3\x9f"
+                                       "e"),
+                           std::string("a\\377 b"), std::string()}) {
+    const auto text = formats::escape_for_json(path);
+    CHECK(base::is_utf8(text));
+    CHECK(formats::unescape_from_json(text) == path);
+  }
+  CHECK(formats::escape_for_json("Gr\xf6\xdf"
+                                 "e") == "Gr\\366\\337e");
+  // UTF-8 stays as it was always written.
+  CHECK(formats::escape_for_json("Gr\xc3\xb6\xc3\x9f e") == "Gr\xc3\xb6\xc3\x9f\\040e");
+  CHECK(tests::category_of([] { (void)formats::unescape_from_json("\\377\\1"); }) == Category::refused);
 }
