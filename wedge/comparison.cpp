@@ -71,8 +71,10 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
                            const CompareOptions& options,
                            const std::function<void(const Difference&)>& on_difference) {
   std::uint64_t count = 0;
+  std::unordered_set<std::string> missing, matched;  // paths; of directories
   const auto report = [&](Kind kind, const std::string& path, std::string detail) {
     ++count;
+    if (kind == Kind::missing) missing.insert(path);
     on_difference({kind, path, std::move(detail)});
   };
   Settable settable(top);
@@ -108,12 +110,12 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
   scan.progress = options.progress;
   scan.keep_going = true;
   std::vector<std::string> odd;  // sockets and the like: nothing a tree holds
-  std::optional<base::Error> failure;
+  std::vector<std::pair<std::string, base::Error>> unreadable;
   scan.on_problem = [&](const std::string& path, const base::Error& problem) {
     if (problem.category() == base::Category::refused)
       odd.push_back(path);
-    else if (!failure)
-      failure = problem;  // what cannot be read is neither equal nor different
+    else
+      unreadable.emplace_back(path, problem);
   };
   (void)scan_tree(top, format, nullptr, scan, [&](const ScannedRow& scanned) {
     const Row& found = scanned.row;
@@ -124,13 +126,18 @@ std::uint64_t compare_tree(int top, base::ObjectFormat format, const NextRow& ex
     if (left_out.contains(found.path) && (formats::is_special(found) || found.type == Row::Type::hard_link))
       return;
     if (!have || wanted.path != found.path) return report(Kind::extra, found.path, {});
+    if (found.type == Row::Type::directory) matched.insert(found.path);
     compare(found);
     advance();
   });
-  if (failure) throw base::Error(*failure);
   while (have) {
     report(Kind::missing, wanted.path, {});
     advance();
+  }
+  // Of what is expected, what cannot be read is neither equal nor different. What is extra need not be read.
+  for (const auto& [path, problem] : unreadable) {
+    if (missing.contains(path) || matched.contains(path)) throw base::Error(problem);
+    odd.push_back(path);
   }
   for (const auto& path : odd) report(Kind::extra, path, "cannot be read as part of a tree");
   return count;

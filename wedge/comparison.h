@@ -27,6 +27,9 @@ struct CompareOptions {
   SpotCheck spot_check;        ///< … but for these; SpotCheck(100, 0) reads all
   Fidelity fidelity;
   std::function<void(std::uint64_t)> progress;
+  /// verify_entry(): told how many paths are as the file system kept them when sync made them, which is no
+  /// difference. May be empty.
+  std::function<void(std::uint64_t)> on_kept;
 };
 
 /// Yields rows in manifest order; false at the end.

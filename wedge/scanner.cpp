@@ -152,11 +152,19 @@ class ScanItem final : public vat::IngestItem {
     // Only regular files and directories are opened for reading: opening a fifo or a device may block or act.
     auto fd = base::open_at(parent->get(), name, O_RDONLY | O_NOFOLLOW | (file ? O_NONBLOCK : O_DIRECTORY));
     const bool reading = file && options_.read_content;
-    // Whoever reads the content compares the state when that is done.
+    // Whoever reads the content compares the state when that is done. File systems without a device of their own
+    // (FUSE, network) may have told what was true a second ago.
     struct stat opened = info;
-    if (!reading && ::fstat(fd.get(), &opened) != 0) base::throw_errno("stat", errno);
-    if (state_of(opened) != file_state) changed();
-    state = info;
+    const bool may_be_stale = major(info.st_dev) == 0;
+    struct statx fresh_info;
+    if (may_be_stale)  // the kernel then knows, and fstat() tells
+      (void)::statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &fresh_info);
+    if ((!reading || may_be_stale) && ::fstat(fd.get(), &opened) != 0) base::throw_errno("stat", errno);
+    if (state_of(opened) != file_state) {
+      if (!reading || opened.st_ino != info.st_ino) changed();
+      take(opened);
+    }
+    state = opened;
     KnownFile fresh;
     fresh.sparse = file && has_hole(fd.get(), info);
     fresh.xattrs = read_xattrs(fd.get(), options_.all_xattrs);
@@ -295,6 +303,7 @@ class Scan {
  private:
   void settle(ScanItem& item) {
     try {
+      formats::check_row(item.scanned.row);
       if (item.settle(storing_) && options_.on_silent_change)
         options_.on_silent_change(item.scanned.row.path);
     } catch (const Error&) {

@@ -101,12 +101,13 @@ class TreeWriter {
     for (auto directory = directories_.rbegin(); directory != directories_.rend(); ++directory) {
       base::named(formats::escape(directory->path), [&] {
         const auto fd = base::open_beneath(top_.get(), directory->path, O_RDONLY | O_DIRECTORY);
-        summary_.skipped_xattrs += internal::set_metadata(fd.get(), *directory, options_.fidelity);
+        note(internal::set_metadata(fd.get(), *directory, options_.fidelity));
       });
     }
     summary_.reused_files = reused_;
     summary_.fetched_size = fetched_;
     summary_.skipped_xattrs += skipped_xattrs_;
+    summary_.kept_otherwise += kept_otherwise_;
     return summary_;
   }
 
@@ -146,7 +147,7 @@ class TreeWriter {
         return true;
       }
       case Row::Type::symlink:
-        internal::make_symlink(directory(parent_path)->get(), name, row, options_.fidelity);
+        note(internal::make_symlink(directory(parent_path)->get(), name, row, options_.fidelity));
         return true;
       case Row::Type::hard_link: {
         if (left_out_.contains(row.target)) return false;
@@ -159,7 +160,7 @@ class TreeWriter {
           left_out_.insert(row.path);
           return false;
         }
-        internal::make_special(directory(parent_path)->get(), name, row, options_.fidelity);
+        note(internal::make_special(directory(parent_path)->get(), name, row, options_.fidelity));
         return true;
     }
   }
@@ -217,11 +218,16 @@ class TreeWriter {
   }
 
   /// Gives a file its metadata when its content is there; `content` says what that is.
+  void note(const internal::Lost& lost) {
+    skipped_xattrs_ += lost.xattrs;
+    if (lost.other) ++kept_otherwise_;
+  }
+
   template <typename Content>
   void complete(int fd, const Row& row, const Content& content) {
-    const auto skipped = internal::set_metadata(fd, row, options_.fidelity);
-    skipped_xattrs_ += skipped;
-    if (skipped == 0) remember(fd, row, content);
+    const auto lost = internal::set_metadata(fd, row, options_.fidelity);
+    note(lost);
+    if (lost.xattrs == 0) remember(fd, row, content);
   }
 
   template <typename Content>
@@ -247,8 +253,7 @@ class TreeWriter {
     }
     struct stat info;
     if (::fstat(old.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
-        static_cast<std::uint64_t>(info.st_size) != row.size || info.st_mtim.tv_sec != row.mtime.seconds ||
-        info.st_mtim.tv_nsec != row.mtime.nanoseconds)
+        static_cast<std::uint64_t>(info.st_size) != row.size)
       return false;
     auto known = options_.cache != nullptr ? options_.cache->find(state_of(info), {old.get()}) : std::nullopt;
     if (known && known->blob != row.blob) known.reset();
@@ -262,15 +267,10 @@ class TreeWriter {
     }
     fd.reset();
     if (::unlinkat(parent, name.c_str(), 0) != 0) base::throw_errno("remove", errno);
-    if (!same_metadata(old.get(), info, row)) return false;
-    {
-      // Two paths that were one file may be two now; the manifest says which are linked.
-      const std::lock_guard lock(linked_mutex_);
-      if (info.st_nlink > 1 && (options_.is_there || !linked_.emplace(info.st_dev, info.st_ino).second))
-        return false;
-    }
+    if (!may_link(old.get(), info, row)) return copy(old.get(), parent, name, row, content);
     const std::string self = "/proc/self/fd/" + std::to_string(old.get());
-    if (::linkat(AT_FDCWD, self.c_str(), parent, name.c_str(), AT_SYMLINK_FOLLOW) != 0) return false;
+    if (::linkat(AT_FDCWD, self.c_str(), parent, name.c_str(), AT_SYMLINK_FOLLOW) != 0)
+      return copy(old.get(), parent, name, row, content);
     auto unchanged = state_of(info);
     struct stat after;
     if (::fstat(old.get(), &after) != 0) base::throw_errno("stat", errno);
@@ -279,7 +279,31 @@ class TreeWriter {
     return true;
   }
 
-  bool holds(int fd, const Row& row) const {
+  bool may_link(int old, const struct stat& info, const Row& row) {
+    if (!same_metadata(old, info, row)) return false;
+    // Two paths that were one file may be two now; the manifest says which are linked.
+    const std::lock_guard lock(linked_mutex_);
+    return info.st_nlink <= 1 || (!options_.is_there && linked_.emplace(info.st_dev, info.st_ino).second);
+  }
+
+  /// Writes the file from the one that is open, which is proven on the way.
+  template <typename Content>
+  bool copy(int old, int parent, const std::string& name, const Row& row, const Content& content) {
+    auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    ContentWriter writer(fd.get(), row.sparse);
+    if (::lseek(old, 0, SEEK_SET) == 0 && holds(old, row, [&](base::Bytes bytes) { writer.write(bytes); })) {
+      writer.finish();
+      complete(fd.get(), row, content);
+      fd.close();
+      return true;
+    }
+    fd.reset();
+    if (::unlinkat(parent, name.c_str(), 0) != 0) base::throw_errno("remove", errno);
+    return false;
+  }
+
+  /// `visit` (may be empty) is told all that was read.
+  bool holds(int fd, const Row& row, const std::function<void(base::Bytes)>& visit = {}) const {
     base::ObjectHasher hasher(source_.object_format());
     hasher.reset(row.size);
     base::Buffer buffer(
@@ -287,7 +311,9 @@ class TreeWriter {
     std::uint64_t total = 0;
     while (const std::size_t count = base::read_some(fd, buffer)) {
       total += count;
+      if (total > row.size) return false;
       hasher.update(base::Bytes(buffer).subspan(0, count));
+      if (visit) visit(base::Bytes(buffer).subspan(0, count));
     }
     return total == row.size && hasher.finish() == row.blob;
   }
@@ -295,6 +321,8 @@ class TreeWriter {
   /// A hard link shares everything, so everything has to be equal.
   bool same_metadata(int fd, const struct stat& info, const Row& row) const {
     if ((info.st_mode & 07777) != internal::restored_mode(row, options_.fidelity)) return false;
+    if (info.st_mtim.tv_sec != row.mtime.seconds || info.st_mtim.tv_nsec != row.mtime.nanoseconds)
+      return false;
     if (options_.fidelity.owners && (info.st_uid != row.uid || info.st_gid != row.gid)) return false;
     if (!options_.fidelity.owners && info.st_uid != ::geteuid()) return false;
     std::size_t wanted = 0;
@@ -355,8 +383,7 @@ class TreeWriter {
     if (!there || S_ISDIR(info.st_mode))
       throw Error(Category::refused, "hard link to what is not an earlier file");
     const auto link = [&, &target_name = target_name, &name = name] {
-      if (::linkat(from->get(), target_name.c_str(), to->get(), name.c_str(), 0) != 0)
-        base::throw_errno("link", errno);
+      note(internal::make_link(from->get(), target_name, to->get(), name));
     };
     if (options_.cache == nullptr || !S_ISREG(info.st_mode)) return link();
     const auto file = base::open_at(from->get(), target_name, O_PATH | O_NOFOLLOW);
@@ -375,7 +402,7 @@ class TreeWriter {
   std::deque<std::pair<std::uint64_t, std::future<void>>> running_;
   std::uint64_t done_ = 0;
   WriteSummary summary_;
-  std::atomic<std::uint64_t> reused_ = 0, fetched_ = 0, skipped_xattrs_ = 0;
+  std::atomic<std::uint64_t> reused_ = 0, fetched_ = 0, skipped_xattrs_ = 0, kept_otherwise_ = 0;
   std::mutex linked_mutex_;
   std::set<std::pair<dev_t, ino_t>> linked_;  ///< files of the earlier tree that were linked from it
   base::WorkerPool pool_;                     // last: its threads use the rest

@@ -37,12 +37,13 @@ struct WriteOptions {
 
 struct WriteSummary {
   std::uint64_t files = 0;
-  std::uint64_t reused_files = 0;  ///< linked, cloned or copied from reuse_top
+  std::uint64_t reused_files = 0;  ///< linked, cloned or copied from reuse_top, whatever their times
   std::uint64_t fetched_size = 0;  ///< content bytes that came from the source
   std::uint64_t skipped_special = 0;
   std::uint64_t skipped_owners = 0;  ///< paths whose owner, setuid bit or capability was not restored …
   std::uint64_t skipped_acls = 0;    ///< … whose access control list was not, for want of the flag
   std::uint64_t skipped_xattrs = 0;  ///< the file system or the user's rights do not allow them
+  std::uint64_t kept_otherwise = 0;  ///< paths that the file system keeps with another mode, time, owner or link
 };
 
 /// Writes the tree of `manifest` and `layout` as a new directory `name` in `parent`. Nothing is synced, and

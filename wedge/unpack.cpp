@@ -98,7 +98,7 @@ class Unpacker {
     for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
       if (node->second.row.type != Row::Type::directory || node->first == ".") continue;
       const auto dir = base::open_beneath(top_.get(), node->first, O_RDONLY | O_DIRECTORY);
-      summary_.skipped_xattrs += internal::set_metadata(dir.get(), node->second.row, options_->fidelity);
+      note(internal::set_metadata(dir.get(), node->second.row, options_->fidelity));
     }
   }
 
@@ -129,6 +129,11 @@ class Unpacker {
     if (member.type == TarMember::Type::hard_link) return link(path, member);
     if (there != nodes_.end()) forget(path);
     place(path, member, reader);
+  }
+
+  void note(const internal::Lost& lost) {
+    summary_.skipped_xattrs += lost.xattrs;
+    if (lost.other) ++summary_.kept_otherwise;
   }
 
   [[nodiscard]] bool is_left_out(const Row& row) const {
@@ -177,8 +182,7 @@ class Unpacker {
     const auto [from_parent, from] = formats::split_path(target);
     const auto [to_parent, to] = formats::split_path(path);
     const auto source = base::open_beneath(top_.get(), from_parent, O_RDONLY | O_DIRECTORY);
-    if (::linkat(source.get(), from.c_str(), directory(to_parent), to.c_str(), 0) != 0)
-      base::throw_errno("link", errno);
+    note(internal::make_link(source.get(), from, directory(to_parent), to));
   }
 
   void place(const std::string& path, const TarMember& member, formats::TarReader& reader) {
@@ -196,11 +200,11 @@ class Unpacker {
       write_file(row, member, reader, parent, name);
     } else if (row.type == Row::Type::symlink) {
       if (row.target.empty()) refuse("tar: a symlink to nowhere");
-      if (top_) internal::make_symlink(directory(parent), name, row, options_->fidelity);
+      if (top_) note(internal::make_symlink(directory(parent), name, row, options_->fidelity));
     } else if (is_left_out(row)) {
       ++summary_.skipped_special;
     } else if (top_) {
-      internal::make_special(directory(parent), name, row, options_->fidelity);
+      note(internal::make_special(directory(parent), name, row, options_->fidelity));
     }
     nodes_[path] = {std::move(row), ++groups_};
   }
@@ -222,7 +226,7 @@ class Unpacker {
     if (size != member.size) refuse("tar: a member is shorter than it says");
     row.blob = hasher_.finish();
     if (!top_) return;
-    summary_.skipped_xattrs += internal::set_metadata(fd.get(), row, options_->fidelity);
+    note(internal::set_metadata(fd.get(), row, options_->fidelity));
     fd.close();
     ++summary_.files;
     summary_.fetched_size += size;

@@ -14,6 +14,7 @@
 #include "wedge/internal/entry.h"
 #include "wedge/internal/entry_key.h"
 #include "wedge/internal/entry_maker.h"
+#include "wedge/internal/move.h"
 #include "wedge/internal/record.h"
 #include "wedge/internal/settle.h"
 #include "wedge/internal/survey.h"
@@ -34,7 +35,6 @@ using internal::record_name;
 using internal::RecordWriter;
 using internal::settle;
 using internal::Survey;
-using internal::WritableTop;
 using Outcome = SyncResult::Outcome;
 
 /// Has a source expect what will be read, as long as this lives.
@@ -66,7 +66,9 @@ std::string_view to_string(EntryStatus::State state) noexcept {
 
 class Wedge::Impl {
  public:
-  Impl(const std::string& path, bool read_only, StatCache* cache) : dir_(path, read_only, cache) {
+  Impl(const std::string& path, bool read_only, StatCache* cache,
+       std::function<void(const std::string&)> on_note)
+      : dir_(path, read_only, cache, std::move(on_note)) {
     if (!read_only) unfinished_ = internal::recover(dir_);
   }
 
@@ -138,12 +140,17 @@ class Wedge::Impl {
     {
       RecordWriter next(dir_.records(), made, work.get());
       result.summary = maker.build(work.get(), there && S_ISDIR(there->st_mode), next);
-      for (const auto& extra : found.carried) maker.carry(extra, work.get());
-      if (next.top().type == Row::Type::directory && can_be_moved_with(next.top()))
-        internal::set_top(work.get(), "new", next.top(), options.fidelity);
+      maker.carry(found.carried, work.get());
+      auto& summary = result.summary;
+      if (next.top().type == Row::Type::directory && can_be_moved_with(next.top()) &&
+          internal::set_top(work.get(), "new", next.top(), options.fidelity).any())
+        ++summary.kept_otherwise;
       // Everything below is durable before the entry changes, and the record of what it will be before that.
       if (::syncfs(work.get()) != 0) base::throw_errno("sync", errno);
-      next.publish(record_name(path) + ".next");
+      if (internal::is_tree(root) && summary.kept_otherwise + summary.skipped_xattrs > 0)
+        summary.kept_otherwise = maker.write_kept(made, work.get(), next);
+      else
+        next.publish(record_name(path) + ".next");
     }
     if (maker.is_remembered()) dir_.wait_for_clock();
     internal::swap_in(work.get(), parent->get(), name, there.has_value());
@@ -169,16 +176,15 @@ class Wedge::Impl {
         return blocked(std::move(overlays));
       if (options.dry_run) return result;
       dir_.discard_old(record_name(path));
-      const WritableTop writable(parent->get(), name);
-      if (::renameat(parent->get(), name.c_str(), dir_.old(), record_name(path).c_str()) != 0)
-        base::throw_errno(path, errno);
+      internal::move_path(parent->get(), name, dir_.old(), record_name(path));
       base::sync_directory(parent->get());
     }
     if (!options.dry_run) base::remove_tree(dir_.records(), record_name(path) + ".state");
     return result;
   }
 
-  EntryStatus status(const std::string& path, const EntryRoot& root, const SyncOptions& options) const {
+  EntryStatus status(const std::string& path, const EntryRoot& root, const SyncOptions& options,
+                     vat::BlobSource* source) const {
     using State = EntryStatus::State;
     const auto record = dir_.find_record(path);
     const auto [parent_path, name] = formats::split_path(path);
@@ -192,7 +198,7 @@ class Wedge::Impl {
     } else if (!record) {
       status.state = State::foreign;
     } else {
-      list_changes(dir_, path, *record, options,
+      list_changes(dir_, path, *record, options, source,
                    [&](const Difference& difference) { status.differences.push_back(difference); });
       if (!status.differences.empty())
         status.state = State::changed;
@@ -274,8 +280,9 @@ class Wedge::Impl {
   std::map<std::string, Error> unfinished_;  ///< entries whose interrupted change could not be finished
 };
 
-Wedge::Wedge(const std::string& path, bool read_only, StatCache* cache)
-    : impl_(std::make_unique<Impl>(path, read_only, cache)) {}
+Wedge::Wedge(const std::string& path, bool read_only, StatCache* cache,
+             std::function<void(const std::string&)> on_note)
+    : impl_(std::make_unique<Impl>(path, read_only, cache, std::move(on_note))) {}
 Wedge::~Wedge() = default;
 
 SyncResult Wedge::sync(vat::BlobSource& source, const std::string& path, const EntryRoot& root,
@@ -283,8 +290,9 @@ SyncResult Wedge::sync(vat::BlobSource& source, const std::string& path, const E
   return base::named(path, [&] { return impl_->sync(source, path, root, owner, options); });
 }
 
-EntryStatus Wedge::status(const std::string& path, const EntryRoot& root, const SyncOptions& options) const {
-  return base::named(path, [&] { return impl_->status(path, root, options); });
+EntryStatus Wedge::status(const std::string& path, const EntryRoot& root, const SyncOptions& options,
+                          vat::BlobSource* source) const {
+  return base::named(path, [&] { return impl_->status(path, root, options, source); });
 }
 
 SyncResult Wedge::remove(const std::string& path, const SyncOptions& options) {
@@ -299,8 +307,11 @@ std::uint64_t verify_entry(vat::BlobSource& source, const std::string& wedge, co
                            const EntryRoot& root, const CompareOptions& options,
                            const std::function<void(const Difference&)>& on_difference) {
   const auto top = base::open_directory(AT_FDCWD, wedge);
-  return base::named(
-      path, [&] { return internal::verify_below(source, top.get(), path, root, options, on_difference); });
+  const auto records = base::find_open_at(top.get(), ".shrub/entries", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  return base::named(path, [&] {
+    return internal::verify_below(source, top.get(), records ? records->get() : -1, path, root, options,
+                                  on_difference);
+  });
 }
 
 }  // namespace wedge

@@ -48,8 +48,8 @@ struct SyncOptions {
   /// Paths that sync did not make move over into the new entry. One that the new entry has too, with another
   /// type, content or target, blocks it.
   bool keep_extra = false;
-  bool overwrite = false;   ///< … or are left behind in the old one, as changed files are
-  bool in_place = false;    ///< change what is as sync left it where it lies, as far as it differs
+  bool overwrite = false;  ///< … or are left behind in the old one, as changed files are
+  bool in_place = false;   ///< change what is as sync left it where it lies, as far as it differs
   bool dry_run = false;
   /// Whether an entry will be synced by the same caller after this one. One that is an overlay on what
   /// changes is removed then, and is in the way otherwise. Empty: none will.
@@ -90,7 +90,9 @@ class Wedge {
   /// and needs no directory.
   /// `cache` (may be nullptr, must outlive this) saves reading what is known; without it size and time stand
   /// for the content of what an earlier sync made.
-  explicit Wedge(const std::string& path, bool read_only = false, StatCache* cache = nullptr);
+  /// `on_note` (may be empty) is told, on the calling thread, what could not be done and stops no entry.
+  explicit Wedge(const std::string& path, bool read_only = false, StatCache* cache = nullptr,
+                 std::function<void(const std::string&)> on_note = {});
   ~Wedge();
   Wedge(const Wedge&) = delete;
   Wedge& operator=(const Wedge&) = delete;
@@ -102,9 +104,10 @@ class Wedge {
   SyncResult remove(const std::string& path, const SyncOptions& options);
 
   /// Changes nothing. A foreign entry is not looked into. Of `options`, threads, fidelity and spot_check
-  /// count.
-  [[nodiscard]] EntryStatus status(const std::string& path, const EntryRoot& root,
-                                   const SyncOptions& options) const;
+  /// count. `source` tells what images without an id of their content were made of; without it (nullptr)
+  /// their size and time stand for them.
+  [[nodiscard]] EntryStatus status(const std::string& path, const EntryRoot& root, const SyncOptions& options,
+                                   vat::BlobSource* source) const;
 
   /// Paths of the entries that were made for `owner`, in order.
   [[nodiscard]] std::vector<std::string> entries(const std::string& owner) const;
@@ -115,7 +118,8 @@ class Wedge {
 };
 
 /// Compares entry `path` of the wedge at `wedge` with `root`, reading everything unless options.read_content
-/// is false.
+/// is false. Metadata and hard links that the file system kept otherwise when sync made the entry, as its
+/// record says, are compared with what it kept; content never is.
 std::uint64_t verify_entry(vat::BlobSource& source, const std::string& wedge, const std::string& path,
                            const EntryRoot& root, const CompareOptions& options,
                            const std::function<void(const Difference&)>& on_difference);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <set>
 
 #include "shrub/checkpoints.h"
@@ -15,6 +16,23 @@ void print(cli::Output& output, const std::string& entry, std::string_view state
     return output.record("entry", std::move(record));
   }
   output.line(std::string(state) + " " + formats::escape(entry));
+}
+
+/// What is on this machine of the vats, if there is an image: what it was made of may have to be looked up.
+std::shared_ptr<vat::BlobSource> find_source(
+    const shrub::Shrub& shrub, const std::vector<std::pair<std::string, wedge::EntryRoot>>& roots,
+    const cli::Call& call, cli::Output& output) {
+  if (std::none_of(roots.begin(), roots.end(),
+                   [](const auto& root) { return root.second.type == wedge::EntryRoot::Type::image; }))
+    return nullptr;
+  auto user = user_settings(call, output);
+  user.offline = true;
+  try {
+    return shrub::open_vats(shrub, {}, {}, user).source;
+  } catch (const base::Error& error) {
+    output.detail(std::string("images are told by their times: ") + error.what());
+    return nullptr;
+  }
 }
 
 int run(const cli::Call& call, cli::Output& output) {
@@ -36,8 +54,10 @@ int run(const cli::Call& call, cli::Output& output) {
     print(output, entry, "gone");
     clean = false;
   }
-  for (const auto& [entry, root] : shrub::entry_roots(named.shrub, entries)) {
-    const auto status = wedge.status(entry, root, options);
+  const auto roots = shrub::entry_roots(named.shrub, entries);
+  const auto source = find_source(named.shrub, roots, call, output);
+  for (const auto& [entry, root] : roots) {
+    const auto status = wedge.status(entry, root, options, source.get());
     if (status.state != State::clean || output.json() || call.has("--verbose"))
       print(output, entry, wedge::to_string(status.state));
     for (const auto& difference : status.differences) print_difference(output, entry, difference);

@@ -23,7 +23,8 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
                                  {"skipped-special", result.summary.skipped_special},
                                  {"skipped-owners", result.summary.skipped_owners},
                                  {"skipped-acls", result.summary.skipped_acls},
-                                 {"skipped-xattrs", result.summary.skipped_xattrs}};
+                                 {"skipped-xattrs", result.summary.skipped_xattrs},
+                                 {"kept-otherwise", result.summary.kept_otherwise}};
     cli::add_path(record, "entry", entry);
     output.record("entry", std::move(record));
     return;
@@ -42,6 +43,8 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
   tell(result.summary.skipped_owners, " paths without their owners, setuid bits or capabilities (--owners)");
   tell(result.summary.skipped_acls, " paths without their access control lists (--acls)");
   tell(result.summary.skipped_xattrs, " extended attributes could not be set");
+  tell(result.summary.kept_otherwise,
+       " paths have another mode, time, owner or link than they should: the file system keeps no such");
 }
 
 /// What a dry run says of what would be fetched.
@@ -120,7 +123,8 @@ int run(const cli::Call& call, cli::Output& output) {
                         "name a directory of its own");
   const auto cache = open_stat_cache(shrub.list().object_format);
   options.spot_check = spot_check(call, *cache, call.get("WEDGE"));
-  wedge::Wedge place(call.get("WEDGE"), options.dry_run, cache.get());
+  wedge::Wedge place(call.get("WEDGE"), options.dry_run, cache.get(),
+                     [&](const std::string& text) { output.warning(text); });
   bool blocked = false;
   const auto tell = [&](const std::string& entry, const wedge::SyncResult& result) {
     print_outcome(output, entry, result);

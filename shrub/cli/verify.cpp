@@ -105,7 +105,8 @@ int run(const cli::Call& call, cli::Output& output) {
   options.spot_check = {100, 0};
   options.fidelity = fidelity(call, output);
   options.progress = [&](std::uint64_t done) { output.progress("verified", done, 0); };
-  std::uint64_t differences = 0, count = 0;
+  std::uint64_t differences = 0, count = 0, kept = 0;
+  options.on_kept = [&](std::uint64_t paths) { kept += paths; };
   for (const auto& [entry, root] : shrub::entry_roots(shrub, shrub.entries(named.below))) {
     ++count;
     differences += wedge::verify_entry(*vats.source, call.get("WEDGE"), entry, root, options,
@@ -114,9 +115,11 @@ int run(const cli::Call& call, cli::Output& output) {
                                        });
   }
   if (output.json())
-    output.record("verify", {{"entries", count}, {"differences", differences}});
+    output.record("verify", {{"entries", count}, {"differences", differences}, {"kept-otherwise", kept}});
   else
-    output.summary(std::to_string(count) + " entries, " + std::to_string(differences) + " differences");
+    output.summary(base::counted(count, "entry", "entries") + ", " +
+                   base::counted(differences, "difference") +
+                   (kept > 0 ? ", " + base::counted(kept, "path") + " as this file system keeps them" : ""));
   return differences == 0 ? 0 : 1;
 }
 

@@ -6,6 +6,7 @@
 #include "formats/json/json.h"
 #include "tests/formats/damage.h"
 #include "tests/wedge/test_store.h"
+#include "wedge/internal/kept.h"
 
 using formats::Row;
 using wedge::internal::read_record;
@@ -83,7 +84,7 @@ TEST_CASE("a record's head has all it should have, or is none", "[wedge][record]
     CHECK_FALSE(is_record(head));
   }
   for (const auto& [key, value] : formats::json::Object{
-           {"entry", 1}, {"workspace", "../x"}, {"object-format", "md5"}, {"path", "\\0"}}) {
+           {"entry", 1}, {"entry", 4}, {"workspace", "../x"}, {"object-format", "md5"}, {"path", "\\0"}}) {
     auto head = whole;
     for (auto& member : head)
       if (member.first == key) member.second = value;
@@ -92,4 +93,52 @@ TEST_CASE("a record's head has all it should have, or is none", "[wedge][record]
   CHECK_FALSE(is_record(formats::json::Array()));
   CHECK_FALSE(read_record(-1, "r"));
   CHECK_FALSE(read_record(records.get(), "none"));
+}
+
+TEST_CASE("a record says what the file system kept, beside what was asked for", "[wedge][record]") {
+  const tests::TempDir dir;
+  const auto records = tests::open_dir(dir.path());
+  auto kept = row(Row::Type::file, "b");
+  kept.mode = 0777;
+  const std::string owner = "/s\xff";
+  {
+    Record record{"a\xfe", owner, "tree x", 77, "", base::ObjectFormat::sha256};
+    record.kept = true;
+    wedge::internal::RecordWriter writer(records.get(), record, -1);
+    for (const auto* path : {".", "a", "b"}) writer.add(row(Row::Type::directory, path));
+    writer.add_kept(kept);
+    writer.add(row(Row::Type::fifo, "c"));
+    writer.publish("r");
+  }
+  const auto head = read_sound_record(records.get(), "r");
+  REQUIRE(head);
+  CHECK(head->kept);
+  CHECK(head->owner == owner);
+  CHECK(head->path == "a\xfe");
+  const auto read = [](const wedge::NextRow& next) {
+    std::vector<Row> rows;
+    for (Row one; next(one);) rows.push_back(one);
+    return rows;
+  };
+  const auto wanted = read(wedge::internal::read_rows(records.get(), "r"));
+  const auto there = read(wedge::internal::read_kept_rows(records.get(), "r"));
+  REQUIRE(wanted.size() == 4);
+  REQUIRE(there.size() == 4);
+  CHECK(wanted[2] == row(Row::Type::directory, "b"));
+  CHECK(there[2] == kept);
+  CHECK(there[3] == wanted[3]);
+
+  // Only a row that still is what was asked for is compared with what was kept.
+  std::uint64_t used = 0;
+  auto asked = wanted;
+  auto next = [&, at = std::size_t{0}](Row& one) mutable {
+    if (at == asked.size()) return false;
+    one = asked[at++];
+    return true;
+  };
+  CHECK(read(wedge::internal::as_kept(next, records.get(), "r", used)) == there);
+  CHECK(used == 1);
+  asked[2].mode = 0700;
+  CHECK(read(wedge::internal::as_kept(next, records.get(), "r", used)) == asked);
+  CHECK(used == 1);
 }

@@ -17,6 +17,9 @@
 #include "formats/disk/qcow2_writer.h"
 #include "formats/text/recipe.h"
 #include "wedge/internal/content_update.h"
+#include "wedge/internal/entry_key.h"
+#include "wedge/internal/kept.h"
+#include "wedge/internal/record.h"
 #include "wedge/lazy_disk.h"
 #include "wedge/unpack.h"
 
@@ -202,12 +205,23 @@ bool holds_as_qcow2(vat::BlobSource& source, const EntryRoot& root, const std::s
 
 }  // namespace
 
-std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& path, const EntryRoot& root,
-                           const CompareOptions& options,
+std::uint64_t verify_below(vat::BlobSource& source, int top, int records, const std::string& path,
+                           const EntryRoot& root, const CompareOptions& options,
                            const std::function<void(const Difference&)>& on_difference) {
   const auto report = [&](Difference::Kind kind) {
     on_difference({kind, ".", {}});
     return std::uint64_t{1};
+  };
+  const auto compare = [&](int dir, const NextRow& wanted) {
+    const auto state = record_name(path) + ".state";
+    const auto record = read_sound_record(records, state);
+    if (!record || !record->kept || record->key != key_of(root, fidelity_of(record->key)))
+      return compare_tree(dir, source.object_format(), wanted, options, on_difference);
+    std::uint64_t kept = 0;
+    const auto count = compare_tree(dir, source.object_format(), as_kept(wanted, records, state, kept),
+                                    options, on_difference);
+    if (options.on_kept) options.on_kept(kept);
+    return count;
   };
   const auto [parent_path, name] = formats::split_path(path);
   std::optional<struct stat> info;
@@ -226,23 +240,17 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& 
     std::vector<Row> rows;
     list_archive(reading(archive.get()), root.unpack, source.object_format(),
                  [&](const Row& row) { rows.push_back(row); });
-    auto next = rows.begin();
-    return compare_tree(
-        dir.get(), source.object_format(),
-        [&](Row& row) {
-          if (next == rows.end()) return false;
-          row = *next++;
-          return true;
-        },
-        options, on_difference);
+    return compare(dir.get(), [&, next = rows.begin()](Row& row) mutable {
+      if (next == rows.end()) return false;
+      row = *next++;
+      return true;
+    });
   }
   if (root.type == EntryRoot::Type::tree) {
     if (!S_ISDIR(info->st_mode)) return report(Difference::Kind::type);
     const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
     auto reader = read_manifest(source, *root.manifest);
-    return compare_tree(
-        dir.get(), source.object_format(), [&](Row& row) { return reader.next(row); }, options,
-        on_difference);
+    return compare(dir.get(), [&](Row& row) { return reader.next(row); });
   }
   if (!S_ISREG(info->st_mode)) return report(Difference::Kind::type);
   if (!root.is_qcow2() && static_cast<std::uint64_t>(info->st_size) != root.size)

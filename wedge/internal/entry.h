@@ -53,9 +53,10 @@ void refuse_mounts(int top, const std::string& path);
                                 const base::ReadAt& read);
 [[nodiscard]] base::ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size);
 
-/// As verify_entry(), below an open wedge.
-std::uint64_t verify_below(vat::BlobSource& source, int top, const std::string& path, const EntryRoot& root,
-                           const CompareOptions& options,
+/// As verify_entry(), below an open wedge. `records`: where to look for what the file system kept; -1:
+/// nowhere.
+std::uint64_t verify_below(vat::BlobSource& source, int top, int records, const std::string& path,
+                           const EntryRoot& root, const CompareOptions& options,
                            const std::function<void(const Difference&)>& on_difference);
 
 }  // namespace wedge::internal

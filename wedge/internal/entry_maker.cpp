@@ -17,6 +17,8 @@
 #include "wedge/internal/entry.h"
 #include "wedge/internal/entry_key.h"
 #include "wedge/internal/in_place.h"
+#include "wedge/internal/kept.h"
+#include "wedge/internal/move.h"
 #include "wedge/internal/place_file.h"
 #include "wedge/internal/settle.h"
 #include "wedge/unpack.h"
@@ -222,30 +224,71 @@ std::vector<Difference> EntryMaker::find_collisions(std::vector<std::string>& ex
   return collisions;
 }
 
-void EntryMaker::carry(const std::string& extra, int work) const {
-  if (!is_tree(root_)) return;  // a by-product of a tree that becomes a file
+std::uint64_t EntryMaker::write_kept(const Record& made, int work, RecordWriter& rows) const {
+  const auto name = record_name(path_);
+  const auto draft = name + ".draft";
+  rows.publish(draft);
+  auto record = made;
+  record.kept = true;
+  RecordWriter next(dir_.records(), record, work);
+  const auto top = base::open_beneath(work, "new", O_RDONLY | O_DIRECTORY);
+  const auto count =
+      add_kept(dir_.records(), draft, top.get(), source_.object_format(), options_.fidelity, next);
+  next.publish(name + ".next");
+  base::remove_tree(dir_.records(), draft);
+  return count;
+}
+
+void EntryMaker::carry(const std::vector<std::string>& extras, int work) const {
+  if (extras.empty() || !is_tree(root_)) return;  // by-products of a tree that becomes a file
   const auto old = base::open_beneath(dir_.top(), path_, O_RDONLY | O_DIRECTORY);
   const auto fresh = base::open_beneath(work, "new", O_RDONLY | O_DIRECTORY);
+  std::vector<std::string> directories;
+  for (const auto& extra : extras) {
+    const bool made = base::named(formats::escape(extra), [&] {
+      try {
+        return carry_one(extra, old.get(), fresh.get());
+      } catch (const Error& error) {
+        // Nobody needs a by-product; the old state has it.
+        if (!is_by_product(extra) || error.category() != Category::local) throw;
+        dir_.note(path_ + ": " + formats::escape(extra) + " stays in .shrub/old: " + error.what());
+        return false;
+      }
+    });
+    if (made) directories.push_back(extra);
+  }
+  // Modes and times last, when all that they hold lies in them.
+  for (auto directory = directories.rbegin(); directory != directories.rend(); ++directory)
+    copy_metadata(base::open_beneath(old.get(), *directory, O_RDONLY | O_DIRECTORY).get(),
+                  base::open_beneath(fresh.get(), *directory, O_RDONLY | O_DIRECTORY).get());
+}
+
+bool EntryMaker::carry_one(const std::string& extra, int old, int fresh) const {
   const auto [parent_path, name] = formats::split_path(extra);
-  const auto from = base::open_beneath(old.get(), parent_path, O_RDONLY | O_DIRECTORY);
+  const auto from = base::open_beneath(old, parent_path, O_RDONLY | O_DIRECTORY);
   base::UniqueFd to;
   try {
-    to = base::open_beneath(fresh.get(), parent_path, O_RDONLY | O_DIRECTORY);
+    to = base::open_beneath(fresh, parent_path, O_RDONLY | O_DIRECTORY);
   } catch (const Error& error) {
     if (error.category() == Category::local) throw;
-    if (is_by_product(extra)) return;  // the directory it was a by-product of is gone
-    throw Error(Category::refused,
-                "extra path " + formats::escape(extra) + ": its directory is not in the new tree");
+    if (is_by_product(extra)) return false;  // the directory it was a by-product of is gone
+    throw Error(Category::refused, "an extra path, whose directory is not in the new tree");
   }
   const auto info = find_stat(from.get(), name);
-  if (!info) return;
-  const int failed = S_ISDIR(info->st_mode) ? ::mkdirat(to.get(), name.c_str(), info->st_mode & 07777)
-                                            : ::linkat(from.get(), name.c_str(), to.get(), name.c_str(), 0);
-  if (failed == 0) return;
+  if (!info) return false;
+  const bool directory = S_ISDIR(info->st_mode);
+  if ((directory ? ::mkdirat(to.get(), name.c_str(), 0700)
+                 : ::linkat(from.get(), name.c_str(), to.get(), name.c_str(), 0)) == 0)
+    return directory;
   // The new tree has a path of this name: its own by-product serves as well. With --overwrite the new tree
   // has its way, and the user's file stays in the old one. Otherwise find_collisions() stopped the sync.
-  if (errno == EEXIST && (is_by_product(extra) || options_.overwrite)) return;
-  base::throw_errno(extra, errno);
+  if (errno == EEXIST && (is_by_product(extra) || options_.overwrite)) return false;
+  // A file of somebody else (protected_hardlinks), one that has no room for a name, a file system without
+  // links, or one that has it in another layer: a copy does.
+  if (directory || (errno != EPERM && errno != EMLINK && errno != EXDEV && errno != EOPNOTSUPP))
+    base::throw_errno(directory ? "make directory" : "link", errno);
+  (void)copy_path(from.get(), name, to.get(), name);
+  return false;
 }
 
 bool EntryMaker::can_change_in_place(const Record& record, const struct stat& there) const {
@@ -253,7 +296,7 @@ bool EntryMaker::can_change_in_place(const Record& record, const struct stat& th
     return root_.recipe && !root_.is_qcow2() && recipe_of(record.key, root_.recipe->format()) &&
            S_ISREG(there.st_mode);
   struct stat workspace;
-  return root_.unpack.empty() && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
+  return root_.unpack.empty() && !record.kept && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
          fidelity_of(record.key) == options_.fidelity && ::fstat(dir_.tmp(), &workspace) == 0 &&
          workspace.st_dev == there.st_dev;
 }
@@ -263,6 +306,10 @@ std::optional<WriteSummary> EntryMaker::stage(const Record& record, const Record
   const auto summary =
       is_tree(root_) ? stage_tree(made, work, next) : stage_content(record, made, work, next);
   if (!summary) return std::nullopt;
+  if (summary->kept_otherwise + summary->skipped_xattrs > 0) {  // the record has to say how; not from here
+    base::remove_tree(work, "new");
+    return std::nullopt;
+  }
   if (::syncfs(work) != 0) base::throw_errno("sync", errno);
   next.publish(record_name(path_) + ".next");
   return summary;

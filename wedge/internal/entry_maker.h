@@ -36,9 +36,14 @@ class EntryMaker {
   /// of the directories they lie in. Those that it has alike are taken out of `extras`. By-products are left:
   /// the root's take their place.
   [[nodiscard]] std::vector<Difference> find_collisions(std::vector<std::string>& extras) const;
-  /// Takes an extra path of what lies there over into "new": files by hard link, so that the old tree stays
-  /// whole.
-  void carry(const std::string& extra, int work) const;
+  /// Takes extra paths of what lies there, in order, over into "new": files by hard link, or as copies where
+  /// that cannot be, so that the old tree stays whole. By-products that cannot be had stay there, with a
+  /// note.
+  void carry(const std::vector<std::string>& extras, int work) const;
+
+  /// Announces "new" in `work` with what the file system kept of its `rows`; returns how many it has
+  /// otherwise.
+  [[nodiscard]] std::uint64_t write_kept(const Record& made, int work, RecordWriter& rows) const;
 
   /// Whether what lies there, which `record` says and `there` is, is of a kind that can change in place.
   [[nodiscard]] bool can_change_in_place(const Record& record, const struct stat& there) const;
@@ -58,6 +63,8 @@ class EntryMaker {
  private:
   /// Rows of a tree or archive, as they will be made.
   void for_each_row(const std::function<void(const formats::Row&)>& visit) const;
+  /// True if it made a directory, which has no metadata yet.
+  bool carry_one(const std::string& extra, int old, int fresh) const;
   [[nodiscard]] WriteSummary stage_tree(const Record& made, int work, RecordWriter& next) const;
   [[nodiscard]] std::optional<WriteSummary> stage_content(const Record& record, const Record& made, int work,
                                                           RecordWriter& next) const;

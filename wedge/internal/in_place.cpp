@@ -12,6 +12,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "wedge/internal/entry.h"
+#include "wedge/internal/move.h"
 #include "wedge/internal/place_file.h"
 
 namespace wedge::internal {
@@ -229,10 +230,7 @@ class TreeChanger {
   void move_out(int parent, const std::string& path) {
     const auto [parent_path, name] = formats::split_path(path);
     const auto to = open_old(parent_path);
-    const WritableTop writable(parent, name);
-    const auto kept = find_stat(to.get(), name) ? base::random_name() : name;
-    if (::renameat(parent, name.c_str(), to.get(), kept.c_str()) != 0)
-      base::throw_errno("move out of the way", errno);
+    move_path(parent, name, to.get(), find_stat(to.get(), name) ? base::random_name() : name);
   }
 
   /// Keeps a file that is about to be replaced, so that its path is never without one.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
 #include "formats/text/recipe.h"
+#include "wedge/internal/move.h"
 
 namespace wedge::internal {
 namespace {
@@ -177,18 +179,60 @@ void ContentWriter::finish() {
   if (ends_in_hole_ && ::ftruncate(fd_, static_cast<off_t>(offset_)) != 0) base::throw_errno("extend", errno);
 }
 
-std::uint64_t set_metadata(int fd, const Row& row, const Fidelity& fidelity) {
-  std::uint64_t skipped = 0;
-  if (fidelity.owners && ::fchown(fd, row.uid, row.gid) != 0) base::throw_errno("change owner", errno);
+namespace {
+
+/// Whether a call that sets metadata failed because the file system has no such thing.
+bool is_unsupported(int error) {
+  return error == EPERM || error == EOPNOTSUPP || error == ENOSYS;
+}
+
+/// Whether an attribute could not be set although there is room: there are limits for one value and, on ext4
+/// and btrfs, for all of a file.
+bool is_too_large(int fd, int error) {
+  if (error == E2BIG || error == ERANGE || error == ENAMETOOLONG) return true;
+  struct statvfs room;
+  return error == ENOSPC && ::fstatvfs(fd, &room) == 0 && room.f_bavail > 0;
+}
+
+/// A plain user who asks for owners is refused; a file system that has none loses them.
+bool take_owner(int result) {
+  if (result == 0) return true;
+  if (::geteuid() != 0 || (!is_unsupported(errno) && errno != EINVAL))
+    base::throw_errno("change owner", errno);
+  return false;
+}
+
+bool take(int result, const char* what) {
+  if (result == 0) return true;
+  if (!is_unsupported(errno)) base::throw_errno(what, errno);
+  return false;
+}
+
+/// Whether what lies there has the mode, time and owner of the row.
+bool is_kept(const struct stat& info, const Row& row, const Fidelity& fidelity) {
+  return info.st_mtim.tv_sec == row.mtime.seconds && info.st_mtim.tv_nsec == row.mtime.nanoseconds &&
+         (S_ISLNK(info.st_mode) || (info.st_mode & 07777) == restored_mode(row, fidelity)) &&
+         (!fidelity.owners || (info.st_uid == row.uid && info.st_gid == row.gid));
+}
+
+}  // namespace
+
+Lost set_metadata(int fd, const Row& row, const Fidelity& fidelity) {
+  Lost lost;
+  if (fidelity.owners) (void)take_owner(::fchown(fd, row.uid, row.gid));
   for (const auto& [name, value] : row.xattrs) {
     if (!is_restored_xattr(name, fidelity)) continue;
     if (::fsetxattr(fd, name.c_str(), value.data(), value.size(), 0) == 0) continue;
-    if (errno != ENOTSUP && errno != EPERM) base::throw_errno("extended attribute " + name, errno);
-    ++skipped;
+    if (!is_unsupported(errno) && !is_too_large(fd, errno))
+      base::throw_errno("extended attribute " + name, errno);
+    ++lost.xattrs;
   }
-  if (::fchmod(fd, restored_mode(row, fidelity)) != 0) base::throw_errno("change mode", errno);
-  if (::futimens(fd, times_of(row).data()) != 0) base::throw_errno("set time", errno);
-  return skipped;
+  (void)take(::fchmod(fd, restored_mode(row, fidelity)), "change mode");
+  (void)take(::futimens(fd, times_of(row).data()), "set time");
+  struct stat info;
+  if (::fstat(fd, &info) != 0) base::throw_errno("stat", errno);
+  lost.other = !is_kept(info, row, fidelity);
+  return lost;
 }
 
 void remove_other_xattrs(int fd, const Row& row, const Fidelity& fidelity) {
@@ -212,15 +256,31 @@ base::UniqueFd ensure_beneath(int top, const std::string& path) {
   return base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
 }
 
-void make_symlink(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {
-  if (::symlinkat(row.target.c_str(), parent, name.c_str()) != 0) base::throw_errno("make symlink", errno);
-  if (fidelity.owners && ::fchownat(parent, name.c_str(), row.uid, row.gid, AT_SYMLINK_NOFOLLOW) != 0)
-    base::throw_errno("change owner", errno);
-  if (::utimensat(parent, name.c_str(), times_of(row).data(), AT_SYMLINK_NOFOLLOW) != 0)
+namespace {
+
+/// Owner, mode and time of what is neither file nor directory.
+Lost set_plain_metadata(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {
+  if (fidelity.owners)
+    (void)take_owner(::fchownat(parent, name.c_str(), row.uid, row.gid, AT_SYMLINK_NOFOLLOW));
+  if (row.type != Row::Type::symlink)
+    (void)take(::fchmodat(parent, name.c_str(), restored_mode(row, fidelity), 0), "change mode");
+  // ENOENT: SFTP sets times through links.
+  if (::utimensat(parent, name.c_str(), times_of(row).data(), AT_SYMLINK_NOFOLLOW) != 0 &&
+      !is_unsupported(errno) && errno != ENOENT)
     base::throw_errno("set time", errno);
+  struct stat info;
+  if (::fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) base::throw_errno("stat", errno);
+  return {0, !is_kept(info, row, fidelity)};
 }
 
-void make_special(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {
+}  // namespace
+
+Lost make_symlink(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {
+  if (::symlinkat(row.target.c_str(), parent, name.c_str()) != 0) base::throw_errno("make symlink", errno);
+  return set_plain_metadata(parent, name, row, fidelity);
+}
+
+Lost make_special(int parent, const std::string& name, const Row& row, const Fidelity& fidelity) {
   mode_t type = S_IFIFO;
   dev_t device = 0;
   if (row.type != Row::Type::fifo) {
@@ -232,12 +292,20 @@ void make_special(int parent, const std::string& name, const Row& row, const Fid
   }
   if (::mknodat(parent, name.c_str(), type | 0600, device) != 0)
     base::throw_errno("make special file", errno);
-  if (fidelity.owners && ::fchownat(parent, name.c_str(), row.uid, row.gid, AT_SYMLINK_NOFOLLOW) != 0)
-    base::throw_errno("change owner", errno);
-  if (::fchmodat(parent, name.c_str(), restored_mode(row, fidelity), 0) != 0)
-    base::throw_errno("change mode", errno);
-  if (::utimensat(parent, name.c_str(), times_of(row).data(), AT_SYMLINK_NOFOLLOW) != 0)
-    base::throw_errno("set time", errno);
+  return set_plain_metadata(parent, name, row, fidelity);
+}
+
+Lost make_link(int from_dir, const std::string& from, int to_dir, const std::string& to) {
+  if (::linkat(from_dir, from.c_str(), to_dir, to.c_str(), 0) != 0) {
+    if (!is_unsupported(errno) && errno != EMLINK && errno != EXDEV) base::throw_errno("link", errno);
+    if (!copy_path(from_dir, from, to_dir, to)) base::throw_errno("link", ENOENT);
+    return {0, true};
+  }
+  struct stat a, b;
+  if (::fstatat(from_dir, from.c_str(), &a, AT_SYMLINK_NOFOLLOW) != 0 ||
+      ::fstatat(to_dir, to.c_str(), &b, AT_SYMLINK_NOFOLLOW) != 0)
+    base::throw_errno("stat", errno);
+  return {0, a.st_ino != b.st_ino || a.st_dev != b.st_dev};  // some union file systems number paths
 }
 
 }  // namespace wedge::internal

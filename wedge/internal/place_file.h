@@ -55,9 +55,15 @@ class ContentWriter {
   bool ends_in_hole_ = false;
 };
 
-/// Owner, attributes, mode and time of an open file or directory. Returns how many attributes could not be
-/// set.
-std::uint64_t set_metadata(int fd, const formats::Row& row, const Fidelity& fidelity);
+/// What of a row's metadata a file system, or this user's rights, did not take.
+struct Lost {
+  std::uint64_t xattrs = 0;  ///< extended attributes that could not be set
+  bool other = false;        ///< owner, mode or time
+  [[nodiscard]] bool any() const noexcept { return other || xattrs > 0; }
+};
+
+/// Owner, attributes, mode and time of an open file or directory.
+Lost set_metadata(int fd, const formats::Row& row, const Fidelity& fidelity);
 
 /// Takes away attributes of a tree that the row does not have.
 void remove_other_xattrs(int fd, const formats::Row& row, const Fidelity& fidelity);
@@ -65,8 +71,10 @@ void remove_other_xattrs(int fd, const formats::Row& row, const Fidelity& fideli
 /// The directory `path` below `top`, made with all that it lies in, mode 0700, where that is missing.
 [[nodiscard]] base::UniqueFd ensure_beneath(int top, const std::string& path);
 
-void make_symlink(int parent, const std::string& name, const formats::Row& row, const Fidelity& fidelity);
+Lost make_symlink(int parent, const std::string& name, const formats::Row& row, const Fidelity& fidelity);
 /// A device or fifo.
-void make_special(int parent, const std::string& name, const formats::Row& row, const Fidelity& fidelity);
+Lost make_special(int parent, const std::string& name, const formats::Row& row, const Fidelity& fidelity);
+/// A second name of a file; a copy of it (other) where the file system has no links, or no more of that file.
+Lost make_link(int from_dir, const std::string& from, int to_dir, const std::string& to);
 
 }  // namespace wedge::internal

@@ -23,16 +23,19 @@ constexpr std::size_t kMaxHead = std::size_t{1} << 20;
 constexpr std::size_t kBuffer = std::size_t{256} << 10;
 /// The last line: this, 64 hex digits of the SHA-256 of all before it, and a newline.
 constexpr std::string_view kEnd = "end ";
+/// Before a row that the file system has instead of the one before.
+constexpr std::string_view kKept = "kept ";
+constexpr std::uint64_t kVersion = 2, kVersionWithKept = 3;
 constexpr std::size_t kEndSize = kEnd.size() + 64 + 1;
 
 std::string to_text(const Record& record) {
-  formats::json::Object object{{"entry", 2},
+  formats::json::Object object{{"entry", record.kept ? kVersionWithKept : kVersion},
                                {"object-format", base::to_string(record.format)},
                                {"key", record.key},
                                {"inode", record.inode},
                                {"workspace", record.workspace},
-                               {"owner", formats::escape(record.owner)},
-                               {"path", formats::escape(record.path)}};
+                               {"owner", formats::escape_for_json(record.owner)},
+                               {"path", formats::escape_for_json(record.path)}};
   if (record.in_place) object.emplace_back("in-place", true);
   return formats::json::to_line(object) + "\n";
 }
@@ -57,15 +60,18 @@ Record parse_head(std::string_view line) {
   const auto format = base::find_object_format(text("object-format"));
   const auto* in_place = formats::json::find(*object, "in-place");
   const auto workspace = text("workspace");  // a name, never a way out of tmp/
-  if (number("entry") != 2 || !format || workspace.find_first_not_of("0123456789abcdef") != std::string::npos)
+  const auto version = number("entry");
+  if ((version != kVersion && version != kVersionWithKept) || !format ||
+      workspace.find_first_not_of("0123456789abcdef") != std::string::npos)
     refuse();
-  return {formats::unescape(text("path")),
-          formats::unescape(text("owner")),
+  return {formats::unescape_from_json(text("path")),
+          formats::unescape_from_json(text("owner")),
           text("key"),
           number("inode"),
           workspace,
           *format,
-          in_place != nullptr && in_place->find_bool() != nullptr && *in_place->find_bool()};
+          in_place != nullptr && in_place->find_bool() != nullptr && *in_place->find_bool(),
+          version == kVersionWithKept};
 }
 
 }  // namespace
@@ -82,10 +88,26 @@ std::optional<Record> RecordReader::head() {
   }
 }
 
+bool RecordReader::next_line() {
+  have_line_ = have_line_ || lines_.next(line_);
+  return have_line_;
+}
+
 bool RecordReader::next(Row& row) {
-  std::string line;
-  if (!lines_.next(line) || line.starts_with(kEnd)) return false;
-  row = formats::parse_row(line, format_);
+  while (next_line() && line_.starts_with(kKept)) have_line_ = false;
+  if (!have_line_ || line_.starts_with(kEnd)) return false;
+  row = formats::parse_row(line_, format_);
+  have_line_ = false;
+  return true;
+}
+
+bool RecordReader::next(Row& row, std::optional<Row>& kept) {
+  kept.reset();
+  if (!next(row)) return false;
+  if (next_line() && line_.starts_with(kKept)) {
+    kept = formats::parse_row(std::string_view(line_).substr(kKept.size()), format_);
+    have_line_ = false;
+  }
   return true;
 }
 
@@ -122,12 +144,30 @@ std::optional<Record> read_sound_record(int records, const std::string& name) {
   return head;
 }
 
+std::optional<RecordReader> open_record(int records, const std::string& name) {
+  auto fd = records >= 0 ? base::find_open_at(records, name, O_RDONLY | O_NOFOLLOW) : std::nullopt;
+  if (!fd) return std::nullopt;
+  RecordReader reader(std::move(*fd));
+  if (!reader.head()) return std::nullopt;
+  return reader;
+}
+
 NextRow read_rows(int records, const std::string& name) {
-  auto fd = base::find_open_at(records, name, O_RDONLY | O_NOFOLLOW);
-  if (!fd) return [](Row&) { return false; };
-  auto reader = std::make_shared<RecordReader>(std::move(*fd));  // shared: a function has to be copyable
-  (void)reader->head();
+  auto found = open_record(records, name);
+  if (!found) return [](Row&) { return false; };
+  auto reader = std::make_shared<RecordReader>(std::move(*found));  // shared: a function has to be copyable
   return [reader](Row& row) { return reader->next(row); };
+}
+
+NextRow read_kept_rows(int records, const std::string& name) {
+  auto found = open_record(records, name);
+  if (!found) return [](Row&) { return false; };
+  auto reader = std::make_shared<RecordReader>(std::move(*found));
+  return [reader, kept = std::optional<Row>()](Row& row) mutable {
+    if (!reader->next(row, kept)) return false;
+    if (kept) row = std::move(*kept);
+    return true;
+  };
 }
 
 std::optional<Row> read_first(int records, const std::string& name) {
@@ -150,6 +190,10 @@ void RecordWriter::add(const Row& row) {
   }
   text_ += formats::to_line(row) + "\n";
   if (text_.size() >= kBuffer) flush();
+}
+
+void RecordWriter::add_kept(const Row& row) {
+  text_ += std::string(kKept) + formats::to_line(row) + "\n";
 }
 
 void RecordWriter::flush() {

@@ -24,6 +24,7 @@ struct Record {
   std::string workspace;    ///< directory in tmp/ where the entry was built
   base::ObjectFormat format = base::ObjectFormat::sha256;
   bool in_place = false;  ///< the workspace has what changes, not the whole entry
+  bool kept = false;      ///< some rows are followed by what the file system kept of them
 };
 
 /// Reads a record line by line; what does not parse is as if it were not there.
@@ -31,11 +32,16 @@ class RecordReader {
  public:
   explicit RecordReader(base::UniqueFd fd) : lines_(std::move(fd)) {}
   [[nodiscard]] std::optional<Record> head();
-  /// After head().
+  /// After head(). What was to be made.
   [[nodiscard]] bool next(formats::Row& row);
+  /// … and what the file system kept of it, if that is something else.
+  [[nodiscard]] bool next(formats::Row& row, std::optional<formats::Row>& kept);
 
  private:
+  bool next_line();
   base::LineReader lines_;
+  std::string line_;
+  bool have_line_ = false;  ///< it was read ahead
   base::ObjectFormat format_ = base::ObjectFormat::sha256;
 };
 
@@ -47,8 +53,12 @@ class RecordReader {
 [[nodiscard]] std::optional<Record> read_record(int records, const std::string& name);
 /// The same, after a look through all of it: nullopt also if it is not what was written.
 [[nodiscard]] std::optional<Record> read_sound_record(int records, const std::string& name);
+/// The record after its head; nullopt if there is none, or its head does not parse.
+[[nodiscard]] std::optional<RecordReader> open_record(int records, const std::string& name);
 /// Its rows; none if there is no such record.
 [[nodiscard]] NextRow read_rows(int records, const std::string& name);
+/// … as the file system kept them.
+[[nodiscard]] NextRow read_kept_rows(int records, const std::string& name);
 [[nodiscard]] std::optional<formats::Row> read_first(int records, const std::string& name);
 
 /// Writes a record as its rows come. The head needs the inode of the entry's top, which exists when the first
@@ -59,6 +69,8 @@ class RecordWriter {
   /// `record` has its inode already.
   RecordWriter(int records, Record record, int work);
   void add(const formats::Row& row);
+  /// What the file system kept of the last row; `record` says that there is such.
+  void add_kept(const formats::Row& row);
   /// The first row added.
   [[nodiscard]] const formats::Row& top() const noexcept { return top_; }
   /// Durable when this returns.

@@ -16,6 +16,7 @@
 #include "wedge/internal/entry.h"
 #include "wedge/internal/entry_key.h"
 #include "wedge/internal/in_place.h"
+#include "wedge/internal/move.h"
 #include "wedge/internal/place_file.h"
 
 namespace wedge::internal {
@@ -28,6 +29,8 @@ using formats::Row;
 namespace {
 
 constexpr std::time_t kLongestWrite = 10;  ///< seconds
+/// In a workspace: the old state is being moved there by parts.
+constexpr const char* kByParts = "parts";
 
 std::vector<std::string> carry_out_content(const WedgeDir& dir, const Record& made, const Row& after,
                                            int work, bool again) {
@@ -74,30 +77,40 @@ std::vector<std::string> carry_out(const WedgeDir& dir, const Record& made, int 
 void finish_top(const WedgeDir& dir, const Record& made) {
   // Some file systems (xfs) change the time of a directory that is moved.
   const auto top = read_first(dir.records(), record_name(made.path) + ".next");
-  if (top && top->type == Row::Type::directory) set_top(dir.top(), made.path, *top, fidelity_of(made.key));
+  if (top && top->type == Row::Type::directory)
+    (void)set_top(dir.top(), made.path, *top, fidelity_of(made.key));
 }
 
 }  // namespace
 
-void set_top(int parent, const std::string& path, const Row& top, const Fidelity& fidelity) {
+Lost set_top(int parent, const std::string& path, const Row& top, const Fidelity& fidelity) {
   const auto dir = base::open_beneath(parent, path, O_RDONLY | O_DIRECTORY);
-  (void)set_metadata(dir.get(), top, fidelity);
+  return set_metadata(dir.get(), top, fidelity);
 }
+
+namespace {
+
+void move_in(int work, int parent, const std::string& name, bool there) {
+  if (there) move_path(parent, name, work, "old");
+  if (::renameat(work, "new", parent, name.c_str()) != 0) base::throw_errno(name, errno);
+}
+
+}  // namespace
 
 void swap_in(int work, int parent, const std::string& name, bool there) {
   std::optional<WritableTop> writable;
   if (there) writable.emplace(parent, name);
   const unsigned flags = there ? RENAME_EXCHANGE : RENAME_NOREPLACE;
   if (::renameat2(work, "new", parent, name.c_str(), flags) == 0) return;
-  // refuse_mounts() found nothing mounted before; overlayfs says so of a directory of a lower layer, too.
-  if (errno == EXDEV)
-    throw Error(Category::local, name + ": is on another file system than the wedge",
-                "do not mount over parts of a wedge");
-  if (errno != EINVAL && errno != ENOSYS) base::throw_errno(name, errno);
-  // No exchange on this file system: two renames. recover() puts the old state back if they are not both
-  // done.
-  if (there && ::renameat(parent, name.c_str(), work, "old") != 0) base::throw_errno(name, errno);
-  if (::renameat(work, "new", parent, name.c_str()) != 0) base::throw_errno(name, errno);
+  // EXDEV: of a directory of a lower layer of overlayfs; refuse_mounts() found nothing mounted.
+  if (errno != EINVAL && errno != ENOSYS && !(there && errno == EXDEV)) base::throw_errno(name, errno);
+  // No exchange: two moves. Between two renames recover() puts the old state back; what is moved by parts
+  // goes on.
+  if (errno == EXDEV) {
+    base::open_at(work, kByParts, O_WRONLY | O_CREAT, 0600).close();
+    base::sync_directory(work);
+  }
+  move_in(work, parent, name, there);
 }
 
 std::vector<std::string> settle(const WedgeDir& dir, const Record& made, bool again) {
@@ -107,9 +120,7 @@ std::vector<std::string> settle(const WedgeDir& dir, const Record& made, bool ag
   const auto keep = [&](const char* previous) {
     if (!find_stat(work->get(), previous)) return;
     dir.discard_old(name);
-    const WritableTop writable(work->get(), previous);
-    if (::renameat(work->get(), previous, dir.old(), name.c_str()) != 0)
-      base::throw_errno("keep the old " + made.path, errno);
+    base::named("keep the old " + made.path, [&] { move_path(work->get(), previous, dir.old(), name); });
   };
   if (!made.in_place) finish_top(dir, made);
   if (made.in_place && work) left = carry_out(dir, made, work->get(), again);
@@ -119,7 +130,7 @@ std::vector<std::string> settle(const WedgeDir& dir, const Record& made, bool ag
   if (::renameat(dir.records(), (name + ".next").c_str(), dir.records(), (name + ".state").c_str()) != 0)
     base::throw_errno("record of " + made.path, errno);
   base::sync_directory(dir.records());
-  base::remove_tree(dir.tmp(), made.workspace);
+  dir.clear(dir.tmp(), made.workspace);
   return left;
 }
 
@@ -133,14 +144,19 @@ std::map<std::string, Error> recover(const WedgeDir& dir) {
   base::remove_leftovers(dir.records());
   std::set<std::string> needed;
   for (const auto& name : base::list_directory(dir.records())) {
+    if (name.ends_with(".draft")) base::remove_tree(dir.records(), name);
     if (!name.ends_with(".next")) continue;
     const auto record = read_record(dir.records(), name);
     if (record && formats::is_safe_path(record->path)) {
       const auto [parent_path, entry] = formats::split_path(record->path);
       const auto parent = dir.look_for_parent(parent_path);
       const auto info = parent ? find_stat(parent->get(), entry) : std::nullopt;
-      if (info && info->st_ino == record->inode) {  // exchanged already, or to be changed in place
+      const auto work = base::find_open_at(dir.tmp(), record->workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+      const bool by_parts = info && work && !record->in_place && find_stat(work->get(), kByParts) &&
+                            find_stat(work->get(), "new");
+      if (by_parts || (info && info->st_ino == record->inode)) {  // exchanged already, or to be changed
         try {
+          if (by_parts) move_in(work->get(), parent->get(), entry, true);
           (void)settle(dir, *record, true);
         } catch (const Error& error) {
           unfinished.emplace(record->path, error);
@@ -149,8 +165,6 @@ std::map<std::string, Error> recover(const WedgeDir& dir) {
         continue;
       }
       if (parent && !info && !record->in_place) {
-        const auto work =
-            base::find_open_at(dir.tmp(), record->workspace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
         if (work && find_stat(work->get(), "old")) {
           const WritableTop writable(work->get(), "old");
           if (!base::rename_to_free_name(work->get(), "old", parent->get(), entry))
@@ -162,7 +176,7 @@ std::map<std::string, Error> recover(const WedgeDir& dir) {
     if (::unlinkat(dir.records(), name.c_str(), 0) != 0) base::throw_errno(name, errno);
   }
   for (const auto& name : base::list_directory(dir.tmp()))
-    if (!needed.contains(name)) base::remove_tree(dir.tmp(), name);
+    if (!needed.contains(name)) dir.clear(dir.tmp(), name);
   return unfinished;
 }
 

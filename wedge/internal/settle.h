@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "formats/base/error.h"
+#include "wedge/internal/place_file.h"
 #include "wedge/internal/record.h"
 #include "wedge/internal/wedge_dir.h"
 
@@ -17,7 +18,7 @@ namespace wedge::internal {
 inline constexpr const char* kPinned = "entry";
 
 /// Sets what `top` says on the directory `path`.
-void set_top(int parent, const std::string& path, const formats::Row& top, const Fidelity& fidelity);
+Lost set_top(int parent, const std::string& path, const formats::Row& top, const Fidelity& fidelity);
 
 /// Puts "new" of `work` where `name` of `parent` is, which `there` says exists, and that into "new" or "old".
 void swap_in(int work, int parent, const std::string& name, bool there);
@@ -32,7 +33,8 @@ void swap_in(int work, int parent, const std::string& name, bool there);
 
 /// Finishes or forgets what a killed sync left. An entry whose top is the one announced was exchanged
 /// already; one that is gone while its old state lies in the workspace was caught between two renames and
-/// is put back. Returns the entries whose interrupted change could not be finished, and why.
+/// is put back; one whose old state was being moved by parts gets its new one. Returns the entries whose
+/// interrupted change could not be finished, and why.
 [[nodiscard]] std::map<std::string, base::Error> recover(const WedgeDir& dir);
 
 }  // namespace wedge::internal

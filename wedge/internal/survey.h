@@ -29,7 +29,8 @@ struct Survey {
 /// Tells `note` how what lies at `path` differs from what `record` says was made; of times, and of extra
 /// paths that programs leave, nothing.
 void list_changes(const WedgeDir& dir, const std::string& path, const Record& record,
-                  const SyncOptions& options, const std::function<void(const Difference&)>& note);
+                  const SyncOptions& options, vat::BlobSource* source,
+                  const std::function<void(const Difference&)>& note);
 
 /// Whether what lies at `path`, which no sync made, already is what `root` says. What of it may not be lost
 /// goes to `in_the_way`.

@@ -22,7 +22,9 @@ using base::Category;
 using base::Error;
 using base::find_stat;
 
-WedgeDir::WedgeDir(const std::string& path, bool read_only, StatCache* cache) : cache_(cache) {
+WedgeDir::WedgeDir(const std::string& path, bool read_only, StatCache* cache,
+                   std::function<void(const std::string&)> on_note)
+    : cache_(cache), on_note_(std::move(on_note)) {
   if (read_only) {
     auto top = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
     if (!top) return;
@@ -80,7 +82,22 @@ std::optional<Record> WedgeDir::find_record(const std::string& path) const {
   return read_sound_record(records_.get(), record_name(path) + ".state");
 }
 
+void WedgeDir::note(const std::string& text) const {
+  if (on_note_) on_note_(text);
+}
+
+void WedgeDir::clear(int dir, const std::string& name) const {
+  try {
+    base::remove_tree(dir, name);
+  } catch (const Error& error) {
+    if (error.category() != Category::local) throw;
+    note(std::string("cannot be removed from .shrub: ") + error.what());
+  }
+}
+
 void WedgeDir::discard_old(const std::string& name) const {
+  for (const auto& other : base::list_directory(old_.get()))
+    if (other.starts_with(name + "-")) clear(old_.get(), other);
   const auto info = cache_ != nullptr ? find_stat(old_.get(), name) : std::nullopt;
   if (info && S_ISDIR(info->st_mode)) {
     const auto top = base::open_beneath(old_.get(), name, O_RDONLY | O_DIRECTORY);
@@ -98,7 +115,11 @@ void WedgeDir::discard_old(const std::string& name) const {
         cache_->keep_across(handle->get(), [&] { (void)::unlinkat(parent->get(), below.c_str(), 0); });
     }
   }
-  base::remove_tree(old_.get(), name);
+  clear(old_.get(), name);
+  // What cannot be removed (immutable, somebody else's) makes room for what comes.
+  const auto aside = name + "-" + base::random_name();
+  if (find_stat(old_.get(), name) && !base::rename_to_free_name(old_.get(), name, old_.get(), aside))
+    base::throw_errno(".shrub/old/" + name, errno);
 }
 
 void WedgeDir::wait_for_clock() const {

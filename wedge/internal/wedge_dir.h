@@ -15,7 +15,9 @@ class WedgeDir {
  public:
   /// Makes what is missing and takes the wedge's lock, which goes with this object: busy if a sync has it.
   /// `read_only`: makes and locks nothing; there may be no wedge at all. `cache` may be nullptr.
-  WedgeDir(const std::string& path, bool read_only, StatCache* cache);
+  /// `on_note` (may be empty) is told what could not be done and stops nothing.
+  WedgeDir(const std::string& path, bool read_only, StatCache* cache,
+           std::function<void(const std::string&)> on_note);
 
   /// The wedge itself; -1 if there is none. The others are -1 if it is read only, but for records().
   [[nodiscard]] int top() const noexcept { return top_.get(); }
@@ -36,6 +38,9 @@ class WedgeDir {
   /// Removes the previous state of an entry, by the name of its record. What it shares with the present one
   /// stays known.
   void discard_old(const std::string& name) const;
+  /// Removes `name` of one of the directories of .shrub, or says that it cannot be.
+  void clear(int dir, const std::string& name) const;
+  void note(const std::string& text) const;
 
   /// Until now nobody else could change the files that were made; whoever does from here on leaves another
   /// ctime than the cache has.
@@ -43,6 +48,7 @@ class WedgeDir {
 
  private:
   StatCache* const cache_;
+  const std::function<void(const std::string&)> on_note_;
   base::UniqueFd top_, state_, lock_, tmp_, old_, records_;
 };
 
