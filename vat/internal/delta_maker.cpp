@@ -162,7 +162,7 @@ void DeltaMaker::begin_file(const Row* row) {
   old_pieces_.clear();
   std::optional<OldFile> old;
   if (row == nullptr) {
-    if (from_->recipe || from_->blob) old = OldFile{from_->blob.value_or(ObjectId()), 0};
+    if (from_ && (from_->recipe || from_->blob)) old = OldFile{from_->blob.value_or(ObjectId()), 0};
   } else if (const auto* found = find_old(row->path)) {
     old = *found;
   }
