@@ -283,8 +283,10 @@ Ingested ingest_one(std::unique_ptr<FileItem> item, Adder& adder, const chunker:
 }  // namespace
 
 Ingested ingest_file(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
-                     const std::function<void(std::uint64_t)>& progress) {
-  return ingest_one(std::make_unique<FileItem>(path, IngestItem::Kind::tar), adder, parameters, progress);
+                     const std::function<void(std::uint64_t)>& progress, std::uint64_t max_holes) {
+  auto item = std::make_unique<FileItem>(path, IngestItem::Kind::tar);
+  item->max_holes = max_holes;
+  return ingest_one(std::move(item), adder, parameters, progress);
 }
 
 IngestedImage ingest_image(const std::string& path, Adder& adder, const chunker::Parameters& parameters,
@@ -293,6 +295,7 @@ IngestedImage ingest_image(const std::string& path, Adder& adder, const chunker:
       path, options.name_content ? IngestItem::Kind::named_image : IngestItem::Kind::image);
   item->open_disk = options.open_disk;
   item->base = options.base;
+  item->max_holes = options.max_holes;
   const auto stored = ingest_one(std::move(item), adder, parameters, progress);
   return {*stored.recipe, options.name_content ? std::optional(stored.blob) : std::nullopt, stored.size};
 }

@@ -34,6 +34,9 @@ struct ImageBase {
   bool is_below = false;
 };
 
+/// Bytes of holes of one file that are hashed without being asked.
+inline constexpr std::uint64_t kMaxHoles = std::uint64_t{64} << 30;
+
 /// One thing to ingest. Belongs to ingest() until it is handed to `done`.
 class IngestItem {
  public:
@@ -55,6 +58,9 @@ class IngestItem {
   /// A tar is cut at its members, so that they are found in it; what is none is stored as a file.
   enum class Kind : std::uint8_t { file, image, named_image, tar };
   Kind kind = Kind::file;
+  /// What has more of holes is refused if its content is to be named: a hole costs nothing to state, and
+  /// hashing it costs what data costs.
+  std::uint64_t max_holes = kMaxHoles;
 
   /// What is to be stored of an image: by default the bytes of the file that open() gave, which outlives it.
   [[nodiscard]] virtual std::unique_ptr<formats::Disk> disk(int fd) { return formats::open_raw_disk(fd); }
@@ -99,7 +105,8 @@ void ingest(base::ObjectFormat format, Adder* adder, const chunker::Parameters& 
 /// Ingests one file; a tar as such. Throws what fails, naming the path.
 [[nodiscard]] Ingested ingest_file(const std::string& path, Adder& adder,
                                    const chunker::Parameters& parameters,
-                                   const std::function<void(std::uint64_t)>& progress);
+                                   const std::function<void(std::uint64_t)>& progress,
+                                   std::uint64_t max_holes = kMaxHoles);
 
 /// A disk image that was stored.
 struct IngestedImage {
@@ -109,7 +116,8 @@ struct IngestedImage {
 };
 
 struct ImageOptions {
-  bool name_content = false;  ///< hash all of it too, holes as zeros
+  bool name_content = false;            ///< hash all of it too, holes as zeros …
+  std::uint64_t max_holes = kMaxHoles;  ///< … if there are no more bytes of them
   std::optional<ImageBase> base;
   /// Gives the disk that is in the file; empty: the file is it. What it says to be malformed fails.
   std::function<std::unique_ptr<formats::Disk>(int fd)> open_disk;

@@ -26,6 +26,7 @@ struct CompareOptions {
   StatCache* cache = nullptr;  ///< content it knows is not read …
   SpotCheck spot_check;        ///< … but for these; SpotCheck(100, 0) reads all
   Fidelity fidelity;
+  std::uint64_t allow_holes = 0;  ///< of archives; see max_archive_holes()
   std::function<void(std::uint64_t)> progress;
   /// verify_entry(): told how many paths are as the file system kept them when sync made them, which is no
   /// difference. May be empty.

@@ -228,6 +228,15 @@ LazyReader::Run LazyReader::run_at(const FilePtr& file, std::uint64_t offset,
   return {end, is_hole};
 }
 
+std::uint64_t LazyReader::data_size(const FilePtr& file, const std::function<bool()>& is_over) {
+  const auto all = pieces_of(file, is_over);
+  if (all->stream) return file->size;
+  std::uint64_t size = 0;
+  for (const auto& piece : all->pieces)
+    if (!piece.is_hole()) size += piece.size;
+  return size;
+}
+
 /// So that the next read finds it done.
 void LazyReader::decode_ahead(const File& file, const Pieces& all, std::uint64_t end, std::uint64_t size) {
   const auto wanted = std::min({file.size, end + size, file.ahead_to.load()});

@@ -63,6 +63,8 @@ class LazyReader {
   /// The run at `offset`, which lies in the file; it may be cut short. Reads no chunk; throws as read().
   [[nodiscard]] Run run_at(const FilePtr& file, std::uint64_t offset,
                            const std::function<bool()>& is_over = {});
+  /// Bytes of it that are in no hole. Reads no chunk; throws as read().
+  [[nodiscard]] std::uint64_t data_size(const FilePtr& file, const std::function<bool()>& is_over = {});
 
  private:
   using Chunk = std::shared_ptr<const base::Buffer>;  // shared: by readers, and with the memory

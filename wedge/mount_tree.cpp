@@ -36,6 +36,7 @@ struct Node {
   std::uint32_t entry = UINT32_MAX;        ///< tree 0: the tree or file that stands here
   formats::Timestamp mtime;
   std::uint64_t size = 0;
+  bool may_have_holes = false;
   ObjectId blob;
   std::string name, target;
   std::vector<std::uint32_t> members;  ///< in the order of their names
@@ -100,6 +101,7 @@ Nodes read_tree(vat::BlobSource& source, const ObjectId& manifest) {
     node.links = row.type == Row::Type::directory ? 2 : 1;
     node.mtime = row.mtime;
     node.size = row.size;
+    node.may_have_holes = row.sparse;
     node.blob = row.blob;
     node.target = row.target;
     if (!row.xattrs.empty())
@@ -158,6 +160,7 @@ class MountTree::Impl {
             node.mode = 0444;
             node.links = 1;
             node.size = entry.root.size;
+            node.may_have_holes = entry.root.type == EntryRoot::Type::image;
           }
         }
         at = frame_.add(at, name, std::move(node));
@@ -356,6 +359,10 @@ std::optional<base::ObjectId> MountTree::find_blob(Inode file) {
   const auto place = impl_->place_of(file);
   if (place.node->type != Row::Type::file) return std::nullopt;
   return place.base == 0 ? impl_->entries_[place.node->entry].root.blob : std::optional(place.node->blob);
+}
+
+bool MountTree::may_have_holes(Inode inode) {
+  return impl_->place_of(inode).node->may_have_holes;
 }
 
 const std::vector<MountEntry>& MountTree::entries() const noexcept {

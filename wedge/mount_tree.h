@@ -46,7 +46,10 @@ class MountTree {
   /// 0: there is none of that name.
   [[nodiscard]] Inode find(Inode directory, std::string_view name);
   /// All numbers are those that find() and list() gave.
+  /// All of a file counts in st_blocks.
   [[nodiscard]] struct stat stat_of(Inode inode);
+  /// Whether it is a file that had holes, or a disk image.
+  [[nodiscard]] bool may_have_holes(Inode inode);
   /// Whoever looks keeps to the access control lists in xattrs_of(). Otherwise modes give nobody what a list
   /// denies somebody.
   void let_lists_be_kept();

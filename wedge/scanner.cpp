@@ -117,6 +117,7 @@ class ScanItem final : public vat::IngestItem {
   ScanItem(int top, internal::Walk::Entry entry, const ScanOptions& options, const Known& known)
       : top_(top), options_(options), known_(known), entry_(std::move(entry)) {
     scanned.row.path = entry_.path;
+    max_holes = options.max_holes;
   }
 
   [[nodiscard]] std::optional<base::UniqueFd> open() override {
@@ -152,8 +153,8 @@ class ScanItem final : public vat::IngestItem {
     // Only regular files and directories are opened for reading: opening a fifo or a device may block or act.
     auto fd = base::open_at(parent->get(), name, O_RDONLY | O_NOFOLLOW | (file ? O_NONBLOCK : O_DIRECTORY));
     const bool reading = file && options_.read_content;
-    // Whoever reads the content compares the state when that is done. File systems without a device of their own
-    // (FUSE, network) may have told what was true a second ago.
+    // Whoever reads the content compares the state when that is done. File systems without a device of their
+    // own (FUSE, network) may have told what was true a second ago.
     struct stat opened = info;
     const bool may_be_stale = major(info.st_dev) == 0;
     struct statx fresh_info;

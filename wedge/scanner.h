@@ -30,7 +30,8 @@ struct ScanOptions {
   /// Told of a file whose content changed while size and times stayed the same. One call at a time.
   std::function<void(const std::string& path)> on_silent_change;
   chunker::Parameters parameters = chunker::make_parameters(chunker::kDefaultExponent);
-  std::vector<std::string> exclude;  ///< patterns, see is_excluded()
+  std::uint64_t max_holes = vat::kMaxHoles;  ///< bytes of holes of one file; with more it cannot be read
+  std::vector<std::string> exclude;          ///< patterns, see is_excluded()
   bool one_file_system = false;
   bool all_xattrs = false;   ///< record every extended attribute that can be read; files are opened for them
   bool keep_going = false;   ///< pass over what cannot be read; on_problem is told

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <vector>
@@ -53,7 +54,8 @@ struct InManifestOrder {
 class Unpacker {
  public:
   /// `options` is nullptr if nothing is to be written.
-  Unpacker(base::ObjectFormat format, const WriteOptions* options) : hasher_(format), options_(options) {
+  Unpacker(base::ObjectFormat format, std::uint64_t max_holes, const WriteOptions* options)
+      : hasher_(format), max_holes_(max_holes), options_(options) {
     make_implicit(".");
   }
 
@@ -216,14 +218,27 @@ class Unpacker {
     internal::ContentWriter writer(fd.get(), false);
     hasher_.reset(member.size);
     std::uint64_t size = 0;
-    while (const std::size_t count = reader.read(buffer_)) {
-      const auto bytes = base::Bytes(buffer_).subspan(0, count);
-      size += count;
-      if (size > member.size) refuse("tar: a member is longer than it says");
-      hasher_.update(bytes);
-      if (top_) writer.write(bytes);
+    const auto hole = [&](std::uint64_t end) {
+      holes_ += end - size;
+      if (holes_ > max_holes_)
+        throw Error(Category::refused,
+                    "tar: more than " + base::human_size(max_holes_) + " of holes in an archive of this size",
+                    "--allow-holes SIZE, if that is meant");
+      hasher_.update_zeros(end - size);
+      writer.hole(end - size);
+      size = end;
+    };
+    while (const auto part = reader.next_part()) {
+      if (part->offset < size || part->offset > member.size ||
+          part->bytes.size() > member.size - part->offset)
+        refuse("tar: a member is longer than it says");
+      hole(part->offset);
+      size += part->bytes.size();
+      hasher_.update(part->bytes);
+      if (top_) writer.write(part->bytes);
     }
-    if (size != member.size) refuse("tar: a member is shorter than it says");
+    hole(member.size);
+    if (top_) writer.finish();
     row.blob = hasher_.finish();
     if (!top_) return;
     note(internal::set_metadata(fd.get(), row, options_->fidelity));
@@ -260,12 +275,13 @@ class Unpacker {
   }
 
   base::ObjectHasher hasher_;
+  const std::uint64_t max_holes_;
+  std::uint64_t holes_ = 0;  ///< bytes, of all members
   const WriteOptions* options_;
   base::UniqueFd top_, open_;
   std::string open_path_;
   std::map<std::string, Node, InManifestOrder> nodes_;
   std::uint64_t groups_ = 0;
-  base::Buffer buffer_ = base::Buffer(std::size_t{256} << 10);
   WriteSummary summary_;
 };
 
@@ -278,17 +294,22 @@ formats::Codec archive_codec(const std::string& kind) {
   return *codec;
 }
 
+std::uint64_t max_archive_holes(std::uint64_t size, std::uint64_t allowed) noexcept {
+  constexpr std::uint64_t kAlways = std::uint64_t{1} << 30, kTimes = 100;
+  return std::max({kAlways, size > UINT64_MAX / kTimes ? UINT64_MAX : size * kTimes, allowed});
+}
+
 void list_archive(const formats::ByteSource& archive, const std::string& kind, base::ObjectFormat format,
-                  const std::function<void(const Row&)>& on_row) {
-  Unpacker unpacker(format, nullptr);
+                  std::uint64_t max_holes, const std::function<void(const Row&)>& on_row) {
+  Unpacker unpacker(format, max_holes, nullptr);
   unpacker.run(archive, kind);
   unpacker.finish(on_row);
 }
 
 WriteSummary unpack_archive(const formats::ByteSource& archive, const std::string& kind,
-                            base::ObjectFormat format, int parent, const std::string& name,
-                            const WriteOptions& options) {
-  Unpacker unpacker(format, &options);
+                            base::ObjectFormat format, std::uint64_t max_holes, int parent,
+                            const std::string& name, const WriteOptions& options) {
+  Unpacker unpacker(format, max_holes, &options);
   unpacker.make_top(parent, name);
   unpacker.run(archive, kind);
   unpacker.finish(options.on_row);

@@ -2,6 +2,8 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
+#include <array>
 #include <variant>
 
 #include "formats/base/c_ptr.h"
@@ -81,6 +83,12 @@ void ObjectHasher::update(Bytes content) {
   }
   state_->missing -= content.size();
   state_->feed(content);
+}
+
+void ObjectHasher::update_zeros(std::uint64_t count) {
+  static constexpr std::array<std::byte, 65536> kZeros{};
+  for (; count > 0; count -= std::min<std::uint64_t>(count, kZeros.size()))
+    update({kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(count, kZeros.size()))});
 }
 
 ObjectId ObjectHasher::finish() {

@@ -28,6 +28,7 @@ class ObjectHasher {
   /// Starts an object of `size` bytes; `type` is a git object type such as "blob" or "tree".
   void reset(std::uint64_t size, std::string_view type = "blob");
   void update(Bytes content);
+  void update_zeros(std::uint64_t count);
   /// The id. Category::internal if fewer or more than `size` bytes were given.
   [[nodiscard]] ObjectId finish();
 

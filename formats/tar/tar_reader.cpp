@@ -116,10 +116,15 @@ bool TarReader::next(TarMember& member) {
   return true;
 }
 
-std::size_t TarReader::read(base::MutableBytes buffer) {
-  const la_ssize_t count = archive_read_data(state_->handle.get(), buffer.data(), buffer.size());
-  if (count < 0) state_->fail();
-  return static_cast<std::size_t>(count);
+std::optional<TarReader::Part> TarReader::next_part() {
+  const void* bytes = nullptr;
+  std::size_t size = 0;
+  la_int64_t offset = 0;
+  const int code = archive_read_data_block(state_->handle.get(), &bytes, &size, &offset);
+  if (code == ARCHIVE_EOF) return std::nullopt;
+  if (code != ARCHIVE_OK && code != ARCHIVE_WARN) state_->fail();
+  if (offset < 0) throw Error(Category::refused, "tar: malformed");
+  return Part{static_cast<std::uint64_t>(offset), {static_cast<const std::byte*>(bytes), size}};
 }
 
 }  // namespace formats

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "formats/base/bytes.h"
@@ -44,8 +45,14 @@ class TarReader {
 
   /// The next member; false at the end of the archive.
   [[nodiscard]] bool next(TarMember& member);
-  /// Content of the present member; holes of sparse members come as zeros. 0 at its end.
-  [[nodiscard]] std::size_t read(base::MutableBytes buffer);
+  /// A part of the present member's content; valid until the next call of anything here. What lies between
+  /// two of them, and between the last and the member's size, is hole.
+  struct Part {
+    std::uint64_t offset = 0;  ///< in the member; not before the end of the part before
+    base::Bytes bytes;
+  };
+  /// nullopt at the end of the content.
+  [[nodiscard]] std::optional<Part> next_part();
 
  private:
   struct State;

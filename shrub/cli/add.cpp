@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "cli/holes.h"
 #include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -37,22 +38,26 @@ std::string archive_kind(const std::string& path) {
 }
 
 /// Refuses an archive that nobody could sync.
-void check_archive(const std::string& path, const std::string& kind, base::ObjectFormat format) {
+void check_archive(const std::string& path, const std::string& kind, base::ObjectFormat format,
+                   std::uint64_t allow_holes) {
   const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
   base::named(path, [&] {
     wedge::list_archive([&](base::MutableBytes buffer) { return base::read_some(fd.get(), buffer); }, kind,
-                        format, [](const formats::Row&) {});
+                        format, wedge::max_archive_holes(base::file_size(fd.get()), allow_holes),
+                        [](const formats::Row&) {});
   });
 }
 
 /// Stores the file at `path` and writes its vref. `provenance`: what is new in it.
 void add_file(const Addition& addition, const std::string& path, formats::Vref vref,
-              const formats::json::Object& provenance, cli::Output& output) {
-  if (!vref.unpack.empty()) check_archive(path, vref.unpack, addition.vat().object_format());
+              const formats::json::Object& provenance, const cli::Call& call, cli::Output& output) {
+  if (!vref.unpack.empty())
+    check_archive(path, vref.unpack, addition.vat().object_format(), cli::allowed_holes(call, 0));
   vat::Adder adder(addition.vat(), addition.options);
-  const auto content =
-      vat::ingest_file(path, adder, profile_for(addition.before, *addition.vats.source, addition.vat()),
-                       [&](std::uint64_t done) { output.progress("added", done, 0); });
+  const auto content = vat::ingest_file(
+      path, adder, profile_for(addition.before, *addition.vats.source, addition.vat()),
+      [&](std::uint64_t done) { output.progress("added", done, 0); },
+      cli::allowed_holes(call, vat::kMaxHoles));
   const auto summary = adder.finish();
   vref.type = formats::Vref::Type::file;
   vref.blob = content.blob;
@@ -68,7 +73,7 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto addition = begin_addition(call, output);
   if (std::filesystem::is_directory(path))
     throw Error(Category::usage, path + ": a directory", "shrub add-dir");
-  add_file(addition, path, std::move(vref), {}, output);
+  add_file(addition, path, std::move(vref), {}, call, output);
   return 0;
 }
 
@@ -99,7 +104,7 @@ int run_url(const cli::Call& call, cli::Output& output) {
        {std::pair("place", place == shown ? std::string() : place), std::pair("etag", got.etag),
         std::pair("modified", got.modified), std::pair("sha256", base::to_hex(got.sha256))})
     if (!value.empty()) provenance.emplace_back(key, value);
-  add_file(addition, path, std::move(vref), provenance, output);
+  add_file(addition, path, std::move(vref), provenance, call, output);
   return 0;
 }
 
@@ -117,6 +122,7 @@ cli::Command add_command() {
        {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
       {{"--unpack", "", "FILE is a tar: the entry is the tree in it"},
        {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+       cli::holes_option(),
        cli::dry_run_option()},
       {{"shrub add gcc-13.tar.xz deps.shrub/gcc.vref", "the file itself"},
        {"shrub add --unpack gcc-13.tar.xz deps.shrub/gcc.vref", "what is in it"}},
@@ -140,6 +146,7 @@ cli::Command add_url_command() {
            {"--keep-query", "", "the vref keeps the URL's query, but for what looks like a secret"},
            cli::limit_rate_option(),
            {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+           cli::holes_option(),
            cli::dry_run_option()},
           {{"shrub add-url --unpack https://example.org/gcc-13.tar.xz deps.shrub/gcc.vref",
             "what is in a release"}},

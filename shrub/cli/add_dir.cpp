@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "cli/environment.h"
+#include "cli/holes.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/worker_pool.h"
@@ -63,6 +64,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   scan.threads = jobs(call);
   scan.parameters = profile_for(addition.before, *addition.vats.source, addition.vat());
   scan.exclude = patterns(call);
+  scan.max_holes = cli::allowed_holes(call, scan.max_holes);
   scan.one_file_system = call.has("--one-file-system");
   scan.all_xattrs = call.has("--all-xattrs");
   scan.keep_going = call.has("--keep-going");
@@ -114,7 +116,8 @@ std::vector<cli::Option> add_dir_options() {
           {"--level", "N", "zstd level, 1 to 19 (default 3)"},
           {"--always-hash", "PATTERN", "read what matches, though it looks unchanged; may be repeated",
            cli::Completion::none, true},
-          spot_check_option()};
+          spot_check_option(),
+          cli::holes_option()};
 }
 
 cli::Command add_dir_command() {

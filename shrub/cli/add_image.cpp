@@ -1,3 +1,4 @@
+#include "cli/holes.h"
 #include "formats/base/file.h"
 #include "shrub/checkpoints.h"
 #include "shrub/cli/verbs.h"
@@ -32,6 +33,7 @@ int run(const cli::Call& call, cli::Output& output) {
   vat::Adder adder(addition.vat(), addition.options);
   vat::ImageOptions options;
   options.name_content = call.has("--git-id");
+  options.max_holes = cli::allowed_holes(call, options.max_holes);
   if (const auto& like = addition.before && addition.before->recipe ? addition.before : parent)
     options.base = {addition.vats.source.get(), *like->recipe};
   options.open_disk = [&](int fd) { return file.open(fd); };
@@ -87,6 +89,7 @@ cli::Command add_image_command() {
         cli::Completion::file, true},
        {"--git-id", "", "name the content as git does as well, which hashes all of it"},
        {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+       cli::holes_option(),
        cli::dry_run_option()},
       {{"shrub add-image debian.raw images.shrub/debian.vref", "one image"},
        {"shrub add-image --parent images.shrub/debian.vref snapshot.qcow2 images.shrub/debian-1.vref",

@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "cli/holes.h"
 #include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -100,6 +101,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.overwrite = call.has("--overwrite");
   options.in_place = call.has("--in-place");
   options.dry_run = call.has("--dry-run");
+  options.allow_holes = cli::allowed_holes(call, 0);
   std::uint64_t total = 0, before = 0;
   auto roots = shrub::entry_roots(shrub, entries);
   tell_secrets(shrub, entries, output);
@@ -197,6 +199,7 @@ cli::Command sync_command() {
        {"--in-place", "", "change entries where they lie, path by path, not as a whole"},
        revision_option(),
        spot_check_option(),
+       cli::holes_option(),
        cli::dry_run_option()});
   for (auto& option : cli::fetch_options()) options.push_back(std::move(option));
   return {

@@ -1,6 +1,7 @@
 #include <map>
 
 #include "cli/environment.h"
+#include "cli/holes.h"
 #include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -100,6 +101,7 @@ int run(const cli::Call& call, cli::Output& output) {
   wedge::CompareOptions options;
   options.threads = jobs(call);
   options.read_content = !call.has("--quick");
+  options.allow_holes = cli::allowed_holes(call, 0);
   const auto cache = open_stat_cache(shrub.list().object_format);
   options.cache = cache.get();  // learns; nothing is taken from it
   options.spot_check = {100, 0};
@@ -127,6 +129,7 @@ int run(const cli::Call& call, cli::Output& output) {
 
 cli::Command verify_command() {
   auto options = fidelity_options();
+  options.push_back(cli::holes_option());
   options.push_back({"--quick", "", "compare sizes and times instead of reading content"});
   options.push_back({"--to-root", "",
                      "instead of a wedge, read every chunk of the images, and of the images they were made "

@@ -32,7 +32,7 @@ formats::ByteSource source_of(const base::UniqueFd& fd) {
 std::vector<Row> list(const std::string& path, const std::string& kind) {
   const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
   std::vector<Row> rows;
-  wedge::list_archive(source_of(fd), kind, ObjectFormat::sha256,
+  wedge::list_archive(source_of(fd), kind, ObjectFormat::sha256, std::uint64_t{1} << 30,
                       [&](const Row& row) { rows.push_back(row); });
   return rows;
 }
@@ -40,7 +40,7 @@ std::vector<Row> list(const std::string& path, const std::string& kind) {
 wedge::WriteSummary unpack(const std::string& path, const std::string& kind, const std::string& parent,
                            const std::string& name, const wedge::WriteOptions& options = {}) {
   const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
-  return wedge::unpack_archive(source_of(fd), kind, ObjectFormat::sha256,
+  return wedge::unpack_archive(source_of(fd), kind, ObjectFormat::sha256, std::uint64_t{1} << 30,
                                base::open_directory(AT_FDCWD, parent).get(), name, options);
 }
 

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/holes.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "vat/cli/verbs.h"
@@ -84,8 +85,10 @@ int run(const cli::Call& call, cli::Output& output) {
     vat::ingest(opened->object_format(), &adder, opened->parameters(), options.threads,
                 {[&]() -> std::unique_ptr<vat::IngestItem> {
                    if (i == files.size() || is_stream_or_absent(files[i])) return nullptr;
-                   return std::make_unique<vat::FileItem>(
+                   auto item = std::make_unique<vat::FileItem>(
                        files[i++], splits ? vat::IngestItem::Kind::tar : vat::IngestItem::Kind::file);
+                   item->max_holes = cli::allowed_holes(call, item->max_holes);
+                   return item;
                  },
                  [&](std::unique_ptr<vat::IngestItem> item) {
                    const auto& file = static_cast<const vat::FileItem&>(*item);
@@ -117,6 +120,7 @@ cli::Command add_command() {
           "there already is not stored again. When the ids are printed, the content survives power loss.",
           {{"FILE", cli::Argument::Count::some, "a file, or - for standard input", cli::Completion::file}},
           {{"--level", "N", "zstd level, 1 to 19 (default 3)"},
+           cli::holes_option(),
            {"--split",
             "tar",
             "cut tars at their members, so that these are found in what is there already",

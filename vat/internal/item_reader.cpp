@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -56,10 +55,21 @@ void read_sparse(formats::Disk& disk, const formats::Disk::Extent& part, base::B
   }
 }
 
-void hash_zeros(base::ObjectHasher& hasher, std::uint64_t count) {
-  static constexpr std::array<std::byte, 65536> kZeros{};
-  for (; count > 0; count -= std::min<std::uint64_t>(count, kZeros.size()))
-    hasher.update({kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(count, kZeros.size()))});
+/// Zeros that no file system keeps, as far as it tells.
+std::uint64_t hole_size(formats::Disk& disk) {
+  std::uint64_t data = 0;
+  for (auto extent = disk.find_extent(0); extent.begin < extent.end; extent = disk.find_extent(extent.end))
+    data += extent.end - extent.begin;
+  return disk.size() - data;
+}
+
+void require_few_holes(formats::Disk& disk, std::uint64_t max) {
+  if (disk.size() <= max) return;
+  if (const auto holes = hole_size(disk); holes > max)
+    throw Error(Category::refused,
+                "has " + base::human_size(holes) + " of holes, which its id takes long to compute with",
+                "--allow-holes " + std::to_string((holes >> 30) + 1) +
+                    "G, if that is meant; add-image needs no such id");
 }
 
 }  // namespace
@@ -98,6 +108,7 @@ Ingested ItemReader::read(int fd, IngestItem& item) {
   if (item.kind == IngestItem::Kind::image || item.kind == IngestItem::Kind::named_image) {
     const auto disk = item.disk(fd);
     size = disk->size();
+    if (item.kind == IngestItem::Kind::named_image) require_few_holes(*disk, item.max_holes);
     id = item.base && storing_ ? read_like(*disk, item.kind, *item.base) : read_large(*disk, item.kind);
   } else if (const auto members = find_members(fd, size, item.kind); !members.empty()) {
     id = read_tar(fd, size, members);
@@ -106,7 +117,10 @@ Ingested ItemReader::read(int fd, IngestItem& item) {
   } else if (storing_ && size <= kReadSize) {
     read_middle(fd, size);
   } else {
-    id = read_large(*formats::open_raw_disk(fd), IngestItem::Kind::file);
+    const auto disk = formats::open_raw_disk(fd);
+    // Most files are known to have none without a look.
+    if (static_cast<std::uint64_t>(before.st_blocks) * 512 < size) require_few_holes(*disk, item.max_holes);
+    id = read_large(*disk, IngestItem::Kind::file);
   }
   if (!same_state(before, state_of(fd))) throw Error(Category::local, "changed while it was read");
   return {id, {}, size};
@@ -259,7 +273,7 @@ void ItemReader::read_part(formats::Disk& disk, const formats::Disk::Extent& par
       },
       [&](std::uint64_t zeros) {
         if (storing_) cutter.feed_zeros(zeros);
-        if (named) hash_zeros(hasher_, zeros);
+        if (named) hasher_.update_zeros(zeros);
         parcel_.read += zeros;
       });
   if (storing_) cutter.finish();
@@ -304,7 +318,7 @@ ObjectId ItemReader::read_like(formats::Disk& disk, IngestItem::Kind kind, const
   hasher_.reset(disk.size());
   read_sparse(
       disk, {0, disk.size()}, buffer_, [&](base::Bytes bytes) { hasher_.update(bytes); },
-      [&](std::uint64_t zeros) { hash_zeros(hasher_, zeros); });
+      [&](std::uint64_t zeros) { hasher_.update_zeros(zeros); });
   return hasher_.finish();
 }
 

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -164,10 +166,35 @@ class Mount::Impl {
     return blob && options_.find_file ? options_.find_file(*blob) : std::nullopt;
   }
 
+  [[nodiscard]] LazyReader::FilePtr open_lazily(MountTree::Inode inode, std::uint64_t size) {
+    return reader_.open(size, [&tree = tree_, inode]() -> LazyReader::Made {
+      auto content = tree.content_of(inode);
+      return {std::move(content.blob), std::move(content.recipe)};
+    });
+  }
+
+  /// With the blocks that its holes leave, so that copying programs look for them.
+  [[nodiscard]] struct stat stat_of(MountTree::Inode inode) {
+    auto info = tree_.stat_of(inode);
+    if (!tree_.may_have_holes(inode)) return info;
+    const std::lock_guard lock(blocks_mutex_);
+    auto known = blocks_.find(inode);
+    if (known == blocks_.end()) {
+      try {
+        const auto data = reader_.data_size(open_lazily(inode, static_cast<std::uint64_t>(info.st_size)));
+        known = blocks_.emplace(inode, static_cast<blkcnt_t>((data + 511) / 512)).first;
+      } catch (const Error&) {
+        return info;  // what it is made of cannot be had now; whoever reads it hears why
+      }
+    }
+    info.st_blocks = known->second;
+    return info;
+  }
+
   [[nodiscard]] fuse_entry_param entry_of(MountTree::Inode inode) {
     fuse_entry_param entry{};
     entry.ino = inode;
-    entry.attr = tree_.stat_of(inode);
+    entry.attr = stat_of(inode);
     entry.attr_timeout = entry.entry_timeout = kForever;
     return entry;
   }
@@ -201,7 +228,7 @@ class Mount::Impl {
 
   static void getattr(fuse_req_t request, fuse_ino_t inode, fuse_file_info* /*file*/) {
     guarded(request, inode, [&](Impl& mount) {
-      const auto info = mount.tree_.stat_of(inode);
+      const auto info = mount.stat_of(inode);
       fuse_reply_attr(request, &info, kForever);
     });
   }
@@ -232,10 +259,7 @@ class Mount::Impl {
           return;
         }
       }
-      opened->file = mount.reader_.open(size, [&tree = mount.tree_, inode]() -> LazyReader::Made {
-        auto content = tree.content_of(inode);
-        return {std::move(content.blob), std::move(content.recipe)};
-      });
+      opened->file = mount.open_lazily(inode, size);
       file->fh = handle;
       file->keep_cache = 1;
       if (fuse_reply_open(request, file) == 0)
@@ -263,6 +287,29 @@ class Mount::Impl {
       ++mount.counts_.reads;
       mount.counts_.bytes += count;
       fuse_reply_buf(request, reinterpret_cast<const char*>(buffer.data()), count);
+    });
+  }
+
+  /// SEEK_DATA and SEEK_HOLE; the kernel does the others.
+  static void lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence, fuse_file_info* file) {
+    guarded(request, inode, [&](Impl& mount) {
+      const auto size = static_cast<std::uint64_t>(mount.tree_.stat_of(inode).st_size);
+      auto at = static_cast<std::uint64_t>(offset);
+      if (offset < 0 || at >= size || (whence != SEEK_DATA && whence != SEEK_HOLE)) {
+        fuse_reply_err(request, offset >= 0 && at >= size ? ENXIO : EINVAL);
+        return;
+      }
+      const auto& opened = *reinterpret_cast<OpenFile*>(file->fh);
+      const auto content = opened.file != nullptr ? opened.file : mount.open_lazily(inode, size);
+      while (at < size) {
+        const auto run = mount.reader_.run_at(content, at);
+        if (run.is_hole == (whence == SEEK_HOLE)) break;
+        at = run.end;
+      }
+      if (at < size || whence == SEEK_HOLE)
+        fuse_reply_lseek(request, static_cast<off_t>(at));
+      else
+        fuse_reply_err(request, ENXIO);
     });
   }
 
@@ -363,6 +410,7 @@ class Mount::Impl {
     operations.open = open;
     operations.release = release;
     operations.read = read;
+    operations.lseek = lseek;
     operations.opendir = opendir;
     operations.readdir = readdir;
     operations.readdirplus = readdirplus;
@@ -372,6 +420,8 @@ class Mount::Impl {
     return operations;
   }
 
+  std::mutex blocks_mutex_;
+  std::map<MountTree::Inode, blkcnt_t> blocks_;  ///< of files that may have holes
   MountTree& tree_;
   LazyReader& reader_;
   const MountOptions options_;

@@ -31,38 +31,52 @@ using base::find_stat;
 using base::ObjectId;
 using formats::Row;
 
-bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, std::uint64_t size,
-                  const base::ReadAt& read) {
+namespace {
+
+bool is_zero(base::Bytes bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{0}; });
+}
+
+/// Whether a part of a disk reads as zeros.
+bool is_hole(formats::Disk& disk, std::uint64_t begin, std::uint64_t end, base::Buffer& buffer) {
+  buffer.resize(std::size_t{64} << 10);
+  for (auto extent = disk.find_extent(begin); extent.begin < end; extent = disk.find_extent(extent.end)) {
+    const auto stop = std::min(extent.end, end);
+    for (auto at = std::max(extent.begin, begin); at < stop;) {
+      const auto part = base::MutableBytes(buffer).first(
+          static_cast<std::size_t>(std::min<std::uint64_t>(stop - at, buffer.size())));
+      disk.read(at, part);
+      if (!is_zero(part)) return false;
+      at += part.size();
+    }
+    if (stop == end) break;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool holds_recipe(vat::BlobSource& source, const ObjectId& recipe, formats::Disk& disk) {
   formats::RecipeReader reader(source.read(recipe), source.object_format(),
                                [&](const ObjectId& id) { return source.read(id); });
-  if (reader.header().size != size) return false;
+  if (reader.header().size != disk.size()) return false;
   base::ObjectHasher hasher(source.object_format());
   base::Buffer buffer;
   for (formats::RecipeItem item; reader.next(item);) {
-    std::uint64_t offset = reader.offset() - item.size;
-    if (item.type != formats::RecipeItem::Type::hole) {
-      buffer.resize(static_cast<std::size_t>(item.size));
-      if (!read(offset, buffer)) return false;
-      if (item.type == formats::RecipeItem::Type::chunk) {
-        if (hasher.hash(buffer) != item.id) return false;
-      } else {
-        const auto blob = source.read(item.id);
-        if (item.offset + item.size > blob.size() ||
-            !std::equal(buffer.begin(), buffer.end(),
-                        blob.begin() + static_cast<std::ptrdiff_t>(item.offset)))
-          return false;
-      }
+    const std::uint64_t offset = reader.offset() - item.size;
+    if (item.type == formats::RecipeItem::Type::hole) {
+      if (!is_hole(disk, offset, offset + item.size, buffer)) return false;
       continue;
     }
-    buffer.resize(std::size_t{64} << 10);
-    for (std::uint64_t left = item.size; left > 0;) {
-      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer.size()));
-      if (!read(offset, {buffer.data(), count}) ||
-          std::any_of(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(count),
-                      [](std::byte b) { return b != std::byte{0}; }))
+    buffer.resize(static_cast<std::size_t>(item.size));
+    disk.read(offset, buffer);
+    if (item.type == formats::RecipeItem::Type::chunk) {
+      if (hasher.hash(buffer) != item.id) return false;
+    } else {
+      const auto blob = source.read(item.id);
+      if (item.offset + item.size > blob.size() ||
+          !std::equal(buffer.begin(), buffer.end(), blob.begin() + static_cast<std::ptrdiff_t>(item.offset)))
         return false;
-      offset += count;
-      left -= count;
     }
   }
   return true;
@@ -192,11 +206,7 @@ bool holds_as_qcow2(vat::BlobSource& source, const EntryRoot& root, const std::s
     const auto disk = formats::open_qcow2(
         base::reader_of(fd), size,
         root.below ? std::make_unique<ImageDisk>(source, root.below->recipe, root.below->size) : nullptr);
-    return disk->size() == root.size &&
-           holds_recipe(source, *root.recipe, root.size, [&](std::uint64_t at, base::MutableBytes to) {
-             disk->read(at, to);
-             return true;
-           });
+    return disk->size() == root.size && holds_recipe(source, *root.recipe, *disk);
   } catch (const Error& error) {
     if (!std::string_view(error.what()).starts_with("qcow2: ")) throw;
     return false;
@@ -239,6 +249,7 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, int records, const 
     const auto archive = spool(source, root, base::open_directory(AT_FDCWD, "/var/tmp").get());
     std::vector<Row> rows;
     list_archive(reading(archive.get()), root.unpack, source.object_format(),
+                 max_archive_holes(root.size, options.allow_holes),
                  [&](const Row& row) { rows.push_back(row); });
     return compare(dir.get(), [&, next = rows.begin()](Row& row) mutable {
       if (next == rows.end()) return false;
@@ -260,7 +271,7 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, int records, const 
   if (root.is_qcow2())
     return holds_as_qcow2(source, root, path, fd.get()) ? 0 : report(Difference::Kind::content);
   if (root.recipe)
-    return holds_recipe(source, *root.recipe, root.size, base::reader_of(fd.get()))
+    return holds_recipe(source, *root.recipe, *formats::open_raw_disk(fd.get()))
                ? 0
                : report(Difference::Kind::content);
   return hash_content(fd.get(), source.object_format(), root.size) == *root.blob

@@ -11,6 +11,7 @@
 #include "formats/base/object_id.h"
 #include "formats/base/unique_fd.h"
 #include "formats/compression/decoder.h"
+#include "formats/disk/disk.h"
 #include "wedge/comparison.h"
 #include "wedge/wedge.h"
 
@@ -47,10 +48,10 @@ void refuse_mounts(int top, const std::string& path);
 [[nodiscard]] base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir);
 [[nodiscard]] formats::ByteSource reading(int fd);
 
+/// Whether the disk is made of what the recipe lists, chunk by chunk; the vat's data is not read, nor are
+/// holes.
+[[nodiscard]] bool holds_recipe(vat::BlobSource& source, const base::ObjectId& recipe, formats::Disk& disk);
 /// The id of a file's content; no id at all if it is not `size` bytes long.
-/// Whether the file is made of what the recipe lists, chunk by chunk; the vat's data is not read.
-[[nodiscard]] bool holds_recipe(vat::BlobSource& source, const base::ObjectId& recipe, std::uint64_t size,
-                                const base::ReadAt& read);
 [[nodiscard]] base::ObjectId hash_content(int fd, base::ObjectFormat format, std::uint64_t size);
 
 /// As verify_entry(), below an open wedge. `records`: where to look for what the file system kept; -1:

@@ -102,8 +102,8 @@ WriteSummary EntryMaker::build(int work, bool is_there, RecordWriter& record) co
     const auto write = write_options(old ? old.get() : -1, record);
     if (root_.unpack.empty()) return write_tree(source_, *root_.manifest, *root_.layout, work, "new", write);
     const auto archive = spool(source_, root_, dir_.tmp());
-    return unpack_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), work,
-                          "new", write);
+    return unpack_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(),
+                          max_holes(), work, "new", write);
   }
   WriteSummary summary;
   summary.files = 1;
@@ -170,7 +170,7 @@ WriteOptions EntryMaker::write_options(int reuse_top, RecordWriter& record) cons
 void EntryMaker::for_each_row(const std::function<void(const Row&)>& visit) const {
   if (!root_.unpack.empty()) {
     const auto archive = spool(source_, root_, dir_.tmp());
-    list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), visit);
+    list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), max_holes(), visit);
     return;
   }
   auto reader = read_manifest(source_, *root_.manifest);

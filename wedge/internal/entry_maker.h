@@ -11,6 +11,7 @@
 #include "wedge/internal/record.h"
 #include "wedge/internal/wedge_dir.h"
 #include "wedge/tree_writer.h"
+#include "wedge/unpack.h"
 #include "wedge/wedge.h"
 
 namespace wedge::internal {
@@ -72,6 +73,9 @@ class EntryMaker {
   [[nodiscard]] std::optional<std::uint64_t> clone_content(int work) const;
   [[nodiscard]] WriteOptions write_options(int reuse_top, RecordWriter& record) const;
   [[nodiscard]] KnownFile known(const struct stat& info) const;
+  [[nodiscard]] std::uint64_t max_holes() const noexcept {
+    return max_archive_holes(root_.size, options_.allow_holes);
+  }
 
   const WedgeDir& dir_;
   vat::BlobSource& source_;

@@ -165,14 +165,8 @@ void ContentWriter::write(base::Bytes bytes) {
 }
 
 void ContentWriter::hole(std::uint64_t size) {
-  if (sparse_) {
-    offset_ += size;
-    ends_in_hole_ = true;
-    return;
-  }
-  static constexpr std::array<std::byte, 65536> kZeros{};
-  for (; size > 0; size -= std::min<std::uint64_t>(size, kZeros.size()))
-    write({kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(size, kZeros.size()))});
+  offset_ += size;
+  ends_in_hole_ = size > 0 || ends_in_hole_;
 }
 
 void ContentWriter::finish() {

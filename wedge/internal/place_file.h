@@ -37,7 +37,8 @@ void count_skipped(const formats::Row& row, const Fidelity& fidelity, WriteSumma
 void for_each_run(std::uint64_t offset, base::Bytes bytes,
                   const std::function<void(std::uint64_t offset, base::Bytes run, bool zero)>& on_run);
 
-/// Writes a stream of content to a file; as a sparse one, aligned zero blocks are left out.
+/// Writes a stream of content to a file. Holes are never written; of a sparse one, aligned zero blocks are
+/// not, either.
 class ContentWriter {
  public:
   /// Begins at `offset`.

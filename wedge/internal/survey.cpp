@@ -41,9 +41,7 @@ bool holds_image(const WedgeDir& dir, int parent, const std::string& name, const
   const auto fd = base::open_at(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   try {
     source->learn(*content, true);  // of another host, where the recipe lies
-    if (!holds_recipe(*source, *content->recipe, static_cast<std::uint64_t>(info.st_size),
-                      base::reader_of(fd.get())))
-      return false;
+    if (!holds_recipe(*source, *content->recipe, *formats::open_raw_disk(fd.get()))) return false;
   } catch (const Error& error) {
     const auto category = error.category();
     if (category == base::Category::local || category == base::Category::busy ||
