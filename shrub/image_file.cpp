@@ -67,6 +67,7 @@ const char* find_unreadable_format(int fd, base::Bytes begin) {
        "7zXZ\0"sv,
        "xz"},
       {"\x28\xb5\x2f\xfd"sv, "zstd"},
+      {"\x50\x2a\x4d\x18"sv, "zstd or lz4"},  // a frame to be skipped, as pzstd begins with
       {"BZh"sv, "bzip2"},
       {"\x04\x22\x4d\x18"sv, "lz4"},
       {"PK\3\4"sv, "zip"},
@@ -222,6 +223,8 @@ std::unique_ptr<formats::Disk> ImageFile::open_below(const std::string& path, co
   if (!options_.force) base::named(shown, [&] { refuse_open_by_machine(fd.get()); });
   const int raw = fd.get();
   below_.push_back({shown, std::move(fd), state});
+  if (!given && format == "qcow2" && !formats::is_qcow2(read_begin(raw)))
+    throw Error(Category::refused, shown + ", is said to be qcow2, and is not");
   return base::named(shown, [&] { return open(raw, file, format == "raw", depth); });
 }
 

@@ -291,6 +291,8 @@ struct stat MountTree::stat_of(Inode inode) {
   info.st_ino = inode;
   info.st_nlink = node.links;
   const bool is_recorded = impl_->keep_owners_ && place.base != 0;
+  // Who is of the file's group is none of the mount's, and gets no more for that.
+  if (!is_recorded && node.type != Row::Type::symlink) info.st_mode &= ~07U | (info.st_mode >> 3 & 07U);
   info.st_uid = is_recorded ? node.uid : ::geteuid();
   info.st_gid = is_recorded ? node.gid : ::getegid();
   info.st_size = static_cast<off_t>(node.type == Row::Type::symlink ? node.target.size() : node.size);

@@ -98,6 +98,7 @@ class Wedge::Impl {
       return result;
     }
     if (!found.in_the_way.empty() && !options.overwrite) return blocked(std::move(found.in_the_way));
+    const auto extras = found.carried.size();
     if (options.keep_extra && !found.carried.empty()) {
       auto collisions = maker.find_collisions(found.carried);
       if (!collisions.empty() && !options.overwrite) return blocked(std::move(collisions));
@@ -119,7 +120,7 @@ class Wedge::Impl {
     if (!parent) parent = dir_.make_parent(parent_path);
     auto work = base::ensure_directory(dir_.tmp(), made.workspace, 0700);
     // Extra paths move over as a whole, where none can get lost in what changes around it.
-    if (found.intact && !found.touched && options.in_place &&
+    if (found.intact && !found.touched && options.in_place && found.carried.size() == extras &&
         std::all_of(found.carried.begin(), found.carried.end(), is_by_product) &&
         maker.can_change_in_place(*record, *there)) {
       auto changed = made;

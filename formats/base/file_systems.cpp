@@ -2,6 +2,7 @@
 // can change by the options of the superblock, its UUID, and what kind of device lies below.
 #include "formats/base/file_systems.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
 #include "formats/base/endian.h"
 #include "formats/base/hash.h"
@@ -83,7 +85,12 @@ bool describe_device(const fs::path& node, std::vector<std::string>& slots, int 
   std::error_code failure;
   auto disk = fs::canonical(node, failure);
   if (failure || depth > kMaxDepth) return false;
-  if (fs::exists(disk / "partition", failure)) disk = disk.parent_path();
+  // Partitions of one disk, and volumes of one group, may hold images with one UUID.
+  if (fs::exists(disk / "partition", failure)) {
+    slots.push_back("partition " + first_line(disk / "partition"));
+    disk = disk.parent_path();
+  }
+  if (const auto volume = first_line(disk / "dm/uuid"); !volume.empty()) slots.push_back(volume);
   // dm, md and bcache are what they stand on.
   bool is_stacked = false;
   for (const auto& slave : fs::directory_iterator(disk / "slaves", failure)) {
@@ -141,8 +148,10 @@ std::vector<std::string> layers_of(const MountRow& row) {
   for (const auto& option : row.super) {
     std::string_view value = option;
     const auto key = take_field(value, '=');
+    // The times of a file of metadata say nothing of the file that has the data.
+    if (key == "datadir+" || option == "metacopy=on" || value.find("::") != std::string_view::npos) return {};
     if (key == "upperdir") upper.emplace_back(value);
-    if (key == "lowerdir+" || key == "datadir+") lower.emplace_back(value);
+    if (key == "lowerdir+") lower.emplace_back(value);
     if (key != "lowerdir") continue;
     std::string path;
     for (std::size_t at = 0; at <= value.size(); ++at) {
@@ -150,14 +159,46 @@ std::vector<std::string> layers_of(const MountRow& row) {
         path += value[++at];
       } else if (at < value.size() && value[at] != ':') {
         path += value[at];
-      } else if (!path.empty()) {  // `::` comes before layers of data
+      } else if (!path.empty()) {
         lower.push_back(std::exchange(path, {}));
       }
     }
   }
   if (lower.empty()) return {};
   upper.insert(upper.end(), lower.begin(), lower.end());
+  // A relative path is one of whoever mounted it.
+  if (std::any_of(upper.begin(), upper.end(), [](const auto& path) { return !path.starts_with('/'); }))
+    return {};
   return upper;
+}
+
+/// Whether what lies at the top of an overlay comes from these layers: a path may lead elsewhere by now,
+/// while the overlay still has what was there.
+bool shows(const std::string& point, const std::vector<UniqueFd>& layers) {
+  const UniqueFd top(::open(point.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (top.get() < 0) return false;
+  const std::unique_ptr<DIR, int (*)(DIR*)> names(::fdopendir(::dup(top.get())), ::closedir);
+  if (names == nullptr) return false;
+  constexpr int kEnough = 64;
+  int looked_at = 0;
+  for (const dirent* entry = ::readdir(names.get()); entry != nullptr && looked_at < kEnough;
+       entry = ::readdir(names.get())) {
+    const std::string_view name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    ++looked_at;
+    struct stat seen {
+    }, real{};
+    if (::fstatat(top.get(), entry->d_name, &seen, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    const auto layer = std::find_if(layers.begin(), layers.end(), [&](const auto& one) {
+      return ::fstatat(one.get(), entry->d_name, &real, AT_SYMLINK_NOFOLLOW) == 0;
+    });
+    if (layer == layers.end() || (seen.st_mode & S_IFMT) != (real.st_mode & S_IFMT)) return false;
+    if (!S_ISDIR(seen.st_mode) &&
+        (seen.st_ino != real.st_ino || seen.st_size != real.st_size ||
+         seen.st_ctim.tv_sec != real.st_ctim.tv_sec || seen.st_ctim.tv_nsec != real.st_ctim.tv_nsec))
+      return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -202,6 +243,19 @@ const FileSystem& FileSystems::look_at(dev_t device, const FileAt& where) {
 }
 
 FileSystem FileSystems::judge(int fd, int depth) {
+  auto system = judge_itself(fd, depth);
+  if (system.name != 0) return system;
+  // The user's word is for what cannot be told otherwise.
+  const auto id = find_mount_id(fd);
+  const auto row =
+      std::find_if(mounts_.begin(), mounts_.end(), [&](const auto& mount) { return id == mount.id; });
+  if (!id || row == mounts_.end() || !is_trusted(*row)) return system;
+  system.is_trusted = true;
+  system.name = name_of({"trusted", row->type, row->source, row->root, row->point});
+  return system;
+}
+
+FileSystem FileSystems::judge_itself(int fd, int depth) {
   FileSystem system;
   const auto id = find_mount_id(fd);
   const auto row =
@@ -214,11 +268,6 @@ FileSystem FileSystems::judge(int fd, int depth) {
   }
   system.type = row->type;
   system.point = row->point;
-  if (is_trusted(*row)) {
-    system.is_trusted = true;
-    system.name = name_of({"trusted", row->type, row->source, row->root, row->point});
-    return system;
-  }
   if (std::find(row->super.begin(), row->super.end(), "ro") != row->super.end()) {
     system.why = "it is read-only, so no clock of this machine stamps its files";
     return system;
@@ -262,6 +311,7 @@ FileSystem FileSystems::judge(int fd, int depth) {
 FileSystem FileSystems::judge_overlay(const MountRow& row, FileSystem system, int depth) {
   const auto layers = layers_of(row);
   std::vector<std::string> words{"overlay"};
+  std::vector<UniqueFd> opened;
   std::uint64_t below = 0;
   for (const auto& path : layers) {
     const UniqueFd layer(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -280,8 +330,9 @@ FileSystem FileSystems::judge_overlay(const MountRow& row, FileSystem system, in
     }
     below = found.name;
     words.insert(words.end(), {std::to_string(found.name), std::to_string(info.st_ino)});
+    opened.push_back(UniqueFd(::dup(layer.get())));
   }
-  if (layers.empty())
+  if (layers.empty() || !shows(row.point, opened))
     system.why = "its layers cannot be looked at";
   else
     system.name = name_of(words);

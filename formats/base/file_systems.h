@@ -38,12 +38,13 @@ struct FileSystem {
 ///     if (system.name != 0) …  // (system.name, info.st_ino, size, times) stands for the content
 ///
 /// Vouched for are ext2, ext3, ext4, xfs, btrfs, f2fs, zfs and tmpfs if their superblock can be written, and
-/// an overlayfs whose layers all lie on one of them. Not so images (squashfs, erofs, ISO 9660), FUSE, network
-/// and FAT file systems: they number anew at each mount, or keep times that somebody made up.
+/// an overlayfs whose layers all lie on one of them, at paths that still lead to them, and keep no data apart
+/// from its metadata (metacopy). Not so images (squashfs, erofs, ISO 9660), FUSE, network and FAT file
+/// systems: they number anew at each mount, or keep times that somebody made up.
 ///
-/// The name is made of the UUID. On devices that can come to hold another image with the same UUID and times
-/// (all but built-in disks) it also is of the boot and the disk sequence number, which changes with each
-/// image.
+/// The name is made of the UUID, and of the partition or volume. On devices that can come to hold another
+/// image with the same UUID and times (all but built-in disks) it also is of the boot and the disk sequence
+/// number, which changes with each image.
 ///
 /// One thread at a time. Throws nothing but bad_alloc: what cannot be looked at is not vouched for.
 class FileSystems {
@@ -57,6 +58,7 @@ class FileSystems {
  private:
   void read_table();
   [[nodiscard]] FileSystem judge(int fd, int depth);
+  [[nodiscard]] FileSystem judge_itself(int fd, int depth);
   [[nodiscard]] FileSystem judge_overlay(const MountRow& row, FileSystem system, int depth);
   [[nodiscard]] bool is_trusted(const MountRow& row) const;
 

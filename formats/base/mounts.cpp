@@ -61,6 +61,15 @@ std::vector<MountRow> read_mounts() {
   return rows;
 }
 
+std::uint64_t find_unique_mount_id(int fd) {
+  constexpr unsigned kUniqueMountId = 0x4000;  // STATX_MNT_ID_UNIQUE of <linux/stat.h>
+  struct statx info {};
+  return ::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, kUniqueMountId, &info) == 0 &&
+                 (info.stx_mask & kUniqueMountId) != 0
+             ? info.stx_mnt_id
+             : 0;
+}
+
 std::optional<std::uint64_t> find_mount_id(int fd) {
   struct statx info {};
   if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &info) == 0 &&

@@ -36,5 +36,7 @@ struct MountRow {
 /// The mount through which the open file `fd` was reached; O_PATH is enough. nullopt if the kernel does not
 /// say.
 [[nodiscard]] std::optional<std::uint64_t> find_mount_id(int fd);
+/// The same by a number that is never given again; 0 if the kernel has none (before Linux 6.8).
+[[nodiscard]] std::uint64_t find_unique_mount_id(int fd);
 
 }  // namespace base

@@ -199,7 +199,9 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   wedge::LazyReader reader(*vats.source, reading);
   Presence presence(entries, vats);
 
-  if (!call.has("--rw-overlay")) wedge::replace_dead_mount(directory);
+  if (const auto there = wedge::find_mount_at(directory);
+      !call.has("--rw-overlay") || (there && there->type == "fuse.shrub"))
+    wedge::replace_dead_mount(directory);
   std::optional<wedge::WritableView> view;
   if (call.has("--rw-overlay")) view.emplace(call.get("--rw-overlay"), directory, !call.has("--allow-other"));
   if (!call.has("--over")) wedge::require_free_mount_point(directory);

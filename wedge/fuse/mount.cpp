@@ -104,7 +104,7 @@ class Mount::Impl {
   /// The kernel reads 128 KiB ahead unless root tells it otherwise.
   void read_far_ahead() const {
     for (const auto& mount : base::read_mounts())
-      if (id_ == mount.id)
+      if (id_ && id_->id == mount.id)
         std::ofstream("/sys/class/bdi/" + std::to_string(major(mount.device)) + ":" +
                       std::to_string(minor(mount.device)) + "/read_ahead_kb")
             << (kMaxRead >> 10);
@@ -118,10 +118,7 @@ class Mount::Impl {
 
   void unmount() {
     if (!is_mounted_.exchange(false) || is_over() || !id_) return;
-    if (wedge::unmount(directory_, *id_)) return;
-    // Only root may do that. fusermount3, which libfuse runs, goes by the path.
-    if (::geteuid() != 0 && find_mount_at(directory_) == id_) return fuse_session_unmount(session_);
-    if (options_.on_failure)
+    if (wedge::unmount(directory_, *id_) != Unmounted::done && options_.on_failure)
       options_.on_failure(directory_ +
                           ": something is mounted in or over this mount, so it stays, without answers");
   }
@@ -429,7 +426,7 @@ class Mount::Impl {
   std::atomic<bool> is_mounted_ = true;
   base::UniqueFd device_;  ///< if it was mounted by hand
   const std::string directory_;
-  std::optional<std::uint64_t> id_;  ///< of the mount
+  std::optional<MountId> id_;
   std::optional<Passthrough> passthrough_;
 };
 

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -53,10 +54,11 @@ void make(const std::string& path, mode_t mode) {
 }  // namespace
 
 WritableView::WritableView(const std::string& kept, const std::string& directory, bool is_private)
-    : kept_(std::filesystem::absolute(kept).lexically_normal().string()), directory_(directory) {
+    : kept_(std::filesystem::absolute(kept).lexically_normal().string()),
+      directory_(std::filesystem::weakly_canonical(directory).string()) {
   base::make_directories(kept_);
-  struct stat info {};
-  if (::stat(lower().c_str(), &info) != 0 && errno == ENOTCONN) {  // its process was killed
+  struct statfs info {};  // what stat() says may be what the kernel remembers
+  if (::statfs(lower().c_str(), &info) != 0 && errno == ENOTCONN) {  // its process was killed
     if (const auto view = find_view()) (void)unmount(directory_, *view);
     replace_dead_mount(lower());
   }
@@ -72,15 +74,16 @@ WritableView::~WritableView() {
 }
 
 /// The mount at the directory that shows what is kept.
-std::optional<std::uint64_t> WritableView::find_view() const {
+std::optional<MountId> WritableView::find_view() const {
   const auto there = find_mount(directory_);
-  if (!there || there->type != "overlay") return std::nullopt;
+  const auto found = there && there->type == "overlay" ? find_mount_at(directory_) : std::nullopt;
+  if (!found || found->id != there->id) return std::nullopt;
   const auto wanted = "upperdir=" + kept_ + "/upper";
   for (auto option : there->super) {
     std::erase(option, '\\');  // which kernels show, or not, where it was given
     auto plain = wanted;
     std::erase(plain, '\\');
-    if (option == plain) return there->id;
+    if (option == plain) return found;
   }
   return std::nullopt;
 }

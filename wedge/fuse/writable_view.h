@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "wedge/fuse/mount_point.h"
+
 namespace wedge {
 
 /// What is written is kept in a directory of the user's, and is there again the next time. Errors: local,
@@ -29,9 +31,9 @@ class WritableView {
   void wait(const std::function<bool()>& is_over) const;
 
  private:
-  [[nodiscard]] std::optional<std::uint64_t> find_view() const;
+  [[nodiscard]] std::optional<MountId> find_view() const;
   const std::string kept_, directory_;
-  std::optional<std::uint64_t> id_;  ///< of the mount that mount() made
+  std::optional<MountId> id_;  ///< of what mount() made
 };
 
 }  // namespace wedge

@@ -271,8 +271,9 @@ bool EntryMaker::carry_one(const std::string& extra, int old, int fresh) const {
     to = base::open_beneath(fresh, parent_path, O_RDONLY | O_DIRECTORY);
   } catch (const Error& error) {
     if (error.category() == Category::local) throw;
-    if (is_by_product(extra)) return false;  // the directory it was a by-product of is gone
-    throw Error(Category::refused, "an extra path, whose directory is not in the new tree");
+    // The directory it was a by-product of is gone; or the new tree has its way.
+    if (is_by_product(extra) || options_.overwrite) return false;
+    throw Error(Category::refused, "an extra path; its directory is not in the new tree");
   }
   const auto info = find_stat(from.get(), name);
   if (!info) return false;

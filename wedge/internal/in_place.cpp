@@ -125,13 +125,22 @@ class TreeChanger {
     }
     if (directory) touched_.emplace(row.path, row);
     const WritableTop writable(staged->get(), name);
-    const auto move = [&, &name = name] {
-      if (::renameat(staged->get(), name.c_str(), parent->get(), name.c_str()) != 0)
-        base::throw_errno("move into place", errno);
+    bool is_taken = false;
+    const auto move = [&, &name = name, is_free = !find_stat(parent->get(), name)] {
+      // What somebody made there meanwhile stays.
+      if (is_free ? base::rename_to_free_name(staged->get(), name, parent->get(), name)
+                  : ::renameat(staged->get(), name.c_str(), parent->get(), name.c_str()) == 0)
+        return;
+      if (!is_free || errno != EEXIST) base::throw_errno("move into place", errno);
+      is_taken = true;
     };
-    if (cache_ == nullptr || row.type == Row::Type::symlink || directory) return move();
-    const auto file = base::open_at(staged->get(), name, O_PATH | O_NOFOLLOW);
-    cache_->keep_across(file.get(), move);
+    if (cache_ == nullptr || row.type == Row::Type::symlink || directory) {
+      move();
+    } else {
+      const auto file = base::open_at(staged->get(), name, O_PATH | O_NOFOLLOW);
+      cache_->keep_across(file.get(), move);
+    }
+    if (is_taken) leave(row.path);
   }
 
   void take_out(const Row& row) {
