@@ -94,9 +94,15 @@ Option limit_rate_option() {
   return {"--limit-rate", "RATE", "fetch and send at most so many bytes a second: 500k, 20M"};
 }
 
+Option retry_for_option() {
+  return {"--retry-for", "DURATION",
+          "how long a host that has no time (429, 503) is waited for since it last sent something (default 60s)"};
+}
+
 std::vector<Option> fetch_options() {
   return {limit_rate_option(),
           {"--offline", "", "ask nobody: use what is on this disk, the cache too"},
+          retry_for_option(),
           {"--from", "URL", "a vat to use besides the others", Completion::directory, true}};
 }
 
@@ -116,6 +122,8 @@ vat::PeerOptions peer_options(const Call& call, Output& output) {
   options.proxies = {proxy("http_proxy", "http_proxy"), proxy("https_proxy", "HTTPS_PROXY"),
                      proxy("all_proxy", "ALL_PROXY"), proxy("no_proxy", "NO_PROXY")};
   options.threads = static_cast<unsigned>(call.number("--jobs", 0, 1, 256));
+  options.retry_for = std::chrono::seconds(
+      call.duration("--retry-for", static_cast<std::uint64_t>(options.retry_for.count())));
   options.on_note = [&output](const std::string& note) { output.warning(note); };
   return options;
 }

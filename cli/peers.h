@@ -13,6 +13,7 @@
 namespace cli {
 
 [[nodiscard]] Option limit_rate_option();
+[[nodiscard]] Option retry_for_option();
 /// --limit-rate, --offline and --from, for commands that may fetch.
 [[nodiscard]] std::vector<Option> fetch_options();
 

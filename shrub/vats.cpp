@@ -117,7 +117,10 @@ std::string full_name(const std::string& root, const std::string& url) {
     constexpr const char* kSchemes[] = {"http://", "https://", "s3://", "ssh://", "sftp://"};
     if (std::none_of(std::begin(kSchemes), std::end(kSchemes),
                      [&](const char* scheme) { return url.starts_with(scheme); }))
-      throw Error(Category::usage, url + ": not a kind of vat this program knows (http, https, s3, ssh)");
+      throw Error(Category::usage, base::without_secrets(url) +
+                                       ": not a kind of vat this program knows (http, https, s3, ssh)");
+    if (url.find(":///") != std::string::npos)
+      throw Error(Category::usage, base::without_secrets(url) + ": names no host");
     if (base::holds_secret(url) || url.find_first_of("?#") != std::string::npos)
       throw Error(Category::usage,
                   base::without_secrets(url) + ": a vat's URL has no login, query or fragment",
@@ -126,6 +129,9 @@ std::string full_name(const std::string& root, const std::string& url) {
     while (name.ends_with('/')) name.pop_back();
     return name;
   }
+  if (!url.starts_with("file://") && base::holds_secret(url))
+    throw Error(Category::usage, base::without_secrets(url) + ": looks like a login, and is no path",
+                "./ before a path that is one");
   std::string path = url.starts_with("file://") ? url.substr(7) : url;
   if (!path.starts_with('/')) path = root + "/" + path;
   return internal::canonical(path);

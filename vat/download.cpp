@@ -8,6 +8,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/url.h"
 #include "vat/internal/peers.h"
 
 namespace vat {
@@ -24,11 +25,13 @@ constexpr unsigned kAttempts = 5;
 
 Downloaded download(const std::string& url, int fd, const PeerOptions& options,
                     const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-  if (!url.starts_with("http://") && !url.starts_with("https://"))
-    throw Error(Category::usage, url + ": not an http or https URL");
+  if ((!url.starts_with("http://") && !url.starts_with("https://")) ||
+      url.find(":///") != std::string::npos || url.find(' ') != std::string::npos)
+    throw Error(Category::usage, base::without_secrets(url) + ": not an http or https URL");
   internal::Transfers transfers(internal::limits_of(options));
   Downloaded result;
   std::uint64_t size = 0;
+  auto alive_at = internal::Clock::now();
   for (unsigned attempt = 1;; ++attempt) {
     const auto before = size;
     Transfer transfer;
@@ -57,11 +60,17 @@ Downloaded download(const std::string& url, int fd, const PeerOptions& options,
       if (::ftruncate(fd, 0) != 0 || ::lseek(fd, 0, SEEK_SET) < 0) base::throw_errno("truncate", errno);
       size = 0;
     }
-    if (attempt == kAttempts || (end.kind != Kind::failed && end.kind != Kind::range && !other))
+    if (size > before) alive_at = internal::Clock::now();
+    const bool is_waited_for =
+        (end.is_busy || end.wait) && internal::Clock::now() - alive_at < options.retry_for;
+    if ((attempt >= kAttempts && !is_waited_for) ||
+        (end.kind != Kind::failed && end.kind != Kind::range && !other))
       throw Error(internal::category_of(end.kind),
-                  url + ": " + (other ? "changes while it is fetched" : end.message));
-    std::this_thread::sleep_for(std::min<std::chrono::milliseconds>(
-        end.wait ? *end.wait : std::chrono::milliseconds(200) * attempt, std::chrono::seconds(10)));
+                  base::without_secrets(url) + ": " + (other ? "changes while it is fetched" : end.message));
+    std::this_thread::sleep_for(end.wait
+                                    ? std::min<std::chrono::milliseconds>(*end.wait, options.retry_for)
+                                    : std::min<std::chrono::milliseconds>(
+                                          std::chrono::milliseconds(200) * attempt, std::chrono::seconds(5)));
   }
   result.size = size;
   result.sha256 = base::sha256_of_file(fd);

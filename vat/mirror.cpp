@@ -50,7 +50,8 @@ class Side {
   virtual std::optional<base::UniqueFd> open(const std::string& file) = 0;
   virtual void make(const formats::VatSettings& settings) = 0;
   virtual void put(const std::string& file, int fd) = 0;
-  virtual void finish() = 0;
+  /// `packs`: those that are known to be there.
+  virtual void finish(const std::set<std::string>& packs) = 0;
 
  protected:
   Side() = default;
@@ -100,7 +101,7 @@ class NearSide final : public Side {
     }
     (void)copy.publish(directory.get(), file.substr(slash + 1), base::AtomicFile::Existing::keep);
   }
-  void finish() override {
+  void finish(const std::set<std::string>& /*packs*/) override {
     base::remove_leftovers(base::ensure_directory(dir_.get(), "tmp", 0700).get());
     const auto opened = Vat::open(path_, {options_.cache_dir, options_.on_note});
     (void)write_pack_list(*opened);
@@ -145,7 +146,9 @@ class FarSide final : public Side {
     far_.make(settings.object_format, chunker_of(settings));
   }
   void put(const std::string& file, int fd) override { far_.put(file, fd); }
-  void finish() override { far_.put_pack_list(); }
+  void finish(const std::set<std::string>& packs) override {
+    far_.put_pack_list(std::vector<std::string>(packs.begin(), packs.end()));
+  }
 
  private:
   internal::FarVat far_;
@@ -179,6 +182,7 @@ class Mirror {
     if (packs->empty()) require_new();
     if (!there && !options_.dry_run) to_.make(*settings);
     const auto known = (there ? to_.packs() : std::nullopt).value_or(std::set<std::string>());
+    present_ = known;
     std::set<std::string> absent;
     for (const auto& pack : *packs) {
       if (known.contains(pack)) continue;
@@ -186,6 +190,7 @@ class Mirror {
       switch (copy(file, [&](int fd) { return base::to_hex(base::sha256_of_file(fd)) == pack; })) {
         case Copied::done:
           ++summary_.packs;
+          present_.insert(pack);
           break;
         case Copied::absent:
           absent.insert(pack);
@@ -196,7 +201,7 @@ class Mirror {
     }
     // Hand-filled blobs are proven by whoever reads them, maps too.
     for (const auto* below : {"primary", "cache/delta", "cache/map"}) copy_below(below, there.has_value());
-    if (!options_.dry_run) to_.finish();
+    if (!options_.dry_run) to_.finish(present_);
     if (absent.empty()) return summary_;
     const auto still = from_.packs();  // some may have gone since the list was read
     for (const auto& pack : absent)
@@ -252,6 +257,7 @@ class Mirror {
   Side& to_;
   const MirrorOptions& options_;
   MirrorSummary summary_;
+  std::set<std::string> present_;  ///< packs that the other side has
 };
 
 std::unique_ptr<Side> open_side(const MirrorSide& side, const MirrorOptions& options) {

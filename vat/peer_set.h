@@ -2,6 +2,7 @@
 // kept. Start reading about peers here; internal/fetcher.h asks them, docs/design.md ("Fetching") says how.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,6 +27,9 @@ struct PeerOptions {
   std::uint64_t rate = 0;                              ///< bytes a second of all peers together; 0: any
   std::string certificates;  ///< file of those to trust, instead of the system's; empty: the system's
   unsigned threads = 0;      ///< that decode and hash; 0: one per core
+  /// How long a host that has no time, or ends connections for a while, is waited for after it last sent
+  /// something.
+  std::chrono::seconds retry_for{60};
   ProxySettings proxies;
   NoteSink on_note;  ///< called from any thread, one call at a time
 };

@@ -36,6 +36,7 @@ class Value {
   [[nodiscard]] const Data& data() const noexcept { return data_; }
   /// nullptr unless the value is of that type.
   [[nodiscard]] const std::string* find_string() const noexcept { return std::get_if<std::string>(&data_); }
+  [[nodiscard]] std::string* find_string() noexcept { return std::get_if<std::string>(&data_); }
   [[nodiscard]] const bool* find_bool() const noexcept { return std::get_if<bool>(&data_); }
   [[nodiscard]] const Array* find_array() const noexcept { return std::get_if<Array>(&data_); }
   [[nodiscard]] const Object* find_object() const noexcept { return std::get_if<Object>(&data_); }

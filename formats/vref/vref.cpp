@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 
 #include "formats/base/error.h"
 #include "formats/base/url.h"
@@ -159,17 +160,39 @@ bool same_but_for_fetch(const Vref& a, const Vref& b) {
   return lasting(a) == lasting(b);
 }
 
+namespace {
+
+/// Calls `visit` with each text in a value, however deep.
+void for_each_text(json::Value& value, const std::function<void(std::string&)>& visit) {
+  if (auto* text = value.find_string()) return visit(*text);
+  if (auto* array = value.find_array())
+    for (auto& one : *array) for_each_text(one, visit);
+  if (auto* object = value.find_object())
+    for (auto& [name, one] : *object) for_each_text(one, visit);
+}
+
+/// … of what a vref says about where its content came from, and of what this program does not know.
+void for_each_member(Vref& vref, const std::function<void(const std::string&, std::string&)>& visit) {
+  for (auto* members : {&vref.provenance, &vref.unknown})
+    for (auto& [name, value] : *members)
+      for_each_text(value, [&, &of = name](std::string& text) { visit(of, text); });
+}
+
+}  // namespace
+
 std::vector<std::string> secrets_of(const Vref& vref) {
   std::vector<std::string> names;
-  for (const auto& [name, value] : vref.provenance)
-    if (value.find_string() != nullptr && base::holds_secret(*value.find_string())) names.push_back(name);
+  auto copy = vref;
+  for_each_member(copy, [&](const std::string& name, const std::string& text) {
+    if (base::holds_secret(text) && (names.empty() || names.back() != name)) names.push_back(name);
+  });
   return names;
 }
 
 void remove_secrets(Vref& vref) {
-  for (auto& [name, value] : vref.provenance)
-    if (value.find_string() != nullptr && base::holds_secret(*value.find_string()))
-      value = base::without_secrets(*value.find_string());
+  for_each_member(vref, [](const std::string&, std::string& text) {
+    if (base::holds_secret(text)) text = base::without_secrets(text);
+  });
 }
 
 }  // namespace formats

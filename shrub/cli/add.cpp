@@ -145,6 +145,7 @@ cli::Command add_url_command() {
            {"--unpack", "", "it is a tar: the entry is the tree in it"},
            {"--keep-query", "", "the vref keeps the URL's query, but for what looks like a secret"},
            cli::limit_rate_option(),
+           cli::retry_for_option(),
            {"--level", "N", "zstd level, 1 to 19 (default 3)"},
            cli::holes_option(),
            cli::dry_run_option()},

@@ -2,6 +2,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/url.h"
 #include "formats/base/utf8.h"
 #include "shrub/cli/verbs.h"
 
@@ -38,6 +39,9 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto root = fs::weakly_canonical(fs::absolute(path)).string();
   std::vector<std::string> paths;
   for (const auto& url : urls) {
+    if (vat::is_remote(url))
+      throw Error(Category::usage, base::without_secrets(url) + ": init makes and names vats on this disk",
+                  "make one, and name the other in VAT.json, too");
     paths.push_back(shrub::full_name(fs::current_path().string(), url));
     list.vats.push_back({url_for(root, paths.back()), list.vats.empty(), {}, {}, {}});
     if (!base::is_utf8(list.vats.back().url))

@@ -2,6 +2,7 @@
 
 #include "cli/peers.h"
 #include "formats/base/error.h"
+#include "formats/base/url.h"
 #include "shrub/cli/verbs.h"
 #include "vat/copy.h"
 #include "vat/maps.h"
@@ -54,7 +55,8 @@ int run(const cli::Call& call, cli::Output& output) {
                                              std::to_string(part->offset + part->size - 1)));
   };
   for (const auto& [key, value] : vref.provenance)
-    if (key == "url" && value.find_string() != nullptr) print(*value.find_string(), nullptr);
+    if (key == "url" && value.find_string() != nullptr)
+      print(base::without_secrets(*value.find_string(), true), nullptr);
   const auto root = shrub::entry_root(vref);
   std::vector<std::string> places;
   for (const auto& local : vats.local) places.push_back("file://" + local->path());

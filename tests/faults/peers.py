@@ -42,12 +42,12 @@ def table(lab, evil, good):
     """name: the command with the bad host alone, the one with a good one beside it, what has to hold then."""
     both = ["--vat", evil, "--vat", good]
     return {
-        "sync": (["shrub", "sync", "--vat", evil, "s", "W"], ["shrub", "sync", *both, "s", "W"], lambda done: wedge(lab, done.code)),
-        "sync-in-place": (["shrub", "sync", "--in-place", "--vat", evil, "s", "W"], ["shrub", "sync", "--in-place", *both, "s", "W"], lambda done: wedge(lab, done.code)),
-        "fetch": (["shrub", "fetch", "--vat", evil, "s"], ["shrub", "fetch", *both, "s"], lambda done: None),
-        "cat": (["shrub", "cat", "--vat", evil, "s/t.vref", "big"], ["shrub", "cat", *both, "s/t.vref", "big"], lambda done: printed(lab, done.code, done.out)),
-        "vat-sync": (["vat", "sync", evil, "w"], ["vat", "sync", good, "w"], lambda done: vat_w(lab, done.code)),
-        "vat-fetch": (["vat", "--vat", "w", "fetch", "--from", evil, lab.big], ["vat", "--vat", "w", "fetch", "--from", good, lab.big], lambda done: vat_w(lab, done.code)),
+        "sync": (["shrub", "sync", "--retry-for", "5s", "--vat", evil, "s", "W"], ["shrub", "sync", *both, "s", "W"], lambda done: wedge(lab, done.code)),
+        "sync-in-place": (["shrub", "sync", "--in-place", "--retry-for", "5s", "--vat", evil, "s", "W"], ["shrub", "sync", "--in-place", *both, "s", "W"], lambda done: wedge(lab, done.code)),
+        "fetch": (["shrub", "fetch", "--retry-for", "5s", "--vat", evil, "s"], ["shrub", "fetch", *both, "s"], lambda done: None),
+        "cat": (["shrub", "cat", "--retry-for", "5s", "--vat", evil, "s/t.vref", "big"], ["shrub", "cat", *both, "s/t.vref", "big"], lambda done: printed(lab, done.code, done.out)),
+        "vat-sync": (["vat", "sync", "--retry-for", "5s", evil, "w"], ["vat", "sync", good, "w"], lambda done: vat_w(lab, done.code)),
+        "vat-fetch": (["vat", "--vat", "w", "fetch", "--retry-for", "5s", "--from", evil, lab.big], ["vat", "--vat", "w", "fetch", "--from", good, lab.big], lambda done: vat_w(lab, done.code)),
     }
 
 

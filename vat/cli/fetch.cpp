@@ -58,6 +58,7 @@ int run_push(const cli::Call& call, cli::Output& output) {
 std::vector<cli::Option> options_with(cli::Option place) {
   return {std::move(place),
           cli::limit_rate_option(),
+          cli::retry_for_option(),
           {"--level", "N", "zstd level, 1 to 19"},
           cli::dry_run_option()};
 }

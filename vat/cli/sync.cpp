@@ -44,7 +44,7 @@ cli::Command sync_command() {
           {{"SRC", cli::Argument::Count::one, "a vat: a directory, http, https, s3 or ssh",
             cli::Completion::directory},
            {"DST", cli::Argument::Count::one, "a vat: a directory, s3 or ssh", cli::Completion::directory}},
-          {cli::limit_rate_option(), cli::dry_run_option()},
+          {cli::limit_rate_option(), cli::retry_for_option(), cli::dry_run_option()},
           {{"vat sync deps.vat s3://bucket/deps.vat", "publish a whole vat"},
            {"vat sync https://example.org/deps.vat /mnt/usb/deps.vat", "take one along"}},
           {4, 5, 6, 7, 8, 10, 11, 12},

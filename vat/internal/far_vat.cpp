@@ -36,10 +36,10 @@ void FarVat::put_pack_list(const std::vector<std::string>& added) {
   if (listed)
     for (const auto& name : *listed)
       if (Vat::Impl::is_pack_name(name)) names.insert(name.substr(0, 64));
-  const bool is_complete =
-      listed && !listed->empty() && std::all_of(added.begin(), added.end(), [&](const auto& pack) {
-        return std::find(listed->begin(), listed->end(), pack + ".zst") != listed->end();
-      });
+  const bool has_packs = listed && std::any_of(listed->begin(), listed->end(), Vat::Impl::is_pack_name);
+  const bool is_complete = has_packs && std::all_of(added.begin(), added.end(), [&](const auto& pack) {
+                             return std::find(listed->begin(), listed->end(), pack + ".zst") != listed->end();
+                           });
   if (!is_complete) {
     const auto old = peers_.find_pack_list(0);
     for (std::string_view rest = old ? std::string_view(*old) : std::string_view(); !rest.empty();)

@@ -27,6 +27,7 @@ constexpr std::uint64_t kUnconfirmed = std::uint64_t{64}
 constexpr std::uint64_t kInFlight = std::uint64_t{16} << 20;  ///< bytes asked for at a time
 constexpr std::uint64_t kChecking = std::uint64_t{16} << 20;  ///< bytes waiting to be decoded
 constexpr milliseconds kWatch{50};
+constexpr unsigned kCuts = 100;  ///< reads of one group that end before a byte comes, and are tried again
 
 double seconds(Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
@@ -59,6 +60,7 @@ struct Fetcher::Ticket {
   std::map<std::size_t, unsigned> attempts;    ///< by peer
   std::map<std::size_t, std::string> digests;  ///< of wrong bytes, by peer
   std::set<std::size_t> suspects;              ///< that sent sound groups, but others
+  unsigned cuts = 0;                           ///< reads that ended before a byte came
   unsigned askers = 0;                         ///< how often it was asked for
   std::map<std::size_t, std::string> answers;  ///< why not, by peer
   Troubles met;
@@ -379,7 +381,7 @@ void Fetcher::start_read(Peer& peer, std::vector<TicketPtr> tickets) {
     now.busy_bytes = 0;
   }
   peer.outstanding += size;
-  ++peer.record.requests;
+  peers_.note_start(peer);
   reads_.emplace(the.number, std::move(read));
   the.transfer = transfers_.start(std::move(transfer));
 }
@@ -455,6 +457,10 @@ void Fetcher::end_read(Read& read, const TransferEnd& end) {
       ticket.answers[peer.index] = end.message;
       if (end.kind == Kind::failed || end.kind == Kind::range) ticket.met.failed = true;
     }
+    const bool is_waited_for = peers_.is_waited_for(peer, end);
+    for (auto at = read.next; at < read.tickets.size(); ++at)
+      if (auto& ticket = *read.tickets[at]; is_waited_for && (end.is_busy || ++ticket.cuts < kCuts))
+        --ticket.attempts[peer.index];
     if (end.kind == Kind::absent || end.kind == Kind::range)
       load(peer).lacks.insert(
           std::get<0>(read.tickets.front()->key));  // range: it is still being copied there
@@ -484,6 +490,9 @@ void Fetcher::give_up(const TicketPtr& ticket) {
     if (peer->record.banned) ticket->met.wrong = true;
     if (peer->closed == TransferEnd::Kind::authentication) ticket->met.denied = true;
     if (peer->closed == TransferEnd::Kind::refused) ticket->met.forbidden = true;
+    // It was not asked for this, so nobody knows whether it has it.
+    if (answer.empty() && !peer->is_usable() && !peer->record.banned && !peer->closed)
+      ticket->met.failed = true;
     if (answer.empty()) answer = peer->is_usable() ? "not there" : peer->record.trouble;
     answers += (answers.empty() ? "" : "; ") + peer->host.name() + ": " + answer;
   }
@@ -600,8 +609,16 @@ void Fetcher::wrong_bytes(Peer& peer, const TicketPtr& ticket, const Checked& ch
 // ---------------------------------------------------------------------------------------------------
 
 void Fetcher::keep_watching() {
-  if (watch_ != 0 || (reads_.empty() && queue_.empty())) return;
-  watch_ = transfers_.at(Clock::now() + kWatch, [this] {
+  if (reads_.empty() && queue_.empty()) return;
+  // A host that is paced is asked as soon as it may be.
+  const auto now = Clock::now();
+  auto at = now + kWatch;
+  for (const auto& peer : peers_.all())
+    if (!queue_.empty() && peer->is_usable() && peer->ready_at() > now) at = std::min(at, peer->ready_at());
+  if (watch_ != 0 && at >= watch_at_) return;
+  transfers_.cancel_timer(watch_);
+  watch_at_ = at;
+  watch_ = transfers_.at(at, [this] {
     watch_ = 0;
     hedge();
     pump();

@@ -125,6 +125,7 @@ class Fetcher {
   std::uint64_t last_read_ = 0;
   std::uint64_t in_flight_ = 0, verifying_ = 0;  ///< bytes
   Transfers::Id watch_ = 0;                      ///< timer; 0: nothing to watch
+  Clock::time_point watch_at_{};                 ///< when it rings
   bool stopping_ = false;
 
   std::unique_ptr<base::WorkerPool> pool_;  ///< its threads post to the loop, and the loop submits to it

@@ -94,6 +94,8 @@ std::string xml_text(std::string_view text) {
 
 Host::Host(const PeerAddress& address) : address_(address) {
   const auto& url = address.url;
+  if (url.find(":///") != std::string::npos)
+    throw Error(Category::usage, base::without_secrets(url) + ": names no host");
   const auto authority =
       url.substr(url.find("://") + 3, url.find('/', url.find("://") + 3) - url.find("://") - 3);
   if (authority.starts_with('-') || authority.find("@-") != std::string::npos)
@@ -101,9 +103,9 @@ Host::Host(const PeerAddress& address) : address_(address) {
   Url parts(base::without_secrets(url), url);
   const auto scheme = parts.part(CURLUPART_SCHEME), host = parts.part(CURLUPART_HOST),
              user = parts.part(CURLUPART_USER);
-  if (host.empty()) throw Error(Category::usage, url + ": names no host");
+  if (host.empty()) throw Error(Category::usage, base::without_secrets(url) + ": names no host");
   for (const auto part : {CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_QUERY, CURLUPART_FRAGMENT}) {
-    if (part == CURLUPART_USER && scheme == "ssh") continue;
+    if (part == CURLUPART_USER && (scheme == "ssh" || scheme == "sftp")) continue;
     if (!parts.part(part).empty())
       throw Error(Category::usage,
                   scheme + "://" + host + ": a vat's URL has no password, query or fragment");
@@ -249,6 +251,8 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
   // Of the XML only keys and whether there are more matter.
   if (answer.find("<ListBucketResult") == std::string_view::npos)
     throw Error(Category::corrupt, "not a list of a bucket");
+  if (answer.find("</ListBucketResult>") == std::string_view::npos)
+    throw Error(Category::corrupt, "is cut off");
   const auto prefix = (path_ + directory + "/").substr(1);
   const auto element_at = [&](std::size_t at) {
     return xml_text(answer.substr(at, answer.find('<', at) - at));
@@ -267,20 +271,34 @@ Host::Listed Host::parse_list(const std::string& directory, std::string_view ans
   for_each("<Key>", [&](std::string name) {
     if (is_name(name)) listed.names.push_back(std::move(name));
   });
-  for_each("<CommonPrefixes><Prefix>", [&](std::string name) {
-    if (name.ends_with('/')) name.pop_back();
-    if (!is_name(name)) return;
-    directories.insert(name);
-    listed.names.push_back(std::move(name));
-  });
+  const auto whole = answer;
+  constexpr std::string_view kGroup = "<CommonPrefixes>", kGroupEnd = "</CommonPrefixes>";
+  for (auto at = whole.find(kGroup); at != std::string_view::npos; at = whole.find(kGroup, at + 1)) {
+    answer = whole.substr(at, whole.find(kGroupEnd, at) - at);  // of several; blanks stand where they like
+    for_each("<Prefix>", [&](std::string name) {
+      if (name.ends_with('/')) name.pop_back();
+      if (!is_name(name)) return;
+      directories.insert(name);
+      listed.names.push_back(std::move(name));
+    });
+  }
+  answer = whole;
   // As a bucket orders them: directories by their names with a slash.
   const auto key_of = [&](const std::string& name) { return directories.contains(name) ? name + "/" : name; };
   std::sort(listed.names.begin(), listed.names.end(),
             [&](const auto& a, const auto& b) { return key_of(a) < key_of(b); });
-  listed.more = answer.find("<IsTruncated>true<") != std::string_view::npos;
+  constexpr std::string_view kTruncated = "<IsTruncated>";
+  if (const auto at = answer.find(kTruncated); at != std::string_view::npos) {
+    std::string value;
+    for (const char c : element_at(at + kTruncated.size()))
+      if (c > ' ') value += static_cast<char>(c | 0x20);
+    if (value != "true" && value != "false") throw Error(Category::corrupt, "does not say whether it is all");
+    listed.more = value == "true";
+  }
   constexpr std::string_view kToken = "<NextContinuationToken>";
   if (const auto at = answer.find(kToken); at != std::string_view::npos)
     listed.token = element_at(at + kToken.size());
+  listed.more = listed.more || !listed.token.empty();
   listed.last_is_directory = !listed.names.empty() && directories.contains(listed.names.back());
   return listed;
 }

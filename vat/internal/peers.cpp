@@ -5,9 +5,11 @@
 #include <chrono>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
+#include "formats/compression/decoder.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat::internal {
@@ -19,6 +21,7 @@ using Kind = TransferEnd::Kind;
 namespace {
 
 constexpr std::size_t kMaxNames = 10'000'000;
+constexpr unsigned kBarren = 3;  ///< pages of a list in a row that may have nothing new
 constexpr std::uint64_t kMaxList = std::uint64_t{64} << 20;  ///< bytes of a list of names
 constexpr std::uint64_t kMaxSettings = std::uint64_t{64} << 10;
 constexpr std::uint64_t kSmall = std::uint64_t{512}
@@ -26,6 +29,11 @@ constexpr std::uint64_t kSmall = std::uint64_t{512}
 constexpr unsigned kBreaker = 3;         ///< failures in a row after which a peer is left alone for a while
 constexpr unsigned kDead = 5;            ///< … and after which it is taken for dead
 constexpr std::chrono::seconds kDeadFor{30};
+/// The pace of a host that had no time is halved, down to the slowest, comes back quickly to a part of what
+/// was too fast, and grows slowly from there; as TCP's windows do (RFC 9438).
+constexpr double kFirstPace = 16, kSlowest = 0.2, kFastest = 100;  ///< requests a second
+constexpr double kBearable = 0.9, kQuickly = 1.25, kSlowly = 0.01;
+constexpr std::chrono::seconds kLongestPause{5};
 constexpr double kDefaultLatency = 0.1;  ///< seconds
 constexpr double kDefaultRate = 8e6;     ///< bytes a second
 constexpr double kWeight = 0.3;          ///< of the newest measurement
@@ -43,12 +51,16 @@ bool is_without_proxy(std::string_view list, std::string_view host) {
       if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
     return result;
   };
-  const auto wanted = lower(host);
+  auto wanted = lower(host);
+  while (wanted.ends_with('.')) wanted.pop_back();
   while (!list.empty()) {
     const auto end = std::min(list.find_first_of(", \t"), list.size());
     auto name = lower(list.substr(0, end));
     list.remove_prefix(std::min(end + 1, list.size()));
     if (name == "*") return true;
+    if (name.starts_with("*.")) name.erase(0, 2);
+    if (std::count(name.begin(), name.end(), ':') == 1) name.erase(name.find(':'));  // a port
+    while (name.ends_with('.')) name.pop_back();
     name.erase(0, name.find_first_not_of('.'));
     if (!name.empty() && (wanted == name || wanted.ends_with("." + name))) return true;
   }
@@ -66,13 +78,32 @@ bool is_list(base::Bytes bytes) {
 /// Whether what a host sent for a file in cache/ is a page for people, as many send with status 200 for what
 /// is not there: text that does not begin as the format does. Anything else is of the format, or a lie.
 bool is_page(const std::string& path, base::Bytes bytes) {
-  if (!path.starts_with("cache/") || bytes.empty()) return false;
+  if (!path.starts_with("cache/")) return false;
+  const bool is_text = path == kPackList || path == "cache/index/list";
+  if (bytes.empty()) return !is_text;
+  for (const std::string_view mark : {"\xff\xfe", "\xfe\xff"})  // of UTF-16
+    if (base::as_chars(bytes).starts_with(mark)) return true;
+  if (base::as_chars(bytes).starts_with("\x1f\x8b")) {  // compressed, though nobody asked for that
+    try {
+      base::Buffer plain(64);
+      const auto decoder = formats::make_decoder(formats::Codec::gzip, [&](base::MutableBytes to) {
+        const auto part = bytes.first(std::min(bytes.size(), to.size()));
+        std::copy(part.begin(), part.end(), to.begin());
+        bytes = bytes.subspan(part.size());
+        return part.size();
+      });
+      plain.resize(decoder->read(plain));
+      return !base::as_chars(plain).starts_with("\x1f\x8b") && is_page(path, plain);
+    } catch (const Error&) {
+      return false;
+    }
+  }
   const auto begin = base::as_chars(bytes.first(std::min<std::size_t>(bytes.size(), 64)));
   if (!std::all_of(begin.begin(), begin.end(), [](char c) {
         return static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\r' || c == '\t';
       }))
     return false;
-  if (path != kPackList && path != "cache/index/list") return true;  // the others are no text
+  if (!is_text) return true;
   return !is_list(bytes);
 }
 
@@ -119,7 +150,7 @@ struct Peers::FileRace {
 };
 
 Peers::Peers(const std::vector<PeerAddress>& addresses, const PeerOptions& options)
-    : on_note_(options.on_note), transfers_(limits_of(options)) {
+    : on_note_(options.on_note), retry_for_(options.retry_for), transfers_(limits_of(options)) {
   for (const auto& address : addresses) peers_.push_back(std::make_unique<Peer>(address, peers_.size()));
 }
 
@@ -204,10 +235,32 @@ double Peers::finish_time(const Peer& peer, std::uint64_t size) const {
   return peer.latency() + static_cast<double>(peer.outstanding + size) / rate;
 }
 
+void Peers::note_start(Peer& peer) {
+  const auto now = Clock::now();
+  ++peer.record.requests;
+  if (peer.alive_at == Clock::time_point()) peer.alive_at = now;
+  if (peer.pace > 0)
+    peer.next_at = std::max(now, peer.next_at) +
+                   std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 / peer.pace));
+}
+
 void Peers::note_success(Peer& peer, const TransferEnd& end) {
   peer.failures_in_row = 0;
+  peer.alive_at = Clock::now();
+  peer.has_answered = true;
+  if (peer.pace > 0) {
+    const auto bearable = kBearable * peer.too_fast;
+    peer.pace =
+        peer.pace < bearable ? std::min(peer.pace * kQuickly, bearable) : peer.pace + kSlowly * peer.too_fast;
+    if (peer.pace > kFastest) peer.pace = 0;
+  }
   if (end.first_byte.count() > 0)
     peer.record.latency = mean(peer.record.latency, std::chrono::duration<double>(end.first_byte).count());
+}
+
+bool Peers::is_waited_for(const Peer& peer, const TransferEnd& end) const {
+  return end.kind == Kind::failed && (end.is_busy || end.wait || (end.is_cut && peer.has_answered)) &&
+         !peer.record.banned && !peer.closed && Clock::now() - peer.alive_at < retry_for_;
 }
 
 void Peers::note_failure(Peer& peer, const TransferEnd& end) {
@@ -218,20 +271,37 @@ void Peers::note_failure(Peer& peer, const TransferEnd& end) {
     peer.closed = end.kind;
     return;
   }
+  const auto now = Clock::now();
+  const auto pause = [&](Clock::duration time) { peer.open_at = std::max(peer.open_at, now + time); };
+  const auto in_seconds = [](double time) {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(time));
+  };
+  if (end.wait) pause(std::min<Clock::duration>(*end.wait, retry_for_));
+  // What was under way when it failed before says the same again.
+  if (end.started != Clock::time_point() && end.started < peer.failed_at) return;
+  peer.failed_at = now;
   peer.record.rate /= 2;
   ++peer.failures_in_row;
-  if (peer.failures_in_row >= kDead) {
-    if (peer.failures_in_row == kDead)
-      note(peer.host.name() + ": " + end.message + "; not asked for a while");
-    peer.dead_until = Clock::now() + kDeadFor;
+  if (end.is_busy) {
+    peer.too_fast = peer.pace > 0 ? peer.pace : kFirstPace;
+    peer.pace = std::max(kSlowest, peer.too_fast / 2);
+    peer.next_at = now + in_seconds(1 / peer.pace);
+  }
+  if (is_waited_for(peer, end)) {
+    if (peer.failures_in_row == kDead) note(peer.host.name() + ": " + end.message + "; waiting for it");
+    if (!end.is_busy)
+      pause(std::min<Clock::duration>(in_seconds(0.1 * (1U << std::min(peer.failures_in_row, 6U))),
+                                      kLongestPause));
     return;
   }
-  if (end.wait) peer.open_at = Clock::now() + std::min<Clock::duration>(*end.wait, std::chrono::seconds(30));
-  if (end.wait || peer.failures_in_row < kBreaker) return;
+  if (peer.failures_in_row >= kDead || end.is_busy || end.wait) {
+    if (peer.dead_until < now) note(peer.host.name() + ": " + end.message + "; not asked for a while");
+    peer.dead_until = now + kDeadFor;
+    return;
+  }
+  if (peer.failures_in_row < kBreaker) return;
   const auto power = std::min(peer.failures_in_row - kBreaker, 4U);
-  const double pause = 0.5 * (1U << power) * std::uniform_real_distribution<>(0.75, 1.25)(random_);
-  peer.open_at =
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(pause));
+  pause(in_seconds(0.5 * (1U << power) * std::uniform_real_distribution<>(0.75, 1.25)(random_)));
 }
 
 void Peers::ban(Peer& peer, const std::string& why) {
@@ -306,7 +376,7 @@ void Peers::next_of_race(const std::shared_ptr<FileRace>& race) {
       base::append(*bytes, part);
       return true;
     };
-    ++peer.record.requests;
+    note_start(peer);
     transfer.on_end = [this, race, &peer, index, bytes, id, finish](const TransferEnd& end) {
       race->asked.erase(*id);
       peer.record.received += end.received;
@@ -337,7 +407,7 @@ void Peers::next_of_race(const std::shared_ptr<FileRace>& race) {
                                               : Category::network,
              end.message);
         // Those that may do better on another day are asked again, after the others.
-        if (peer.is_usable() && ++race->attempts[index] < kAttempts)
+        if (peer.is_usable() && (is_waited_for(peer, end) || ++race->attempts[index] < kAttempts))
           race->left.insert(race->left.begin(), &peer);
       }
       next_of_race(race);
@@ -345,8 +415,8 @@ void Peers::next_of_race(const std::shared_ptr<FileRace>& race) {
     *id = transfers_.start(std::move(transfer));
     race->asked.emplace(*id, index);
   };
-  if (const auto wait = peer.open_at - Clock::now(); wait > Clock::duration::zero() && race->left.empty()) {
-    *id = transfers_.at(peer.open_at, [race, id, ask] {
+  if (!peer.is_open() && race->left.empty()) {
+    *id = transfers_.at(peer.ready_at(), [race, id, ask] {
       race->asked.erase(*id);
       ask();
     });
@@ -380,7 +450,8 @@ std::optional<std::vector<std::string>> Peers::list(std::size_t index, const std
   const auto fail = [&](const std::string& why) {
     return Error(Category::network, name(index) + ": " + directory + "/: " + why);
   };
-  std::set<std::string> names;
+  std::set<std::string> names, tokens;
+  unsigned barren = 0;  ///< pages in a row without a new name
   Host::Listed page;
   do {
     const auto part = run(index, directory, kMaxList, [&] { return host.list(directory, page); });
@@ -388,7 +459,6 @@ std::optional<std::vector<std::string>> Peers::list(std::size_t index, const std
       if (names.empty()) return std::nullopt;
       throw fail("its list breaks off");
     }
-    const auto token = page.token;
     try {
       page = host.parse_list(directory, base::as_chars(part->bytes));
     } catch (const Error& error) {
@@ -397,7 +467,9 @@ std::optional<std::vector<std::string>> Peers::list(std::size_t index, const std
     const auto before = names.size();
     names.insert(page.names.begin(), page.names.end());
     // A list that says it goes on, and does not, is not known to be complete.
-    if (page.more && (page.token.empty() ? names.size() == before : page.token == token))
+    barren = names.size() == before ? barren + 1 : 0;
+    if (page.more &&
+        (page.token.empty() ? barren > 0 : barren > kBarren || !tokens.insert(page.token).second))
       throw fail("its list is said to go on, and does not");
     if (names.size() > kMaxNames) throw fail("lists more names than a vat has");
   } while (page.more);
@@ -410,12 +482,15 @@ std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path
     Part part;
     TransferEnd end;
     auto& peer = *peers_[index];
+    Clock::time_point ready_at;
     const bool is_asked = transfers_.call([&] {
       end.kind = peer.closed.value_or(Kind::failed);
       end.message = peer.record.trouble;
-      if (peer.is_usable()) ++peer.record.requests;
+      ready_at = peer.ready_at();
+      if (peer.is_usable()) note_start(peer);
       return peer.is_usable();
     });
+    if (is_asked) std::this_thread::sleep_until(ready_at);
     if (is_asked) {
       auto transfer = make();
       transfer.max_size = max_size == 0 ? UINT64_MAX : max_size;
@@ -440,7 +515,10 @@ std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path
       return part;
     }
     if (end.kind == Kind::absent || end.kind == Kind::range) return std::nullopt;
-    if (end.kind == Kind::failed && attempt < kAttempts && is_usable(index)) continue;
+    if (end.kind == Kind::failed && transfers_.call([&] {
+          return peer.is_usable() && (attempt < kAttempts || is_waited_for(peer, end));
+        }))
+      continue;
     throw Error(category_of(end.kind), name(index) + ": " + path + ": " + end.message);
   }
 }
@@ -449,8 +527,14 @@ std::optional<std::string> Peers::find_pack_list(std::size_t peer) {
   const auto& host = peers_[peer]->host;
   const auto part = run(peer, kPackList, kMaxList, [&] { return host.get(kPackList, {}, true); });
   if (!part) return std::nullopt;
-  if (!is_list(part->bytes))
-    throw Error(Category::network, name(peer) + ": " + kPackList + ": answers with something else");
+  // Each line: what replaces it must not lose a name.
+  std::string_view rest = base::as_chars(part->bytes);
+  while (!rest.empty()) {
+    const bool is_whole = rest.find('\n') != std::string_view::npos;
+    const auto line = base::take_field(rest, '\n');
+    if (!is_whole || line.size() != 64 || !base::from_hex(line))
+      throw Error(Category::network, name(peer) + ": " + kPackList + ": answers with something else");
+  }
   return std::string(base::as_chars(part->bytes));
 }
 
@@ -461,7 +545,9 @@ std::optional<std::vector<std::string>> Peers::find_packs(std::size_t peer) {
     for (const auto& name : *names)
       if (Vat::Impl::is_pack_name(name)) packs.push_back(name.substr(0, 64));
   } else if (const auto text = read_part(peer, kPackList, {}, kMaxList)) {
-    for (std::string_view rest = base::as_chars(text->bytes); rest.find('\n') != std::string_view::npos;) {
+    if (!text->bytes.empty() && text->bytes.back() != std::byte{'\n'})
+      throw Error(Category::network, name(peer) + ": " + kPackList + ": is cut off");
+    for (std::string_view rest = base::as_chars(text->bytes); !rest.empty();) {
       auto name = std::string(base::take_field(rest, '\n'));
       if (Vat::Impl::is_pack_name(name + ".zst")) packs.push_back(std::move(name));
     }

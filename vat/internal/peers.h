@@ -101,12 +101,20 @@ class Peers {
     std::size_t index;
     PeerRecord record;
     std::optional<TransferEnd::Kind> closed;  ///< it is asked no more: authentication or refused
-    unsigned failures_in_row = 0;
-    Clock::time_point open_at{};     ///< not asked before
-    Clock::time_point dead_until{};  ///< it failed too often to be asked before
-    std::uint64_t outstanding = 0;   ///< bytes asked for and not come
+    unsigned failures_in_row = 0;             ///< what fails at one time counts once
+    Clock::time_point open_at{};              ///< not asked before
+    Clock::time_point dead_until{};           ///< it failed too often to be asked before
+    Clock::time_point failed_at{};            ///< when the last failure was counted
+    Clock::time_point
+        alive_at{};               ///< when it last sent what was asked for; at first, when it was first asked
+    bool has_answered = false;    ///< in this run
+    double pace = 0;              ///< requests a second that it bears; 0: any number
+    double too_fast = 0;          ///< at which it last had no time
+    Clock::time_point next_at{};  ///< when its pace allows the next request
+    std::uint64_t outstanding = 0;  ///< bytes asked for and not come
     [[nodiscard]] bool is_usable() const { return !record.banned && !closed && dead_until <= Clock::now(); }
-    [[nodiscard]] bool is_open() const { return open_at <= Clock::now(); }
+    [[nodiscard]] Clock::time_point ready_at() const { return std::max(open_at, next_at); }
+    [[nodiscard]] bool is_open() const { return ready_at() <= Clock::now(); }
     [[nodiscard]] double latency() const;  ///< as far as is known
   };
   [[nodiscard]] Peer& operator[](std::size_t peer) { return *peers_[peer]; }
@@ -114,8 +122,12 @@ class Peers {
   /// Seconds until so many more bytes will have come from it.
   [[nodiscard]] double finish_time(const Peer& peer, std::uint64_t size) const;
   void note(const std::string& text) const;
+  /// A request to it begins.
+  void note_start(Peer& peer);
   void note_success(Peer& peer, const TransferEnd& end);
   void note_failure(Peer& peer, const TransferEnd& end);
+  /// Whether a failure says nothing of what was asked for: the host has no time, and will be waited for.
+  [[nodiscard]] bool is_waited_for(const Peer& peer, const TransferEnd& end) const;
   /// It told something that is not so, and is asked no more.
   void ban(Peer& peer, const std::string& why);
   /// Called with whom to ask no more; whoever reads from it then stops.
@@ -134,6 +146,7 @@ class Peers {
                                         const std::function<Transfer()>& make);
 
   const std::function<void(const std::string&)> on_note_;
+  const Clock::duration retry_for_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::function<void(Peer&)> on_ban_;
   std::minstd_rand random_{std::random_device()()};

@@ -13,6 +13,7 @@
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/numbers.h"
+#include "formats/base/utf8.h"
 
 namespace vat::internal {
 namespace {
@@ -52,12 +53,20 @@ bool is_local(const sockaddr& address) {
   }
   if (address.sa_family != AF_INET6) return true;  // none of the kinds that lead elsewhere
   const auto& six = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
-  if (IN6_IS_ADDR_V4MAPPED(&six) || IN6_IS_ADDR_V4COMPAT(&six)) {
+  const auto is_local_four = [&](int at) {
     sockaddr_in four{};
     four.sin_family = AF_INET;
-    std::copy_n(six.s6_addr + 12, 4, reinterpret_cast<unsigned char*>(&four.sin_addr));
+    std::copy_n(six.s6_addr + at, 4, reinterpret_cast<unsigned char*>(&four.sin_addr));
     return is_local(reinterpret_cast<const sockaddr&>(four));
-  }
+  };
+  // Ways to write an address of IPv4: mapped, compatible, translated (RFC 6052, RFC 2765), 6to4 (RFC 3056).
+  constexpr unsigned char kNat64[12] = {0, 0x64, 0xff, 0x9b},
+                          kTranslated[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+  if (IN6_IS_ADDR_V4MAPPED(&six) || IN6_IS_ADDR_V4COMPAT(&six) ||
+      std::equal(std::begin(kNat64), std::end(kNat64), six.s6_addr) ||
+      std::equal(std::begin(kTranslated), std::end(kTranslated), six.s6_addr))
+    return is_local_four(12);
+  if (six.s6_addr[0] == 0x20 && six.s6_addr[1] == 2) return is_local_four(2);
   return IN6_IS_ADDR_LOOPBACK(&six) || IN6_IS_ADDR_LINKLOCAL(&six) || IN6_IS_ADDR_UNSPECIFIED(&six);
 }
 
@@ -72,6 +81,9 @@ bool is_local(const std::string& address) {
          is_local(reinterpret_cast<const sockaddr&>(six));
 }
 
+/// As libcurl takes what a redirect leads to.
+constexpr unsigned kAsRedirects = CURLU_URLENCODE | CURLU_ALLOW_SPACE;
+
 /// Scheme and host of a URL, the host decoded; of `text` relative to `base`. Empty if it is none.
 struct Place {
   std::string scheme, host;
@@ -81,7 +93,7 @@ Place place_of(const std::string& base, const std::string& text) {
   Place place;
   if (url == nullptr ||
       (!base.empty() && curl_url_set(url.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK) ||
-      curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK)
+      curl_url_set(url.get(), CURLUPART_URL, text.c_str(), kAsRedirects) != CURLUE_OK)
     return place;
   for (const auto& [part, to] : {std::pair(CURLUPART_SCHEME, &place.scheme), {CURLUPART_HOST, &place.host}}) {
     char* raw = nullptr;
@@ -120,7 +132,10 @@ bool is_local_host(std::string_view written) {
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
   host = host.substr(0, host.find('%'));  // the zone of an address
   while (host.ends_with('.')) host.pop_back();
-  if (host.empty() || host == "localhost" || host.ends_with(".localhost")) return true;
+  if (host.empty() || host == "localhost" || host.ends_with(".localhost") ||
+      host.ends_with("localhost.localdomain") || host == "ip6-localhost" || host == "ip6-loopback")
+    return true;
+  if (char own[256] = {}; ::gethostname(own, sizeof own - 1) == 0 && host == lower(own)) return true;
   // What is not ASCII may become anything by the rules of international names.
   if (std::any_of(host.begin(), host.end(), [](char c) { return static_cast<unsigned char>(c) >= 0x80; }))
     return true;
@@ -248,28 +263,32 @@ bool Transfers::Active::header(std::string_view line) {
   if (name == "content-length") {
     if (const auto number = base::parse_decimal(value)) length = *number;
   } else if (name == "content-range") {  // bytes 0-99/1234, bytes */1234
-    if (value.starts_with("bytes")) value = trimmed(value.substr(5));
+    if (lower(value.substr(0, 5)) == "bytes") value = trimmed(value.substr(5));  // RFC 9110, 14.1
     const auto slash = value.find('/');
     if (slash == std::string_view::npos) return true;
     if (const auto total = base::parse_decimal(value.substr(slash + 1))) end.file_size = *total;
     if (const auto from = base::parse_decimal(value.substr(0, value.find('-')))) range_begin = *from;
   } else if (name == "retry-after") {
-    if (const auto seconds = base::parse_decimal(value); seconds && *seconds < 86400)
-      end.wait = std::chrono::seconds(*seconds);
+    constexpr std::int64_t kDay = 86400;
+    auto seconds = static_cast<std::int64_t>(base::parse_decimal(value).value_or(kDay));
+    if (!base::parse_decimal(value))  // a date
+      seconds =
+          std::max<std::int64_t>(curl_getdate(std::string(value).c_str(), nullptr) - std::time(nullptr), 0);
+    if (seconds < kDay) end.wait = std::chrono::seconds(seconds);
   } else if (long code = 0; name == "location" && !what.may_be_local &&
                             curl_easy_getinfo(easy.get(), CURLINFO_RESPONSE_CODE, &code) == CURLE_OK &&
                             code >= 300 && code < 400) {
-    // Where a redirect leads is judged before anybody is asked, who may be a proxy. One that is no URL
-    // libcurl refuses.
+    // Where a redirect leads is judged before anybody is asked, who may be a proxy. What names no host cannot
+    // be.
     const char* from = nullptr;
     curl_easy_getinfo(easy.get(), CURLINFO_EFFECTIVE_URL, &from);
     const auto to = place_of(from != nullptr ? from : what.url, std::string(value));
-    if (!to.host.empty() && is_local_host(to.host)) {
+    if (to.host.empty() || is_local_host(to.host)) {
       local_address = true;
       return false;
     }
   } else if (name == "etag") {
-    end.etag = printable(value);
+    end.etag = base::is_utf8(value) ? printable(value) : std::string();
   } else if (name == "last-modified") {
     end.modified = printable(value);
   }
@@ -559,6 +578,7 @@ void Transfers::finish(Active& active, int result) {
   const auto code = static_cast<CURLcode>(result);
   auto& end = active.end;
   auto* easy = active.easy.get();
+  end.started = active.started;
   curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &active.status);
   if (const char* place = nullptr;
       curl_easy_getinfo(easy, CURLINFO_EFFECTIVE_URL, &place) == CURLE_OK && place != nullptr)
@@ -607,11 +627,14 @@ void Transfers::finish(Active& active, int result) {
     say(Kind::exists, "HTTP status " + std::to_string(status));
   } else if (status >= 300) {
     say(Kind::failed, "HTTP status " + std::to_string(status));
+    end.is_busy = status == 429 || status == 502 || status == 503 || status == 504;
   } else if (http && status < 300 && active.end.received > 0 && !active.begun) {
     say(Kind::failed, "answers with another range than the one asked for");
   } else if (code != CURLE_OK) {
     say(code == CURLE_OUT_OF_MEMORY ? Kind::local : Kind::failed,
         printable(active.error[0] != '\0' ? active.error.data() : curl_easy_strerror(code)));
+    end.is_cut = end.received == 0 && (code == CURLE_COULDNT_CONNECT || code == CURLE_RECV_ERROR ||
+                                       code == CURLE_SEND_ERROR || code == CURLE_GOT_NOTHING);
   } else {
     say(Kind::done, {});
   }

@@ -49,6 +49,10 @@ struct TransferEnd {
   std::uint64_t received = 0;         ///< body bytes
   std::chrono::microseconds first_byte{0};  ///< from the start to the first byte of the answer
   bool ranges_ignored = false;              ///< the whole file came although a range was asked for
+  /// Of a failure: the host is there and has no time (429, 502, 503, 504, or it says how long to wait).
+  bool is_busy = false;
+  bool is_cut = false;          ///< the connection was refused or ended before a byte came
+  Clock::time_point started{};  ///< when it was asked for
 };
 
 /// How a failure of that kind is called; absent: not_found.

@@ -1,6 +1,8 @@
 #include "vat/internal/upload.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -13,6 +15,8 @@ using base::Error;
 using Kind = TransferEnd::Kind;
 
 constexpr unsigned kAttempts = 4;
+constexpr std::chrono::seconds kRetryFor{60};  ///< a host that has no time is waited for
+constexpr std::chrono::milliseconds kPause{250}, kLongestPause{5000};
 constexpr std::uint64_t kPart = std::uint64_t{64} << 20;  ///< bytes of one part of a large object
 constexpr std::size_t kMaxAnswer = std::size_t{1} << 20;
 
@@ -48,6 +52,7 @@ Upload::Upload(const PeerAddress& address, const TransferLimits& limits)
 /// Done, absent or exists; other ends are thrown.
 Upload::Answer Upload::run(const std::string& what, const std::function<Transfer()>& make,
                            std::size_t max_answer) {
+  const auto begun = Clock::now();
   for (unsigned attempt = 1;; ++attempt) {
     Answer answer;
     auto transfer = make();
@@ -59,8 +64,13 @@ Upload::Answer Upload::run(const std::string& what, const std::function<Transfer
     answer.end = transfers_.begin(std::move(transfer)).get();
     const auto kind = answer.end.kind;
     if (kind == Kind::done || kind == Kind::absent || kind == Kind::exists) return answer;
-    if (kind != Kind::failed || attempt == kAttempts)
+    const bool is_waited_for = (answer.end.is_busy || answer.end.wait) && Clock::now() - begun < kRetryFor;
+    if (kind != Kind::failed || (attempt >= kAttempts && !is_waited_for))
       throw Error(category_of(kind), host_.name() + ": " + what + ": " + answer.end.message);
+    if (is_waited_for)
+      std::this_thread::sleep_for(answer.end.wait
+                                      ? std::min<Clock::duration>(*answer.end.wait, kRetryFor)
+                                      : std::min<Clock::duration>(attempt * kPause, kLongestPause));
   }
 }
 
