@@ -26,7 +26,10 @@ std::string user_directory(const char* variable, const std::string& below_home) 
 }  // namespace
 
 std::string cache_directory() {
-  if (const auto own = find_variable("VAT_CACHE_DIR"); own && own->starts_with('/')) return *own;
+  if (const auto own = find_variable("VAT_CACHE_DIR")) {
+    if (own->starts_with('/')) return *own;
+    throw base::Error(base::Category::usage, "VAT_CACHE_DIR: '" + *own + "' is not an absolute path");
+  }
   return user_directory("XDG_CACHE_HOME", "/.cache");
 }
 

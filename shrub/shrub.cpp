@@ -92,7 +92,8 @@ Shrub Shrub::find(const std::string& path) {
     if (at == at.root_path()) break;
   }
   throw Error(Category::no_store, path + ": no shrub here or above (no VAT.json)",
-              "make one: shrub init --vat VAT " + path);
+              "make one: shrub init --vat VAT " +
+                  (path.ends_with(kVrefSuffix) ? (fs::path(path).parent_path() / ".").string() : path));
 }
 
 Shrub Shrub::find_at(const std::string& path, const std::string& revision) {

@@ -211,6 +211,9 @@ Vats open_vats(const Shrub& shrub, const std::vector<std::string>& instead,
     }
   }
   if (sources.empty() && addresses.empty()) {
+    // A word that is wrong is what to mend first, whatever is wrong with the others.
+    for (const auto& failure : failures)
+      if (failure.category() == Category::usage) throw Error(failure);
     if (!failures.empty()) throw Error(failures.front());
     throw Error(Category::usage, shrub.root() + "/VAT.json: names no vat", "name one: --vat DIR");
   }

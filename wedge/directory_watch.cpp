@@ -38,7 +38,11 @@ bool DirectoryWatch::rescan() {
   const auto top = base::open_directory(AT_FDCWD, path_);
   bool complete = true;
   internal::Walk walk(
-      top.get(), [](const auto& entry) { return entry.type == DT_DIR; }, [](const auto&, const auto&) {});
+      top.get(),
+      [](const auto& entry) {
+        return entry.type == DT_DIR ? internal::Walk::Take::all : internal::Walk::Take::nothing;
+      },
+      [](const auto&, const auto&) {});
   while (const auto entry = walk.next())
     complete = watch(entry->path == "." ? path_ : path_ + "/" + entry->path) && complete;
   return complete;

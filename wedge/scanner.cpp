@@ -313,17 +313,19 @@ class Scan {
     }
   }
 
-  bool wanted(const internal::Walk::Entry& entry) {
+  internal::Walk::Take wanted(const internal::Walk::Entry& entry) {
+    using Take = internal::Walk::Take;
     const bool directory = entry.type == DT_DIR;
-    if (is_excluded(options_.exclude, entry.path, directory)) return false;
-    if (!directory || (skipped_.empty() && !options_.one_file_system)) return true;
+    if (is_excluded(options_.exclude, entry.path, directory)) return Take::nothing;
+    if (!directory || (skipped_.empty() && !options_.one_file_system)) return Take::all;
     struct stat info;
     if (::fstatat(internal::Walk::open_parent(top_, entry)->get(), entry.name().c_str(), &info,
                   AT_SYMLINK_NOFOLLOW) != 0)
-      return true;  // reading it will tell
+      return Take::all;  // reading it will tell
     for (const auto& [device, inode] : skipped_)
-      if (device == info.st_dev && inode == info.st_ino) return false;
-    return !options_.one_file_system || info.st_dev == device_;
+      if (device == info.st_dev && inode == info.st_ino) return Take::nothing;
+    // Whoever restores the tree needs the places to mount at.
+    return options_.one_file_system && info.st_dev != device_ ? Take::itself : Take::all;
   }
 
   void problem(const std::string& path, const std::exception_ptr& why) {

@@ -225,7 +225,7 @@ class Unpacker {
                     "tar: more than " + base::human_size(max_holes_) + " of holes in an archive of this size",
                     "--allow-holes SIZE, if that is meant");
       hasher_.update_zeros(end - size);
-      writer.hole(end - size);
+      writer.skip(end - size);
       size = end;
     };
     while (const auto part = reader.next_part()) {

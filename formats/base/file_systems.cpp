@@ -244,14 +244,13 @@ const FileSystem& FileSystems::look_at(dev_t device, const FileAt& where) {
 
 FileSystem FileSystems::judge(int fd, int depth) {
   auto system = judge_itself(fd, depth);
-  if (system.name != 0) return system;
-  // The user's word is for what cannot be told otherwise.
   const auto id = find_mount_id(fd);
   const auto row =
       std::find_if(mounts_.begin(), mounts_.end(), [&](const auto& mount) { return id == mount.id; });
   if (!id || row == mounts_.end() || !is_trusted(*row)) return system;
+  // The user's word is for what cannot be told otherwise.
   system.is_trusted = true;
-  system.name = name_of({"trusted", row->type, row->source, row->root, row->point});
+  if (system.name == 0) system.name = name_of({"trusted", row->type, row->source, row->root, row->point});
   return system;
 }
 

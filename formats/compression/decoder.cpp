@@ -57,9 +57,22 @@ class BufferedDecoder : public Decoder {
   bool at_end_ = false;  ///< the source has no more
   bool finished_ = false;
 
+  /// Between two members: whether another one begins. Tapes and programs that write blocks fill up with NULs,
+  /// up to the end.
+  bool skip_padding(const char* kind) {
+    const auto data =
+        std::find_if(rest_.begin(), rest_.end(), [](std::byte byte) { return byte != std::byte{0}; });
+    is_padded_ = is_padded_ || data != rest_.begin();
+    rest_ = rest_.subspan(static_cast<std::size_t>(data - rest_.begin()));
+    if (rest_.empty()) finished_ = at_end_;
+    if (!rest_.empty() && is_padded_) damaged(kind, "something follows the padding at its end");
+    return !rest_.empty();
+  }
+
  private:
   ByteSource source_;
   base::Buffer input_;
+  bool is_padded_ = false;
 };
 
 class Plain final : public BufferedDecoder {
@@ -86,10 +99,7 @@ class Gzip final : public BufferedDecoder {
  private:
   std::size_t step(base::MutableBytes to) override {
     if (between_members_) {
-      if (rest_.empty()) {
-        finished_ = at_end_;
-        return 0;
-      }
+      if (!skip_padding("gzip")) return 0;
       (void)::inflateReset(&stream_);  // fails for a stream that was never begun
       between_members_ = false;
     }
@@ -126,10 +136,7 @@ class Bzip2 final : public BufferedDecoder {
 
   std::size_t step(base::MutableBytes to) override {
     if (between_members_) {
-      if (rest_.empty()) {
-        finished_ = at_end_;
-        return 0;
-      }
+      if (!skip_padding("bzip2")) return 0;
       (void)::BZ2_bzDecompressEnd(&stream_);
       start();
       between_members_ = false;

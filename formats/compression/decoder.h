@@ -22,8 +22,9 @@ enum class Codec : std::uint8_t { none, gzip, bzip2, xz, zstd };
 using ByteSource = std::function<std::size_t(base::MutableBytes)>;
 
 /// Decompresses a stream, all concatenated members of it, as the stock tool does. Memory is bounded whatever
-/// the input says: xz dictionaries up to 96 MiB, zstd windows up to 128 MiB; more is refused. One thread at a
-/// time. Throws corrupt if the input is damaged, cut off or followed by something else.
+/// the input says: xz dictionaries up to 96 MiB, zstd windows up to 128 MiB; more is refused. NULs up to the
+/// end, behind gzip and bzip2, are padding. One thread at a time. Throws corrupt if the input is damaged, cut
+/// off or followed by something else.
 class Decoder {
  public:
   virtual ~Decoder() = default;

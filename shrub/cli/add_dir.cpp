@@ -27,15 +27,35 @@ std::string read_patterns(const std::string& path) {
   return text;
 }
 
-std::vector<std::string> patterns(const cli::Call& call) {
+/// Why a pattern matches nothing, or not what it seems to; nullptr if there is no reason.
+const char* find_fault(const std::string& pattern) {
+  const auto within = "/" + pattern + (pattern.ends_with('/') ? "" : "/");
+  if (within.find("/./") != std::string::npos || within.find("/../") != std::string::npos)
+    return "matches nothing: paths begin below DIR, without . and ..";
+  if (pattern.find("//") != std::string::npos) return "matches nothing: no path has an empty part";
+  if (pattern.find("**") != std::string::npos) return "is the same as with one *, which stands for no /";
+  return nullptr;
+}
+
+std::vector<std::string> patterns(const cli::Call& call, cli::Output& output) {
   auto all = call.all("--exclude");
   for (const auto& pattern : all)
     if (pattern.empty()) throw Error(Category::usage, "--exclude: an empty pattern");
   for (const auto& file : call.all("--exclude-from")) {
-    std::istringstream lines(read_patterns(file));
-    for (std::string line; std::getline(lines, line);)
+    auto text = read_patterns(file);
+    if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // a byte order mark
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) {
+      // As git has it: blanks at the end, and the CR of other systems, are none of the pattern's.
+      while (!line.empty() && (line.back() == '\r' || line.back() == ' ' || line.back() == '\t') &&
+             !(line.size() > 1 && line[line.size() - 2] == '\\'))
+        line.pop_back();
       if (!line.empty() && line[0] != '#') all.push_back(line);
+    }
   }
+  for (const auto& pattern : all)
+    if (const auto* fault = find_fault(pattern))
+      output.warning("pattern '" + formats::escape(pattern) + "' " + fault);
   return all;
 }
 
@@ -63,7 +83,7 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   };
   scan.threads = jobs(call);
   scan.parameters = profile_for(addition.before, *addition.vats.source, addition.vat());
-  scan.exclude = patterns(call);
+  scan.exclude = patterns(call, output);
   scan.max_holes = cli::allowed_holes(call, scan.max_holes);
   scan.one_file_system = call.has("--one-file-system");
   scan.all_xattrs = call.has("--all-xattrs");
@@ -104,20 +124,21 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
 }
 
 std::vector<cli::Option> add_dir_options() {
-  return {{"--exclude", "PATTERN", "leave out what matches; may be repeated", cli::Completion::none, true},
-          {"--exclude-from", "FILE", "patterns, one a line; # begins a comment", cli::Completion::file, true},
-          {"--one-file-system", "", "do not go into mounted file systems"},
-          {"--all-xattrs", "", "record all extended attributes, not only user.*, ACLs and capabilities"},
-          {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
-          {"--delta-from", "VREF",
-           "make a delta from that root (of this vref: from what it was), as `vat delta` does",
-           cli::Completion::file},
-          {"--keep-going", "", "pass over what cannot be read, exit 3"},
-          {"--level", "N", "zstd level, 1 to 19 (default 3)"},
-          {"--always-hash", "PATTERN", "read what matches, though it looks unchanged; may be repeated",
-           cli::Completion::none, true},
-          spot_check_option(),
-          cli::holes_option()};
+  return {
+      {"--exclude", "PATTERN", "leave out what matches; may be repeated", cli::Completion::none, true},
+      {"--exclude-from", "FILE", "patterns, one a line; # begins a comment", cli::Completion::file, true},
+      {"--one-file-system", "", "of mounted file systems take the directories they are mounted at, empty"},
+      {"--all-xattrs", "", "record all extended attributes, not only user.*, ACLs and capabilities"},
+      {"--normalize", "", "time from SOURCE_DATE_EPOCH, owner 0, plain modes, no user attributes"},
+      {"--delta-from", "VREF",
+       "make a delta from that root (of this vref: from what it was), as `vat delta` does",
+       cli::Completion::file},
+      {"--keep-going", "", "pass over what cannot be read, exit 3"},
+      {"--level", "N", "zstd level, 1 to 19 (default 3)"},
+      {"--always-hash", "PATTERN", "read what matches, though it looks unchanged; may be repeated",
+       cli::Completion::none, true},
+      spot_check_option(),
+      cli::holes_option()};
 }
 
 cli::Command add_dir_command() {

@@ -58,7 +58,17 @@ struct Revised {
   std::string path, revision;
 };
 
-/// Takes `@REV` off, unless there is something of the whole name.
+/// Whether a path, which need not exist, lies in a shrub.
+bool is_in_shrub(const std::string& path) {
+  std::error_code failure;
+  for (auto at = std::filesystem::absolute(path).lexically_normal();; at = at.parent_path()) {
+    if (std::filesystem::exists(at / shrub::kVatListFile, failure)) return true;
+    if (at == at.root_path()) return false;
+  }
+}
+
+/// Takes `@REV` off what lies in a shrub, unless there is something of the whole name. Other parts of a path
+/// may have an @, too.
 Revised split_revision(const std::string& text) {
   std::error_code absent;
   const auto exists = [&](const std::string& path) {
@@ -69,9 +79,12 @@ Revised split_revision(const std::string& text) {
   std::size_t last = std::string::npos;
   for (auto at = text.rfind('@'); at != std::string::npos && at > 0; at = text.rfind('@', at - 1)) {
     if (text.compare(at, 2, "@{") == 0) continue;  // part of a revision
+    if (!is_in_shrub(text.substr(0, at))) continue;
     if (exists(text.substr(0, at))) return {text.substr(0, at), text.substr(at + 1)};
     if (last == std::string::npos) last = at;
   }
+  // A shrub that is not there any more, in a commit that has it.
+  if (last == std::string::npos && !is_in_shrub(text)) last = text.rfind('@');
   if (last == std::string::npos) return {text, {}};
   return {text.substr(0, last), text.substr(last + 1)};
 }
@@ -92,6 +105,21 @@ NamedShrub find_shrub(const std::string& path, const cli::Call& call, const std:
 
 NamedVref find_named(const std::string& path, const cli::Call& call, const std::string& otherwise) {
   auto [shrub, entry] = find_shrub(path, call, otherwise);
+  if (entry.ends_with(shrub::kVrefSuffix)) entry.resize(entry.size() - 5);
+  if (!formats::is_safe_path(entry) || entry == ".")
+    throw Error(Category::usage, path + ": not the name of a vref");
+  return {std::move(shrub), std::move(entry)};
+}
+
+NamedVref find_written(const std::string& path) {
+  std::error_code failure;
+  const auto at = path.rfind('@');
+  if (const auto before = path.substr(0, std::min(at, path.size()));
+      at != std::string::npos && before.ends_with(shrub::kVrefSuffix) &&
+      std::filesystem::is_regular_file(before, failure))
+    throw Error(Category::usage, path + ": a commit cannot be written to");
+  auto shrub = shrub::Shrub::find(path);
+  auto entry = shrub.relative(path);
   if (entry.ends_with(shrub::kVrefSuffix)) entry.resize(entry.size() - 5);
   if (!formats::is_safe_path(entry) || entry == ".")
     throw Error(Category::usage, path + ": not the name of a vref");
@@ -126,9 +154,7 @@ void note_served(vat::Vat& vat, const shrub::Shrub& shrub) {
 }
 
 Addition begin_addition(const cli::Call& call, cli::Output& output, const std::string& argument) {
-  auto named = find_named(call.get(argument), call);
-  if (!named.shrub.commit().empty())
-    throw Error(Category::usage, call.get(argument) + ": a commit cannot be added to");
+  auto named = find_written(call.get(argument));
   auto before = named.shrub.find_vref(named.entry);
   named.shrub.require_free(named.entry);
   auto vats = open_writable_vats(named.shrub, call, output);

@@ -8,7 +8,7 @@ namespace shrub_cli {
 namespace {
 
 int run(const cli::Call& call, cli::Output& output) {
-  const auto named = find_named(call.get("VREF"), call);
+  const auto named = find_written(call.get("VREF"));
   const auto name =
       call.find("--name").value_or(std::filesystem::path(named.shrub.root()).filename().string());
   const auto statement = shrub::sign(named.shrub, named.entry, name, call.get("--key"));

@@ -79,6 +79,8 @@ struct NamedVref {
   shrub::Shrub shrub;
   std::string entry;
 };
+/// The vref that a verb writes: an @ in its path is one.
+[[nodiscard]] NamedVref find_written(const std::string& path);
 [[nodiscard]] NamedVref find_named(const std::string& path, const cli::Call& call,
                                    const std::string& otherwise = {});
 

@@ -119,12 +119,13 @@ TEST_CASE("the walk yields manifest order, each path once", "[wedge][walk]") {
   REQUIRE(::symlink(".", (top + "/loop").c_str()) == 0);
   const auto fd = open_dir(top);
   std::vector<std::string> paths, passed_over;
+  using Take = wedge::internal::Walk::Take;
   wedge::internal::Walk walk(
       fd.get(),
       [&](const auto& entry) {
-        if (entry.path != "z") return true;
+        if (entry.path != "z") return Take::all;
         passed_over.push_back(entry.path);
-        return false;
+        return Take::nothing;
       },
       [](const auto&, const auto&) { FAIL("unreadable"); });
   while (const auto entry = walk.next()) paths.push_back(entry->path);

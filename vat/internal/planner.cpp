@@ -528,7 +528,9 @@ void Planner::open_delta(Plan& the) {
 
 void Planner::close_delta(Plan& the, const Error& error) {
   the.delta.reset();
-  if (on_note_) on_note_(std::string("the delta is not used: ") + error.what());
+  // That what it begins with is not here, as in a first sync, is no news.
+  if (on_note_ && error.category() != Category::not_found)
+    on_note_(std::string("the delta is not used: ") + error.what());
 }
 
 bool Planner::take_group(Plan& the, formats::DeltaReader& from) {

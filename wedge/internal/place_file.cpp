@@ -164,9 +164,16 @@ void ContentWriter::write(base::Bytes bytes) {
   offset_ += bytes.size();
 }
 
-void ContentWriter::hole(std::uint64_t size) {
+void ContentWriter::skip(std::uint64_t size) {
   offset_ += size;
   ends_in_hole_ = size > 0 || ends_in_hole_;
+}
+
+void ContentWriter::hole(std::uint64_t size) {
+  if (sparse_) return skip(size);
+  static constexpr std::array<std::byte, 65536> kZeros{};
+  for (; size > 0; size -= std::min<std::uint64_t>(size, kZeros.size()))
+    write({kZeros.data(), static_cast<std::size_t>(std::min<std::uint64_t>(size, kZeros.size()))});
 }
 
 void ContentWriter::finish() {

@@ -37,14 +37,16 @@ void count_skipped(const formats::Row& row, const Fidelity& fidelity, WriteSumma
 void for_each_run(std::uint64_t offset, base::Bytes bytes,
                   const std::function<void(std::uint64_t offset, base::Bytes run, bool zero)>& on_run);
 
-/// Writes a stream of content to a file. Holes are never written; of a sparse one, aligned zero blocks are
-/// not, either.
+/// Writes a stream of content to a file; as a sparse one, aligned zero blocks are left out.
 class ContentWriter {
  public:
   /// Begins at `offset`.
   ContentWriter(int fd, bool sparse, std::uint64_t offset = 0) : fd_(fd), sparse_(sparse), offset_(offset) {}
   void write(base::Bytes bytes);
+  /// Zeros of the content: a hole of a sparse file, and written to another, which has none.
   void hole(std::uint64_t size);
+  /// A hole, whatever the file is.
+  void skip(std::uint64_t size);
   /// Sets the final size, which a trailing hole needs.
   void finish();
   [[nodiscard]] std::uint64_t size() const noexcept { return offset_; }

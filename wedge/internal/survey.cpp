@@ -139,6 +139,7 @@ std::set<std::string> find_broken_links(const WedgeDir& dir, const std::string& 
   for (const auto& [link, target] : target_of) targets.try_emplace(target);
   for (const auto next = read_kept_rows(dir.records(), state); next(row);)
     if (const auto target = targets.find(row.path); target != targets.end()) target->second = row;
+  if (target_of.empty()) return broken;  // what lies there may be no tree at all
   const auto top = base::open_beneath(dir.top(), path, O_RDONLY | O_DIRECTORY);
   for (const auto& [link, target] : target_of) {
     const auto& wanted = targets.at(target);

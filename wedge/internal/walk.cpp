@@ -98,8 +98,9 @@ std::optional<Walk::Entry> Walk::next() {
     const auto& [name, type] = level.names[level.at++];
     Entry entry{level.path.empty() ? name : level.path + "/" + name, type,
                 *open_ < kOpenDirectories ? level.directory : nullptr};
-    if (!filter_(entry)) continue;
-    if (type == DT_DIR) pending_ = entry;
+    const auto take = filter_(entry);
+    if (take == Take::nothing) continue;
+    if (type == DT_DIR && take == Take::all) pending_ = entry;
     return entry;
   }
   return std::nullopt;

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -32,8 +33,9 @@ class Walk {
   [[nodiscard]] static SharedDirectory open_parent(int top, const Entry& entry);
   /// Told a directory that cannot be listed.
   using Unreadable = std::function<void(const std::string& path, const std::exception_ptr&)>;
-  /// Whether to yield an entry at all (and descend, if it is a directory).
-  using Filter = std::function<bool(const Entry&)>;
+  /// What to yield: nothing of an entry, a directory without what it holds, or all.
+  enum class Take : std::uint8_t { nothing, itself, all };
+  using Filter = std::function<Take(const Entry&)>;
 
   Walk(int top, Filter filter, Unreadable unreadable)
       : top_(top), filter_(std::move(filter)), unreadable_(std::move(unreadable)) {}

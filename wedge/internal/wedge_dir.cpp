@@ -102,7 +102,7 @@ void WedgeDir::discard_old(const std::string& name) const {
   if (info && S_ISDIR(info->st_mode)) {
     const auto top = base::open_beneath(old_.get(), name, O_RDONLY | O_DIRECTORY);
     Walk walk(
-        top.get(), [](const auto&) { return true; }, [](const auto&, const auto&) {});
+        top.get(), [](const auto&) { return Walk::Take::all; }, [](const auto&, const auto&) {});
     while (const auto entry = walk.next()) {
       struct stat file;
       const auto parent = Walk::open_parent(top.get(), *entry);
