@@ -11,7 +11,7 @@ namespace cli {
 std::vector<Option> gc_options() {
   return {{"--grace", "DURATION", "how long what is condemned stays (default 14d)"},
           {"--all-shrubs", "",
-           "what is named, or the list has, is all that use the vat: for `vat gc` and ssh://"},
+           "no shrub that uses the vat is left out: for `vat gc --live`, and a vat that ssh:// leads to"},
           dry_run_option()};
 }
 

@@ -14,7 +14,7 @@ namespace cli {
 
 [[nodiscard]] Option limit_rate_option();
 [[nodiscard]] Option retry_for_option();
-/// --limit-rate, --offline and --from, for commands that may fetch.
+/// --limit-rate, --offline, --retry-for and --from, for commands that may fetch.
 [[nodiscard]] std::vector<Option> fetch_options();
 
 /// From --limit-rate, --jobs, $VAT_CACHE_DIR, $VAT_CACHE_SIZE, and $CURL_CA_BUNDLE or $SSL_CERT_FILE.

@@ -1,8 +1,8 @@
 #include "wedge/internal/kept.h"
 
+#include <memory>
 #include <optional>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 
 #include "formats/base/error.h"
