@@ -112,11 +112,9 @@ NamedVref find_named(const std::string& path, const cli::Call& call, const std::
 }
 
 NamedVref find_written(const std::string& path) {
-  std::error_code failure;
-  const auto at = path.rfind('@');
-  if (const auto before = path.substr(0, std::min(at, path.size()));
-      at != std::string::npos && before.ends_with(shrub::kVrefSuffix) &&
-      std::filesystem::is_regular_file(before, failure))
+  // x.vref@HEAD means a commit also where x.vref is not there; x.vref@2.vref is a name.
+  if (const auto at = path.rfind('@'); at != std::string::npos && !path.ends_with(shrub::kVrefSuffix) &&
+                                       path.substr(0, at).ends_with(shrub::kVrefSuffix))
     throw Error(Category::usage, path + ": a commit cannot be written to");
   auto shrub = shrub::Shrub::find(path);
   auto entry = shrub.relative(path);

@@ -58,8 +58,7 @@ struct Fetcher::Ticket {
   std::optional<std::size_t> source;           ///< the peer whose map led here
   unsigned readers = 0;                        ///< reads under way that bring it
   std::map<std::size_t, unsigned> attempts;    ///< by peer
-  std::map<std::size_t, std::string> digests;  ///< of wrong bytes, by peer
-  std::set<std::size_t> suspects;              ///< that sent sound groups, but others
+  std::map<std::size_t, Checked> wrong;        ///< what came that does not fit, by peer
   unsigned cuts = 0;                           ///< reads that ended before a byte came
   unsigned askers = 0;                         ///< how often it was asked for
   std::map<std::size_t, std::string> answers;  ///< why not, by peer
@@ -570,8 +569,7 @@ void Fetcher::verified(const TicketPtr& ticket, std::size_t peer, std::uint64_t 
       forget(*ticket);
     }
     if (is_kept)
-      for (const auto suspect : ticket->suspects)
-        peers_.ban(peers_[suspect], "sent another group than the one asked for");
+      for (const auto& [sender, what] : ticket->wrong) peers_.ban(peers_[sender], what.damage);
   }
   pump();
 }
@@ -580,28 +578,28 @@ void Fetcher::wrong_bytes(Peer& peer, const TicketPtr& ticket, const Checked& ch
   ticket->met.wrong = true;
   ticket->answers[peer.index] = "wrong bytes (" + checked.damage + ")";
   ticket->attempts[peer.index] = Peers::kAttempts;
-  // The same bytes from two peers: what led here is what is wrong.
-  const auto same = [&](const auto& other) { return other.second == checked.digest; };
-  const bool has_twin = std::any_of(ticket->digests.begin(), ticket->digests.end(), same);
-  ticket->digests[peer.index] = checked.digest;
+  // The same bytes from two peers: what led here is wrong, or both are copies of one damaged vat. The answer
+  // of another peer tells; when there is none, the map is to blame.
+  const auto same = [&](const auto& other) { return other.second.digest == checked.digest; };
+  const bool has_twin = std::any_of(ticket->wrong.begin(), ticket->wrong.end(), same);
+  ticket->wrong[peer.index] = checked;
   const bool is_source = ticket->source && *ticket->source == peer.index;
   if (has_twin && !is_source) {
-    for (const auto& [index, digest] : ticket->digests) {
+    for (const auto& [index, what] : ticket->wrong) {
       auto& accused = peers_[index];
-      if (digest != checked.digest || index == ticket->source || !accused.record.banned) continue;
+      if (what.digest != checked.digest || index == ticket->source || !accused.record.banned) continue;
       accused.record.banned = false;
       accused.record.trouble.clear();
     }
+    const bool is_accused = ticket->source && peers_[*ticket->source].record.banned;
+    if (!is_accused && choose(*ticket, ticket->group.place.size, nullptr).later) return requeue(ticket);
     if (ticket->source)
       peers_.ban(peers_[*ticket->source], "its map leads to places that hold something else");
     give_up(ticket);  // whoever wants its blobs looks for other places
     return;
   }
   // A sound group, but another: whether the peer is to blame or what led here, another peer's answer tells.
-  if (checked.is_group && !is_source && peers_.size() > 1)
-    ticket->suspects.insert(peer.index);
-  else
-    peers_.ban(peer, checked.damage);
+  if (!checked.is_group || is_source || peers_.size() == 1) peers_.ban(peer, checked.damage);
   requeue(ticket);
 }
 
