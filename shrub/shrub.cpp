@@ -207,6 +207,7 @@ wedge::EntryRoot entry_root(const formats::Vref& vref) {
   root.blob = vref.blob;
   root.recipe = vref.recipe;
   root.size = vref.size;
+  root.executable = vref.executable;
   root.unpack = vref.unpack;
   // An overlay takes somebody who knows what it stands on: checkpoints.h.
   if (vref.materialize == "qcow2-zstd")

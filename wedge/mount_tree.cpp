@@ -1,5 +1,7 @@
-// An inode number is the number of a node within its tree, from 1, and above that the number of the tree: 0
-// for the directories that vrefs lie in, with the files and images among them; n + 1 for the tree of entry n.
+// Inode numbers, from 1: the nodes of the frame, which is the directories that vrefs lie in with the files
+// and images among them; then those of the tree of each entry, as many as the entry says that it has. What
+// does not fit below 2^32, and nodes that the entry did not speak of, have numbers above: n + 1 for entry n
+// in the bits from kTreeShift on, and the number of the node.
 #include "wedge/mount_tree.h"
 
 #include <sys/sysmacros.h>
@@ -27,6 +29,8 @@ using base::ObjectId;
 using formats::Row;
 
 constexpr int kTreeShift = 40;
+constexpr std::uint64_t kNarrow = std::uint64_t{1} << 32;  ///< numbers below fit 32 bits
+constexpr std::size_t kFrame = SIZE_MAX;
 
 struct Node {
   Row::Type type = Row::Type::directory;
@@ -157,7 +161,7 @@ class MountTree::Impl {
           node.mtime = entry.time;
           if (entry.root.type != EntryRoot::Type::tree) {
             node.type = Row::Type::file;
-            node.mode = 0444;
+            node.mode = entry.root.executable ? 0555 : 0444;
             node.links = 1;
             node.size = entry.root.size;
             node.may_have_holes = entry.root.type == EntryRoot::Type::image;
@@ -172,28 +176,51 @@ class MountTree::Impl {
         if (time.seconds < entries[number].time.seconds) time = entries[number].time;
       }
     }
+    ends_.push_back(1 + frame_.nodes.size());
+    for (const auto& entry : entries) {
+      const bool is_tree = entry.root.type == EntryRoot::Type::tree;
+      ends_.push_back(ends_.back() +
+                      (is_tree ? std::min(entry.paths.value_or(1), kNarrow - ends_.back()) : 0));
+    }
   }
 
   struct Place {
     const Nodes* tree;
     const Node* node;
-    std::uint64_t base;  ///< of inode numbers
+    std::size_t entry;  ///< whose tree it is, or kFrame
+    [[nodiscard]] std::uint32_t number() const {
+      return static_cast<std::uint32_t>(node - tree->nodes.data());
+    }
   };
 
   [[nodiscard]] Place place_of(Inode inode) {
-    const auto number = static_cast<std::size_t>(inode >> kTreeShift);
-    const auto& nodes = number == 0 ? frame_ : tree(number - 1);
-    const auto index = static_cast<std::size_t>((inode & ((Inode{1} << kTreeShift) - 1)) - 1);
+    auto entry = kFrame;
+    auto index = inode - 1;
+    if (const auto high = inode >> kTreeShift; high != 0) {
+      entry = static_cast<std::size_t>(high - 1);
+      index = inode & ((Inode{1} << kTreeShift) - 1);
+    } else if (inode >= ends_.front()) {
+      const auto end = std::upper_bound(ends_.begin(), ends_.end(), inode);
+      entry = static_cast<std::size_t>(end - ends_.begin()) - 1;
+      index = inode - ends_[entry];
+    }
+    if (entry != kFrame && entry >= entries_.size()) throw Error(Category::internal, "no such inode");
+    const auto& nodes = entry == kFrame ? frame_ : tree(entry);
     if (index >= nodes.nodes.size()) throw Error(Category::internal, "no such inode");
-    return {&nodes, &nodes.nodes[index], static_cast<Inode>(number) << kTreeShift};
+    return {&nodes, &nodes.nodes[static_cast<std::size_t>(index)], entry};
+  }
+
+  [[nodiscard]] Inode number_in(std::size_t entry, std::uint32_t node) const {
+    const auto number = ends_[entry] + node;
+    return number < ends_[entry + 1] ? number : ((Inode{entry} + 1) << kTreeShift) + node;
   }
 
   /// A tree stands where the frame has its entry.
-  [[nodiscard]] Inode inode_of(const Nodes& nodes, std::uint64_t base, std::uint32_t number) const {
+  [[nodiscard]] Inode inode_of(const Nodes& nodes, std::size_t entry, std::uint32_t number) const {
     const auto& node = nodes.nodes[number];
-    if (base == 0 && node.entry != UINT32_MAX && node.type == Row::Type::directory)
-      return ((Inode{node.entry} + 1) << kTreeShift) + 1;
-    return base + nodes.nodes[number].original + 1;
+    if (entry != kFrame) return number_in(entry, node.original);
+    const bool is_tree = node.entry != UINT32_MAX && node.type == Row::Type::directory;
+    return is_tree ? number_in(node.entry, 0) : Inode{1} + number;
   }
 
   const Nodes& tree(std::size_t entry) {
@@ -248,6 +275,8 @@ class MountTree::Impl {
   const bool keep_owners_;
   const std::vector<MountEntry> entries_;
   Nodes frame_;
+  /// The first number behind the frame's, then the first behind those of each entry.
+  std::vector<Inode> ends_;
 
   std::atomic<bool> are_lists_kept_ = false;  ///< access control lists, by whoever looks
  private:
@@ -267,9 +296,8 @@ MountTree::~MountTree() = default;
 
 MountTree::Inode MountTree::find(Inode directory, std::string_view name) {
   const auto place = impl_->place_of(directory);
-  const auto number =
-      place.tree->find(static_cast<std::uint32_t>(place.node - place.tree->nodes.data()), name);
-  return number ? impl_->inode_of(*place.tree, place.base, *number) : 0;
+  const auto number = place.tree->find(place.number(), name);
+  return number ? impl_->inode_of(*place.tree, place.entry, *number) : 0;
 }
 
 struct stat MountTree::stat_of(Inode inode) {
@@ -290,7 +318,7 @@ struct stat MountTree::stat_of(Inode inode) {
                       : internal::mode_within_acl(node.mode, *node.xattrs);
   info.st_ino = inode;
   info.st_nlink = node.links;
-  const bool is_recorded = impl_->keep_owners_ && place.base != 0;
+  const bool is_recorded = impl_->keep_owners_ && place.entry != kFrame;
   // Who is of the file's group is none of the mount's, and gets no more for that.
   if (!is_recorded && node.type != Row::Type::symlink) info.st_mode &= ~07U | (info.st_mode >> 3 & 07U);
   info.st_uid = is_recorded ? node.uid : ::geteuid();
@@ -329,38 +357,37 @@ void MountTree::list(Inode directory, std::size_t first,
   const auto place = impl_->place_of(directory);
   const auto& members = place.node->members;
   for (auto i = first; i < members.size(); ++i)
-    if (!visit(place.tree->nodes[members[i]].name, impl_->inode_of(*place.tree, place.base, members[i])))
+    if (!visit(place.tree->nodes[members[i]].name, impl_->inode_of(*place.tree, place.entry, members[i])))
       return;
 }
 
 MountTree::Inode MountTree::parent_of(Inode directory) {
   const auto place = impl_->place_of(directory);
-  const auto number = static_cast<std::size_t>(directory >> kTreeShift);
-  if (place.base == 0 || place.node != place.tree->nodes.data())
-    return impl_->inode_of(*place.tree, place.base, place.node->parent);
+  if (place.entry == kFrame || place.number() != 0)
+    return impl_->inode_of(*place.tree, place.entry, place.node->parent);
   // The top of a tree lies where the frame has it.
-  const auto parent = formats::split_path(impl_->entries_[number - 1].path).first;
+  const auto parent = formats::split_path(impl_->entries_[place.entry].path).first;
   const auto above = parent == "." ? 0 : impl_->frame_.find_path(parent).value_or(0);
-  return impl_->inode_of(impl_->frame_, 0, above);
+  return impl_->inode_of(impl_->frame_, kFrame, above);
 }
 
 MountTree::Content MountTree::content_of(Inode file) {
   const auto place = impl_->place_of(file);
   const auto& node = *place.node;
   if (node.type != Row::Type::file) throw Error(Category::internal, "no file");
-  if (place.base == 0) {
+  if (place.entry == kFrame) {
     const auto& root = impl_->entries_[node.entry].root;
     impl_->learn_content(node.entry);
     return {root.blob, root.recipe};
   }
-  const auto entry = static_cast<std::size_t>(file >> kTreeShift) - 1;
-  return {node.blob, node.size == 0 ? std::nullopt : impl_->recipe_of(entry, node.blob)};
+  return {node.blob, node.size == 0 ? std::nullopt : impl_->recipe_of(place.entry, node.blob)};
 }
 
 std::optional<base::ObjectId> MountTree::find_blob(Inode file) {
   const auto place = impl_->place_of(file);
   if (place.node->type != Row::Type::file) return std::nullopt;
-  return place.base == 0 ? impl_->entries_[place.node->entry].root.blob : std::optional(place.node->blob);
+  return place.entry == kFrame ? impl_->entries_[place.node->entry].root.blob
+                               : std::optional(place.node->blob);
 }
 
 bool MountTree::may_have_holes(Inode inode) {
@@ -377,8 +404,8 @@ std::string MountTree::path_of(Inode inode) {
   for (const auto* node = place.node; node != place.tree->nodes.data();
        node = &place.tree->nodes[node->parent])
     path = node->name + (path.empty() ? "" : "/" + path);
-  if (place.base == 0) return path;
-  const auto& entry = impl_->entries_[static_cast<std::size_t>(inode >> kTreeShift) - 1].path;
+  if (place.entry == kFrame) return path;
+  const auto& entry = impl_->entries_[place.entry].path;
   return path.empty() ? entry : entry + "/" + path;
 }
 

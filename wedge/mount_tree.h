@@ -25,11 +25,14 @@ struct MountEntry {
   EntryRoot root;
   /// Of files and images, which have none of their own, and of the directories that entries lie in.
   formats::Timestamp time;
+  /// How many paths a tree has, as far as that is said; inode numbers are set aside for so many.
+  std::optional<std::uint64_t> paths;
 };
 
-/// Inode numbers depend on the entries and their manifests only. Memory: about 250 bytes for each path of an
-/// entry that was touched. Thread-safety: any member from any thread. Errors: what reading a manifest throws;
-/// the next call tries again.
+/// Inode numbers depend on the entries and their manifests only. They are below 2^32, which is what programs
+/// without 64-bit numbers can take, as long as entries say how many paths they have and these are not too
+/// many. Memory: about 250 bytes for each path of an entry that was touched. Thread-safety: any member from
+/// any thread. Errors: what reading a manifest throws; the next call tries again.
 class MountTree {
  public:
   using Inode = std::uint64_t;

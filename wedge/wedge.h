@@ -22,7 +22,8 @@ struct EntryRoot {
   std::optional<base::ObjectId> manifest, layout;  ///< tree
   std::optional<base::ObjectId> blob, recipe;      ///< file, image
   std::uint64_t size = 0;
-  std::string unpack;  ///< file: unpack it as this kind of archive, or empty
+  bool executable = false;  ///< file: who may read it may run it
+  std::string unpack;       ///< file: unpack it as this kind of archive, or empty
   /// image: what kind of file it becomes.
   enum class Form : std::uint8_t { raw, qcow2, qcow2_zstd, qcow2_overlay };
   Form form = Form::raw;

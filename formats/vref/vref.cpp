@@ -48,6 +48,12 @@ class Members {
     if (!value->find_unsigned(number)) refuse("\"" + std::string(key) + "\" is not a whole number");
     return number;
   }
+  bool take_bool(std::string_view key) {
+    const auto value = take(key);
+    if (value && value->find_bool() == nullptr)
+      refuse("\"" + std::string(key) + "\" is neither true nor false");
+    return value && *value->find_bool();
+  }
   std::optional<ObjectId> take_id(std::string_view key, base::ObjectFormat format) {
     const auto text = take_string(key);
     if (!text) return std::nullopt;
@@ -77,6 +83,7 @@ void check_ids(const Vref& vref) {
   if (!vref.unpack.empty() &&
       (!file || std::find(kUnpack.begin(), kUnpack.end(), vref.unpack) == kUnpack.end()))
     refuse("bad \"unpack\"");
+  if (vref.executable && (!file || !vref.unpack.empty())) refuse("\"executable\" in what is no single file");
   const bool image = vref.type == Vref::Type::image;
   if (vref.parent && !image) refuse("\"parent\" in what is no image");
   if (!vref.materialize.empty() &&
@@ -105,6 +112,7 @@ std::string to_text(const Vref& vref) {
   add_id("trace", vref.trace);
   object.emplace_back("size", vref.size);
   if (vref.entries) object.emplace_back("entries", *vref.entries);
+  if (vref.executable) object.emplace_back("executable", true);
   if (!vref.unpack.empty()) object.emplace_back("unpack", vref.unpack);
   if (!vref.materialize.empty()) object.emplace_back("materialize", vref.materialize);
   if (!vref.provenance.empty()) object.emplace_back("provenance", vref.provenance);
@@ -138,6 +146,7 @@ Vref parse_vref(std::string_view text) {
   vref.trace = members.take_id("trace", vref.object_format);
   vref.size = required(members.take_unsigned("size"), "size");
   vref.entries = members.take_unsigned("entries");
+  vref.executable = members.take_bool("executable");
   vref.unpack = members.take_string("unpack").value_or("");
   vref.materialize = members.take_string("materialize").value_or("");
   if (const auto provenance = members.take("provenance")) {

@@ -28,6 +28,7 @@ struct Vref {
   std::optional<base::ObjectId> trace;  ///< blob that says what is read first of it (docs/formats/machine.md)
   std::uint64_t size = 0;               ///< content bytes, of all files for a tree
   std::optional<std::uint64_t> entries;  ///< tree: rows of its manifest
+  bool executable = false;               ///< file: who may read it may run it
   std::string unpack;                    ///< file: tar, tar.gz, tar.bz2, tar.xz, tar.zst, or empty
   std::string materialize;               ///< image: qcow2, qcow2-zstd, qcow2-overlay, or empty: raw
   json::Object provenance;

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -70,6 +71,8 @@ int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("FILE");
   formats::Vref vref;
   if (call.has("--unpack")) vref.unpack = archive_kind(path);
+  struct stat info;
+  vref.executable = vref.unpack.empty() && ::stat(path.c_str(), &info) == 0 && (info.st_mode & S_IXUSR) != 0;
   const auto addition = begin_addition(call, output);
   if (std::filesystem::is_directory(path))
     throw Error(Category::usage, path + ": a directory", "shrub add-dir");
@@ -85,7 +88,11 @@ int run_url(const cli::Call& call, cli::Output& output) {
   const auto digest = wanted ? base::from_hex(lower_case(*wanted)) : std::nullopt;
   if (wanted && (!digest || digest->size() != 32))
     throw Error(Category::usage, "--sha256: '" + *wanted + "' is not a SHA-256 in hex");
+  if (call.has("--executable") && call.has("--unpack"))
+    throw Error(Category::usage, "--executable: what is unpacked has the modes of the archive");
   const auto addition = begin_addition(call, output);
+  vref.executable =
+      call.has("--executable") || (vref.unpack.empty() && addition.before && addition.before->executable);
   const cli::Scratch scratch;
   base::make_directories(scratch.path());
   const auto path = scratch.path() + "/file";
@@ -117,7 +124,9 @@ cli::Command add_command() {
       "Stores FILE in the writable vat and writes VREF, which pins it. A tar that is not compressed is cut "
       "at "
       "its members, so that those that are there already take no room again; every byte of it comes back. "
-      "With --unpack, sync unpacks it.",
+      "With --unpack, sync unpacks it. Of FILE's mode, the vref keeps whether its owner may run it; owner "
+      "and "
+      "times it does not keep.",
       {{"FILE", cli::Argument::Count::one, "the file", cli::Completion::file},
        {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
       {{"--unpack", "", "FILE is a tar: the entry is the tree in it"},
@@ -143,6 +152,7 @@ cli::Command add_url_command() {
            {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
           {{"--sha256", "HEX", "what upstream says it is"},
            {"--unpack", "", "it is a tar: the entry is the tree in it"},
+           {"--executable", "", "it is a program: the entry may be run"},
            {"--keep-query", "", "the vref keeps the URL's query, but for what looks like a secret"},
            cli::limit_rate_option(),
            cli::retry_for_option(),

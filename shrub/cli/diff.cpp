@@ -53,7 +53,11 @@ class Comparison {
     const auto a = shrub::entry_root(before), b = shrub::entry_root(after);
     if (a == b) return;
     if (before.type != after.type) return report("type", entry, {});
-    if (before.type != formats::Vref::Type::tree) return report("content", entry, {});
+    if (before.type != formats::Vref::Type::tree)
+      return report(a.blob == b.blob && a.recipe == b.recipe && a.unpack == b.unpack && a.form == b.form
+                        ? "metadata"
+                        : "content",
+                    entry, {});
     wedge::diff_manifests(before_source, *a.manifest, after_source, *b.manifest,
                           [&](const wedge::TreeChange& change) {
                             report(wedge::to_string(change.kind), entry,

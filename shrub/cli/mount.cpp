@@ -184,7 +184,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   std::vector<formats::Vref> vrefs;
   for (const auto& entry : named.shrub.entries(named.below)) {
     const auto& vref = vrefs.emplace_back(named.shrub.read(entry));
-    entries.push_back({entry, shrub::entry_root(vref), time_of(vref)});
+    entries.push_back({entry, shrub::entry_root(vref), time_of(vref), vref.entries});
   }
   const auto vats = open_vats(named.shrub, call, output);
   const auto leases = hold_leases(vats);

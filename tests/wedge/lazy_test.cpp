@@ -105,11 +105,43 @@ TEST_CASE("a mounted tree whose hard link leads to no file is refused", "[wedge]
     const auto manifest = store.put(top + rows, formats::BlobKind::manifest);
     wedge::EntryRoot root;
     root.manifest = manifest;
-    wedge::MountTree tree(*store.store, {{"t", root, {}}}, false);
+    wedge::MountTree tree(*store.store, {{"t", root, {}, {}}}, false);
     return tests::message_of([&] { (void)tree.find(tree.find(wedge::MountTree::kTop, "t"), "b"); });
   };
   for (const auto& rows :
        {file + "h - - - - - aa b\n", std::string("d 755 0 0 0.000000000 - - a\nh - - - - - a b\n"),
         std::string("d 755 0 0 0.000000000 - - a\nh - - - - - a a/b\n"), std::string("h - - - - - . b\n")})
     CHECK_THAT(message(rows), Catch::Contains("a hard link to what is not an earlier file"));
+}
+
+TEST_CASE("inode numbers fit 32 bits unless there are more paths, and are never given twice",
+          "[wedge][lazy]") {
+  Store store;
+  std::string rows = "manifest 1 sha256\nd 755 0 0 0.000000000 - - .\n";
+  for (const auto* name : {"a", "b", "c"})
+    rows += std::string("f 644 0 0 0.000000000 0 ") + store.put("").hex() + " " + name + "\n";
+  wedge::EntryRoot root;
+  root.manifest = store.put(rows, formats::BlobKind::manifest);
+  constexpr std::uint64_t kNarrow = std::uint64_t{1} << 32;
+  // What entries say of their paths: all; nothing; too few; too many; more than there are numbers.
+  const std::vector<std::optional<std::uint64_t>> said{4, std::nullopt, 2, 7, 0, UINT64_MAX, 4};
+  std::vector<wedge::MountEntry> entries;
+  for (const auto& paths : said) entries.push_back({"d/t" + std::to_string(entries.size()), root, {}, paths});
+  wedge::MountTree tree(*store.store, entries, false);
+  std::set<std::uint64_t> seen{wedge::MountTree::kTop};
+  const auto top = tree.find(wedge::MountTree::kTop, "d");
+  CHECK(seen.insert(top).second);
+  CHECK(tree.parent_of(top) == wedge::MountTree::kTop);
+  for (std::size_t entry = 0; entry < said.size(); ++entry) {
+    const auto directory = tree.find(top, "t" + std::to_string(entry));
+    CHECK(seen.insert(directory).second);
+    CHECK(tree.parent_of(directory) == top);
+    CHECK(S_ISDIR(tree.stat_of(directory).st_mode));
+    for (const auto* name : {"a", "b", "c"}) {
+      const auto file = tree.find(directory, name);
+      CHECK(seen.insert(file).second);
+      CHECK(tree.path_of(file) == entries[entry].path + "/" + name);
+      if (entry == 0 || entry == 3) CHECK(file < kNarrow);
+    }
+  }
 }

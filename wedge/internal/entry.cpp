@@ -264,19 +264,27 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, int records, const 
     return compare(dir.get(), [&](Row& row) { return reader.next(row); });
   }
   if (!S_ISREG(info->st_mode)) return report(Difference::Kind::type);
-  if (!root.is_qcow2() && static_cast<std::uint64_t>(info->st_size) != root.size)
-    return report(Difference::Kind::content);
-  if (!options.read_content) return 0;
-  const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
-  if (root.is_qcow2())
-    return holds_as_qcow2(source, root, path, fd.get()) ? 0 : report(Difference::Kind::content);
-  if (root.recipe)
-    return holds_recipe(source, *root.recipe, *formats::open_raw_disk(fd.get()))
-               ? 0
-               : report(Difference::Kind::content);
-  return hash_content(fd.get(), source.object_format(), root.size) == *root.blob
-             ? 0
-             : report(Difference::Kind::content);
+  std::uint64_t differences = 0;
+  if (root.executable && (info->st_mode & S_IXUSR) == 0) {
+    const auto state = record_name(path) + ".state";
+    const auto record = read_sound_record(records, state);
+    const auto made = record && is_executable(record->key) ? read_first(records, state) : std::nullopt;
+    if (made && (made->mode & S_IXUSR) == 0) {
+      if (options.on_kept) options.on_kept(1);
+    } else {
+      on_difference({Difference::Kind::metadata, ".", "mode"});
+      ++differences;
+    }
+  }
+  const auto holds = [&] {
+    if (!root.is_qcow2() && static_cast<std::uint64_t>(info->st_size) != root.size) return false;
+    if (!options.read_content) return true;
+    const auto fd = base::open_beneath(parent.get(), name, O_RDONLY);
+    if (root.is_qcow2()) return holds_as_qcow2(source, root, path, fd.get());
+    if (root.recipe) return holds_recipe(source, *root.recipe, *formats::open_raw_disk(fd.get()));
+    return hash_content(fd.get(), source.object_format(), root.size) == *root.blob;
+  };
+  return differences + (holds() ? 0 : report(Difference::Kind::content));
 }
 
 }  // namespace wedge::internal

@@ -13,6 +13,8 @@ using base::ObjectId;
 
 constexpr std::array<const char*, 4> kForms{"", " qcow2", " qcow2-zstd", " qcow2-overlay "};
 
+constexpr const char* kExecutable = " executable";
+
 }  // namespace
 
 std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
@@ -20,12 +22,17 @@ std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
   std::string key = kNames[static_cast<std::size_t>(root.type)];
   for (const auto* id : {&root.manifest, &root.layout, &root.blob, &root.recipe})
     key += " " + (*id ? (*id)->hex() : "-");
-  key += " " + (root.unpack.empty() ? "-" : root.unpack) + (fidelity.owners ? " owners" : "") +
-         (fidelity.acls ? " acls" : "") + (fidelity.fifos ? " fifos" : "") +
-         (fidelity.devices ? " devices" : "") + kForms[static_cast<std::size_t>(root.form)];
+  key += " " + (root.unpack.empty() ? "-" : root.unpack) + (root.executable ? kExecutable : "") +
+         (fidelity.owners ? " owners" : "") + (fidelity.acls ? " acls" : "") +
+         (fidelity.fifos ? " fifos" : "") + (fidelity.devices ? " devices" : "") +
+         kForms[static_cast<std::size_t>(root.form)];
   return root.below ? key + record_name(root.below->entry) + " " + root.below->recipe.hex() +
                           (root.below->is_qcow2 ? " qcow2" : " raw")
                     : key;
+}
+
+bool is_executable(const std::string& key) {
+  return key.find(kExecutable) != std::string::npos;
 }
 
 vat::Root content_of(const std::string& key, base::ObjectFormat format) {

@@ -13,6 +13,8 @@ namespace wedge::internal {
 [[nodiscard]] std::string key_of(const EntryRoot& root, const Fidelity& fidelity);
 
 /// The ids that key_of() was told, whatever form the content has.
+/// Whether it was a file that may be run.
+[[nodiscard]] bool is_executable(const std::string& key);
 [[nodiscard]] vat::Root content_of(const std::string& key, base::ObjectFormat format);
 
 /// What an overlay stands on: the record of that entry, and which image it was, in which form.

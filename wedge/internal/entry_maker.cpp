@@ -40,6 +40,13 @@ struct stat stat_of(int dir, const std::string& name) {
   return *info;
 }
 
+/// Whoever may read the file may run it; false if the file system keeps no such mode.
+bool let_be_run(int dir, const std::string& name) {
+  const auto mode = stat_of(dir, name).st_mode & 07777;
+  (void)::fchmodat(dir, name.c_str(), mode | (mode >> 2 & 0111), 0);
+  return (stat_of(dir, name).st_mode & S_IXUSR) != 0;
+}
+
 /// A row for a single file or image, as a record keeps it.
 Row file_row(int dir, const std::string& name, const EntryRoot& root) {
   const auto info = stat_of(dir, name);
@@ -117,6 +124,7 @@ WriteSummary EntryMaker::build(int work, bool is_there, RecordWriter& record) co
         write_content(source_, root_.blob, root_.recipe, root_.size, root_.type == EntryRoot::Type::image,
                       work, "new", options_.progress);
   }
+  if (root_.executable && !let_be_run(work, "new")) ++summary.kept_otherwise;
   if (is_remembered()) {
     const auto info = stat_of(work, "new");
     dir_.cache()->put(state_of(info), {work, "new"}, known(info), StatCache::kUnshared);
@@ -294,8 +302,8 @@ bool EntryMaker::carry_one(const std::string& extra, int old, int fresh) const {
 
 bool EntryMaker::can_change_in_place(const Record& record, const struct stat& there) const {
   if (!is_tree(root_))
-    return root_.recipe && !root_.is_qcow2() && recipe_of(record.key, root_.recipe->format()) &&
-           S_ISREG(there.st_mode);
+    return root_.recipe && !root_.is_qcow2() && root_.executable == is_executable(record.key) &&
+           recipe_of(record.key, root_.recipe->format()) && S_ISREG(there.st_mode);
   struct stat workspace;
   return root_.unpack.empty() && !record.kept && record.key.starts_with("tree ") && S_ISDIR(there.st_mode) &&
          fidelity_of(record.key) == options_.fidelity && ::fstat(dir_.tmp(), &workspace) == 0 &&

@@ -97,6 +97,8 @@ bool compare(const WedgeDir& dir, const std::string& path, const Record& record,
       note({Difference::Kind::type, ".", {}});
     else if (!is_as_made(dir, parent.get(), name, *info, *first, record, options.spot_check, source))
       note({Difference::Kind::content, ".", {}});
+    else if (is_executable(record.key) && (first->mode & S_IXUSR) != 0 && (info->st_mode & S_IXUSR) == 0)
+      note({Difference::Kind::metadata, ".", "mode"});
     else if (!has_time(*info, *first))
       note({Difference::Kind::metadata, ".", "time"});
     return true;
