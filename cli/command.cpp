@@ -348,6 +348,9 @@ int run(const std::function<Program()>& describe, int argc, char** argv) noexcep
     const auto program = describe();
     occupy_standard_descriptors();
     raise_file_limit();
+    // What whoever started us has open is not for programs that we start.
+    (void)::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
+    (void)::signal(SIGXFSZ, SIG_IGN);  // a file as large as may be (ulimit -f) is an error, as a full disk is
     (void)::signal(SIGCHLD, SIG_DFL);  // whoever started us may ignore it, and then no child could be waited for
     tell_of_lost_disk();
     keep_freed_memory();

@@ -13,6 +13,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -29,11 +30,13 @@ using base::Category;
 using base::Error;
 
 constexpr std::size_t kThreads = 8;  ///< of a connection: requests that are answered at a time
-constexpr std::size_t kMaxConnections = 8;
+constexpr std::size_t kMaxConnections = 16;
 constexpr std::time_t kPatience = 10;  ///< seconds, with a client that has not said which disk it wants
-constexpr std::uint32_t kMaxRequest = std::uint32_t{4} << 20;  ///< bytes of a read or write
-constexpr std::uint32_t kMaxOption = 4096;                     ///< bytes
-constexpr std::uint32_t kAllocation = 1;                       ///< number of the context base:allocation
+/// Bytes of a read or write; what clients that negotiate nothing may ask for. Larger ones than kPiece take no
+/// more memory: they are read and written in pieces.
+constexpr std::uint32_t kMaxRequest = std::uint32_t{32} << 20, kPiece = std::uint32_t{4} << 20;
+constexpr std::uint32_t kMaxOption = 4096;  ///< bytes
+constexpr std::uint32_t kAllocation = 1;    ///< number of the context base:allocation
 constexpr std::string_view kAllocationName = "base:allocation";
 constexpr std::size_t kMaxRuns = 4096;  ///< in one answer
 
@@ -283,6 +286,7 @@ class NbdServer::Connection {
     std::uint16_t flags, type;
     std::uint64_t cookie, at;
     std::uint32_t size;
+    int failure = 0;  ///< errno
   };
 
   /// Threads take turns at reading requests, and answer them side by side.
@@ -310,63 +314,100 @@ class NbdServer::Connection {
         base::load_be<std::uint16_t>(bytes.data() + 4), base::load_be<std::uint16_t>(bytes.data() + 6),
         base::load_be<std::uint64_t>(bytes.data() + 8), base::load_be<std::uint64_t>(bytes.data() + 16),
         base::load_be<std::uint32_t>(bytes.data() + 24)};
-    if (request.type == write_) {
-      if (request.size > kMaxRequest) throw Over{};
-      data.resize(request.size);
+    if (request.at > disk_->size || request.size > disk_->size - request.at) request.failure = EINVAL;
+    if (request.type != write_) return request;
+    if (request.size > kMaxRequest) throw Over{};
+    for (; request.size > kPiece; request.at += kPiece, request.size -= kPiece) {
+      data.resize(kPiece);
       receive(data);
+      if (request.failure == 0) request.failure = attempt([&] { return write(request, data); });
     }
+    data.resize(request.size);
+    receive(data);
     return request;
   }
 
-  void answer(const Request& request, base::Buffer& data) {
-    const bool inside = request.at <= disk_->size && request.size <= disk_->size - request.at;
-    const auto is_over = [this] { return server_.is_over_ || is_gone(); };
-    int failure = inside ? 0 : EINVAL;
-    base::Buffer runs;
+  /// What of errno a request ends with; `work` gives it, or throws.
+  template <typename Work>
+  int attempt(const Work& work) const {
     try {
-      if (!inside) {
-      } else if (request.type == read_) {
-        if (request.size > kMaxRequest || request.size == 0) failure = EINVAL;
-        data.resize(failure != 0 ? 0 : request.size);
-        if (failure == 0) disk_->read(request.at, data, is_over);
-      } else if (request.type == write_ || request.type == write_zeroes || request.type == trim) {
-        failure = write(request, data, is_over);
-      } else if (request.type == block_status) {
-        if (!has_context_ || request.size == 0)
-          failure = EINVAL;
-        else
-          runs = find_runs(request, is_over);
-      } else if (request.type != flush && request.type != cache) {
-        failure = EINVAL;
-      }
+      return work();
     } catch (const Error& error) {
       if (error.category() != Category::busy) server_.tell(disk_->name, error.what());
-      failure = EIO;
+    } catch (const Over&) {
+      throw;
     } catch (const std::exception& error) {
       server_.tell(disk_->name, error.what());
-      failure = EIO;
     }
-    if (request.type == read_ && failure == 0)
-      send_data(request, data);
-    else if (request.type == block_status && failure == 0)
-      send_chunk(request, kChunkStatus, runs);
-    else
-      send_result(request, failure);
+    return EIO;
   }
 
-  int write(const Request& request, base::Bytes data, const std::function<bool()>& is_over) {
+  void answer(const Request& request, base::Buffer& data) {
+    if (request.failure != 0) return send_result(request, request.failure);
+    base::Buffer runs;
+    switch (request.type) {
+      case read_:
+        return answer_read(request, data);
+      case write_:
+      case write_zeroes:
+      case trim:
+        return send_result(request, attempt([&] { return write(request, data); }));
+      case block_status: {
+        const auto failure = attempt([&] {
+          if (!has_context_ || request.size == 0) return EINVAL;
+          runs = find_runs(request, is_over());
+          return 0;
+        });
+        return failure == 0 ? send_chunk(request, kChunkStatus, runs) : send_result(request, failure);
+      }
+      default:
+        return send_result(request, request.type == flush || request.type == cache ? 0 : EINVAL);
+    }
+  }
+
+  void answer_read(const Request& request, base::Buffer& data) {
+    if (request.size > kMaxRequest || request.size == 0) return send_result(request, EINVAL);
+    std::unique_lock turn(sending_, std::defer_lock);
+    for (std::uint32_t done = 0; done < request.size;) {
+      data.resize(std::min(kPiece, request.size - done));
+      const auto failure = attempt([&] {
+        disk_->read(request.at + done, data, is_over());
+        return 0;
+      });
+      // An answer that is one piece to the client cannot become an error any more.
+      if (failure != 0 && turn.owns_lock()) throw Over{};
+      if (failure != 0) return send_result(request, failure);
+      base::Buffer head;
+      const bool is_last = done + data.size() == request.size;
+      if (is_structured_) {
+        append_chunk_head(head, request, kChunkData, data.size() + 8, is_last);
+        base::append_be(head, request.at + done);
+      } else if (done == 0) {
+        base::append_be(head, kSimpleMagic);
+        base::append_be(head, std::uint32_t{0});
+        base::append_be(head, request.cookie);
+      }
+      if (!turn.owns_lock()) turn.lock();
+      send(head, true);
+      send(data);
+      if (is_structured_) turn.unlock();
+      done += static_cast<std::uint32_t>(data.size());
+    }
+  }
+
+  int write(const Request& request, base::Bytes data) {
     if (!disk_->write) return EPERM;
+    if (request.type == trim) return 0;
     if (request.type == write_) {
-      disk_->write(request.at, data, is_over);
+      disk_->write(request.at, data, is_over());
       return 0;
     }
-    if (request.type == trim) return 0;
     const base::Buffer zeros(std::min<std::uint32_t>(request.size, 1 << 20));
     for (std::uint64_t done = 0; done < request.size; done += zeros.size())
       disk_->write(request.at + done,
                    base::Bytes(zeros).first(
                        static_cast<std::size_t>(std::min<std::uint64_t>(zeros.size(), request.size - done))),
-                   is_over);
+                   is_over());
     return 0;
   }
 
@@ -403,21 +444,6 @@ class NbdServer::Connection {
     send(bytes);
   }
 
-  void send_data(const Request& request, base::Bytes data) {
-    base::Buffer bytes;
-    if (is_structured_) {
-      append_chunk_head(bytes, request, kChunkData, data.size() + 8);
-      base::append_be(bytes, request.at);
-    } else {
-      base::append_be(bytes, kSimpleMagic);
-      base::append_be(bytes, std::uint32_t{0});
-      base::append_be(bytes, request.cookie);
-    }
-    const std::lock_guard turn(sending_);
-    send(bytes, true);
-    send(data);
-  }
-
   void send_chunk(const Request& request, std::uint16_t type, base::Bytes payload) {
     base::Buffer bytes;
     append_chunk_head(bytes, request, type, payload.size());
@@ -427,12 +453,16 @@ class NbdServer::Connection {
   }
 
   static void append_chunk_head(base::Buffer& bytes, const Request& request, std::uint16_t type,
-                                std::size_t size) {
+                                std::size_t size, bool is_last = true) {
     base::append_be(bytes, kStructuredMagic);
-    base::append_be(bytes, kDone);
+    base::append_be(bytes, is_last ? kDone : std::uint16_t{0});
     base::append_be(bytes, type);
     base::append_be(bytes, request.cookie);
     base::append_be(bytes, static_cast<std::uint32_t>(size));
+  }
+
+  std::function<bool()> is_over() const {
+    return [this] { return server_.is_over_ || is_gone(); };
   }
 
   /// Whoever reads for it need not wait on.
@@ -459,7 +489,11 @@ NbdServer::~NbdServer() {
   is_over_ = true;
   (void)::shutdown(listening_.fd.get(), SHUT_RDWR);
   acceptor_.join();
-  if (!listening_.path.empty()) (void)::unlink(listening_.path.c_str());
+  // Somebody else may have put a socket of theirs there.
+  struct stat there {};
+  if (!listening_.path.empty() && ::lstat(listening_.path.c_str(), &there) == 0 &&
+      std::pair(there.st_dev, there.st_ino) == listening_.name)
+    (void)::unlink(listening_.path.c_str());
 }
 
 void NbdServer::tell(std::string_view who, const char* what) const noexcept {
@@ -484,6 +518,8 @@ void NbdServer::accept_all() {
     all.remove_if([](const Served& one) { return one.is_done.load(); });
     if ((poll.revents & POLLIN) == 0) continue;
     base::UniqueFd socket(::accept4(listening_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (socket.get() >= 0 && all.size() >= kMaxConnections)
+      tell("a client was turned away", (std::to_string(kMaxConnections) + " are served already").c_str());
     if (socket.get() < 0 || all.size() >= kMaxConnections) continue;
     const auto count = all.size();
     try {
@@ -502,24 +538,44 @@ void NbdServer::accept_all() {
   for (auto& one : all) one.connection->close();
 }
 
-NbdSocket listen_at(const std::string& path) {
+namespace {
+
+sockaddr_un address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
     throw Error(Category::usage, path + ": too long for the name of a socket");
   std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+base::UniqueFd unix_socket() {
+  base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (socket.get() < 0) base::throw_errno("socket", errno);
+  return socket;
+}
+
+}  // namespace
+
+NbdSocket listen_at(const std::string& path) {
+  const auto address = address_of(path);
+  const auto* name = reinterpret_cast<const sockaddr*>(&address);
   struct stat there {};
   if (::lstat(path.c_str(), &there) == 0) {
     if (!S_ISSOCK(there.st_mode)) throw Error(Category::refused, path + ": something else is there");
+    if (::connect(unix_socket().get(), name, sizeof address) == 0 || errno == EAGAIN)
+      throw Error(Category::busy, path + ": somebody serves there");
     (void)::unlink(path.c_str());
   }
-  base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (socket.get() < 0) base::throw_errno("socket", errno);
+  auto socket = unix_socket();
   (void)::fchmod(socket.get(), 0600);  // becomes the mode of the name
-  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      ::listen(socket.get(), 8) != 0)
+  if (::bind(socket.get(), name, sizeof address) != 0 || ::listen(socket.get(), 8) != 0 ||
+      ::lstat(path.c_str(), &there) != 0)
     base::throw_errno(path, errno);
-  return {std::move(socket), path};
+  return {std::move(socket),
+          std::filesystem::absolute(path).lexically_normal().string(),
+          0,
+          {there.st_dev, there.st_ino}};
 }
 
 NbdSocket listen_on_loopback(std::uint16_t port) {
@@ -536,7 +592,7 @@ NbdSocket listen_on_loopback(std::uint16_t port) {
       ::listen(socket.get(), 8) != 0 ||
       ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
     base::throw_errno("port " + std::to_string(port), errno);
-  return {std::move(socket), {}, ntohs(address.sin_port)};
+  return {std::move(socket), {}, ntohs(address.sin_port), {}};
 }
 
 }  // namespace wedge

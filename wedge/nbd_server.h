@@ -2,12 +2,15 @@
 // with structured replies, where the client wants them, and the metadata context base:allocation.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "formats/base/bytes.h"
@@ -35,10 +38,12 @@ struct NbdDisk {
 /// A socket that is bound and listens.
 struct NbdSocket {
   base::UniqueFd fd;
-  std::string path;  ///< of a unix socket; empty: another
+  std::string path;  ///< absolute, of a unix socket; empty: another
   std::uint16_t port = 0;
+  std::pair<dev_t, ino_t> name;  ///< what lies at the path
 };
-/// At `path`, for this user only. Throws local; refused if something else is at the path.
+/// At `path`, at most 107 bytes, for this user only. Throws local; refused if something else is at the path;
+/// busy if somebody listens there.
 [[nodiscard]] NbdSocket listen_at(const std::string& path);
 /// On 127.0.0.1; `port` 0: any.
 [[nodiscard]] NbdSocket listen_on_loopback(std::uint16_t port);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 
 #include "formats/base/numbers.h"
 #include "formats/base/object_id.h"
@@ -197,6 +198,21 @@ std::string without_secrets_in(std::string_view text) {
     text.remove_prefix(end);
   }
   return shown;
+}
+
+std::string percent_encoded(std::string_view path) {
+  std::string result;
+  for (const char c : path) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+        std::string_view("-._~/").find(c) != std::string_view::npos) {
+      result += c;
+    } else {
+      constexpr std::string_view kHex = "0123456789ABCDEF";
+      const auto byte = static_cast<unsigned char>(c);
+      result += {'%', kHex[byte >> 4], kHex[byte & 15]};
+    }
+  }
+  return result;
 }
 
 }  // namespace base

@@ -1,4 +1,5 @@
-// What of a URL is nobody's business: user and password, and what in its query lets somebody in.
+// URLs: how a path is written in one, and what of one is nobody's business: user and password, and what in
+// its query lets somebody in.
 #pragma once
 
 #include <string>
@@ -19,5 +20,8 @@ namespace base {
 /// A text for people or a log, in which each URL of http, https, ftp, s3, ssh and sftp is as
 /// without_secrets() leaves it.
 [[nodiscard]] std::string without_secrets_in(std::string_view text);
+
+/// What is not unreserved in a URL as %XX; '/' stays.
+[[nodiscard]] std::string percent_encoded(std::string_view path);
 
 }  // namespace base

@@ -19,7 +19,14 @@ Background::Background() {
   ready_ = base::UniqueFd(ends[1]);
   const auto child = ::fork();
   if (child < 0) base::throw_errno("begin a process", errno);
-  if (child == 0) return;
+  if (child == 0) {
+    // Locks and pipes of whoever started us must not live as long as this process.
+    const auto ready = static_cast<unsigned>(ready_.get());
+    read_end.reset();
+    if (ready > STDERR_FILENO + 1) (void)::close_range(STDERR_FILENO + 1, ready - 1, 0);
+    (void)::close_range(ready + 1, ~0U, 0);
+    return;
+  }
   ready_.reset();
   char byte = 0;
   if (::read(read_end.get(), &byte, 1) == 1) ::_exit(0);
@@ -33,6 +40,7 @@ void Background::leave(const std::string& log) {
   const auto nothing = base::open_at(AT_FDCWD, "/dev/null", O_RDWR);
   const auto messages = base::open_at(AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
   (void)::setsid();
+  (void)::chdir("/");  // where it was started can be unmounted
   (void)::dup2(nothing.get(), STDIN_FILENO);
   (void)::dup2(nothing.get(), STDOUT_FILENO);
   (void)::dup2(messages.get(), STDERR_FILENO);

@@ -11,9 +11,10 @@ namespace shrub_cli {
 /// or with its exit code. Errors: local.
 class Background {
  public:
-  /// Returns in the new process only. Before any thread is started.
+  /// Returns in the new process only, which has no descriptors but 0 to 2. Before any thread is started, and any
+  /// file opened.
   Background();
-  /// Lets go of the terminal; what is said from here on goes to the file `log`.
+  /// Lets go of the terminal and of the working directory; what is said from here on goes to the file `log`.
   void leave(const std::string& log);
   /// Removes the log if nothing was said.
   void forget_log() const;

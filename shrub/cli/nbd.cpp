@@ -4,6 +4,7 @@
 #include "cli/peers.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/url.h"
 #include "shrub/cli/lazy_disks.h"
 #include "shrub/cli/signals.h"
 #include "wedge/overlay.h"
@@ -26,9 +27,11 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   auto listening =
       call.has("--socket")
-          ? wedge::listen_at(std::filesystem::absolute(call.get("--socket")).lexically_normal().string())
+          ? wedge::listen_at(call.get("--socket"))
           : wedge::listen_on_loopback(static_cast<std::uint16_t>(call.number("--port", 0, 0, 65535)));
-  const auto uri = call.has("--socket") ? "nbd+unix:///?socket=" + listening.path
+  // A long path is of no use to clients; the short one is, where it was given.
+  const auto path = listening.path.size() < 108 ? listening.path : call.get("--socket");
+  const auto uri = call.has("--socket") ? "nbd+unix:///?socket=" + base::percent_encoded(path)
                                         : "nbd://127.0.0.1:" + std::to_string(listening.port);
   const wedge::NbdServer server(std::move(listening), {std::move(disk)},
                                 [&](const std::string& what) { output.warning(what); });

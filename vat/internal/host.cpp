@@ -60,7 +60,7 @@ std::string with_slash(std::string text) {
 /// A parameter of a query.
 std::string parameter(const std::string& text) {
   std::string result;
-  for (const char c : percent_encoded(text)) result += c == '/' ? "%2F" : std::string(1, c);
+  for (const char c : base::percent_encoded(text)) result += c == '/' ? "%2F" : std::string(1, c);
   return result;
 }
 
@@ -152,7 +152,7 @@ Host::Host(const PeerAddress& address) : address_(address) {
 
 Transfer Host::make(const std::string& file) const {
   Transfer transfer;
-  transfer.url = origin_ + percent_encoded(path_ + file);
+  transfer.url = origin_ + base::percent_encoded(path_ + file);
   transfer.may_be_local = address_.may_be_local;
   if (kind_ == Kind::sftp) {
     transfer.ssh_private_key = address_.ssh_private_key;
@@ -315,7 +315,7 @@ Transfer Host::put(const std::string& file, bool replace) const {
     return text + "\"";
   };
   const auto draft = "tmp/.vat-push-" + base::random_name();
-  transfer.url = origin_ + percent_encoded(path_ + draft);
+  transfer.url = origin_ + base::percent_encoded(path_ + draft);
   for (auto slash = file.find('/'); slash != std::string::npos; slash = file.find('/', slash + 1))
     transfer.ssh_after.push_back("*mkdir " + quoted(path_ + file.substr(0, slash)));
   if (replace) transfer.ssh_after.push_back("*rm " + quoted(path_ + file));

@@ -149,21 +149,6 @@ bool is_local_host(std::string_view written) {
   return is_local(host);
 }
 
-std::string percent_encoded(std::string_view path) {
-  std::string result;
-  for (const char c : path) {
-    if (std::isalnum(static_cast<unsigned char>(c)) != 0 ||
-        std::string_view("-._~/").find(c) != std::string_view::npos) {
-      result += c;
-    } else {
-      constexpr std::string_view kHex = "0123456789ABCDEF";
-      const auto byte = static_cast<unsigned char>(c);
-      result += {'%', kHex[byte >> 4], kHex[byte & 15]};
-    }
-  }
-  return result;
-}
-
 struct Transfers::Active {
   Id id = 0;
   State* state = nullptr;

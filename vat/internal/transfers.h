@@ -152,7 +152,4 @@ class Transfers {
   std::thread thread_;  // last: uses the rest
 };
 
-/// What is not unreserved in a URL as %XX; '/' stays.
-[[nodiscard]] std::string percent_encoded(std::string_view path);
-
 }  // namespace vat::internal

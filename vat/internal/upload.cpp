@@ -6,6 +6,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/url.h"
 
 namespace vat::internal {
 namespace {
@@ -127,7 +128,7 @@ void Upload::put_parts(const std::string& file, std::uint64_t size, const ReadAt
   const auto upload = element(begun.body, "UploadId");
   if (upload.empty())
     throw Error(Category::network, host_.name() + ": " + file + ": gives no upload a number");
-  const auto id = "uploadId=" + percent_encoded(upload);
+  const auto id = "uploadId=" + base::percent_encoded(upload);
   try {
     std::string list = "<CompleteMultipartUpload>";
     unsigned number = 0;
