@@ -174,6 +174,28 @@ std::string man_page(const Program& program, const Command& command) {
   return page;
 }
 
+/// What both programs read of the environment.
+struct Variable {
+  const char* names;
+  const char* help;
+};
+constexpr Variable kVariables[] = {
+    {"VAT_DIR", "the vat, where neither an option nor a shrub names one"},
+    {"VAT_CACHE_DIR, XDG_CACHE_HOME",
+     "where the cache lies, else $HOME/.cache/vat; all in it can be deleted at any time"},
+    {"VAT_CACHE_SIZE", "what the cache may hold at most: 16G if unset"},
+    {"TMPDIR",
+     "where large things lie for a moment, such as an archive on its way out of a vat. If it is not named, "
+     "cannot be "
+     "written or is full, the cache is taken, then the wedge"},
+    {"AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL",
+     "for s3 vats, as other programs read them"},
+    {"VAT_SSH_KEY, VAT_SSH_KNOWN_HOSTS", "for ssh vats, else what is in $HOME/.ssh"},
+    {"https_proxy, http_proxy, all_proxy, no_proxy", "for http vats, as curl reads them"},
+    {"CURL_CA_BUNDLE, SSL_CERT_FILE", "certificates to trust instead of the system's"},
+    {"SOURCE_DATE_EPOCH", "seconds since 1970, written where the present time would be"},
+};
+
 std::string main_page(const Program& program) {
   std::string title = program.name;
   std::transform(title.begin(), title.end(), title.begin(), [](unsigned char c) { return std::toupper(c); });
@@ -186,6 +208,9 @@ std::string main_page(const Program& program) {
     page +=
         ".TP\n\\fB" + program.name + "\\-" + roff(command.name) + "\\fR(1)\n" + roff(command.summary) + "\n";
   page += ".SH OPTIONS\n" + roff_options(options_of(program));
+  page += ".SH ENVIRONMENT\n";
+  for (const auto& variable : kVariables)
+    page += ".TP\n\\fB" + roff(variable.names) + "\\fR\n" + roff(variable.help) + "\n";
   return page;
 }
 

@@ -95,8 +95,9 @@ Option limit_rate_option() {
 }
 
 Option retry_for_option() {
-  return {"--retry-for", "DURATION",
-          "how long a host that has no time (429, 503) is waited for since it last sent something (default 60s)"};
+  return {
+      "--retry-for", "DURATION",
+      "how long a host that has no time (429, 503) is waited for since it last sent something (default 60s)"};
 }
 
 std::vector<Option> fetch_options() {
@@ -181,12 +182,32 @@ std::uint64_t parse_size(const std::string& what, const std::string& text) {
   return static_cast<std::uint64_t>((static_cast<double>(*whole) + fraction) * factor);
 }
 
-Scratch::Scratch() {
-  const auto cache = cache_directory();
-  parent_ = cache.empty() ? find_variable("TMPDIR").value_or("/tmp") : cache;
-  base::make_directories(parent_);
-  name_ = "scratch-" + base::random_name();
+std::vector<base::ScratchPlace> scratch_places() {
+  std::vector<base::ScratchPlace> places;
+  if (const auto own = find_variable("TMPDIR")) places.push_back({*own, "TMPDIR"});
+  if (const auto cache = cache_directory(); !cache.empty()) {
+    try {
+      base::make_directories(cache);
+    } catch (const Error&) {  // said when no other place will do
+    }
+    places.push_back({cache, find_variable("VAT_CACHE_DIR") ? "VAT_CACHE_DIR" : "the cache"});
+  }
+  if (places.empty()) places.push_back({"/tmp", "neither TMPDIR nor HOME is set"});
+  return places;
 }
+
+std::vector<base::ScratchPlace> scratch_places(const std::string& wedge) {
+  auto places = scratch_places();
+  places.push_back({wedge + "/.shrub/tmp", "the wedge"});
+  return places;
+}
+
+Scratch::Scratch()
+    : path_(base::use_scratch(scratch_places(), [](const base::ScratchPlace& place) {
+        return base::make_scratch_directory(place.path);
+      })) {}
+
+Scratch::Scratch(const base::ScratchPlace& place) : path_(base::make_scratch_directory(place.path)) {}
 
 Scratch::~Scratch() {
   try {

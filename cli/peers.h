@@ -7,6 +7,7 @@
 
 #include "cli/command.h"
 #include "cli/output.h"
+#include "formats/base/scratch.h"
 #include "vat/peer_address.h"
 #include "vat/peer_set.h"
 
@@ -39,17 +40,24 @@ int run_there(const std::string& url, std::vector<std::string> words, const std:
 /// A number of bytes, as 500, 64k, 20M, 1.5G or 2T. Throws usage, naming `what`.
 [[nodiscard]] std::uint64_t parse_size(const std::string& what, const std::string& text);
 
-/// A path for a directory that goes with this object; it is not made.
+/// Where scratch may lie, the best first: $TMPDIR, the cache directory; /tmp if neither is named.
+[[nodiscard]] std::vector<base::ScratchPlace> scratch_places();
+/// … and in the wedge at `path`.
+[[nodiscard]] std::vector<base::ScratchPlace> scratch_places(const std::string& wedge);
+
+/// A directory that goes with this object.
 class Scratch {
  public:
+  /// In the first place that can be written.
   Scratch();
+  explicit Scratch(const base::ScratchPlace& place);
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  [[nodiscard]] std::string path() const { return parent_ + "/" + name_; }
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
 
  private:
-  std::string parent_, name_;
+  std::string path_;
 };
 
 }  // namespace cli

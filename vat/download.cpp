@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <exception>
 #include <future>
 #include <thread>
 
@@ -38,8 +39,14 @@ Downloaded download(const std::string& url, int fd, const PeerOptions& options,
     transfer.url = url;
     transfer.may_be_local = true;  // the user named it
     transfer.range.offset = size;
+    std::exception_ptr not_kept;  // no fault of the host's
     transfer.on_bytes = [&](base::Bytes bytes) {
-      base::write_all(fd, bytes);
+      try {
+        base::write_all(fd, bytes);
+      } catch (const Error&) {
+        not_kept = std::current_exception();
+        return false;
+      }
       size += bytes.size();
       return true;
     };
@@ -47,6 +54,7 @@ Downloaded download(const std::string& url, int fd, const PeerOptions& options,
     while (future.wait_for(std::chrono::milliseconds(200)) != std::future_status::ready)
       if (progress) progress(transfers.traffic().received, 0);
     const auto end = future.get();
+    if (not_kept) std::rethrow_exception(not_kept);
     // What came before is of use only if this is the same file, and the host says so.
     const bool goes_on = before > 0 && size > before;
     if (before == 0) {

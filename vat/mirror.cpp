@@ -115,7 +115,8 @@ class NearSide final : public Side {
 
 class FarSide final : public Side {
  public:
-  FarSide(const PeerAddress& address, const PeerOptions& options, const std::string& scratch)
+  FarSide(const PeerAddress& address, const PeerOptions& options,
+          const std::vector<base::ScratchPlace>& scratch)
       : far_(address, options), scratch_(scratch) {}
 
   [[nodiscard]] std::string name() const override { return far_.name(); }
@@ -125,11 +126,10 @@ class FarSide final : public Side {
     return far_.peers().list(0, directory).value_or(std::vector<std::string>());
   }
   std::optional<base::UniqueFd> open(const std::string& file) override {
-    base::make_directories(scratch_);
-    const auto directory = base::open_directory(AT_FDCWD, scratch_);
-    const auto name = base::random_name();
-    auto copy = base::open_at(directory.get(), name, O_RDWR | O_CREAT | O_EXCL, 0600);
-    (void)::unlinkat(directory.get(), name.c_str(), 0);
+    return base::use_scratch(scratch_, [&](const base::ScratchPlace& place) { return copy_in(place, file); });
+  }
+  std::optional<base::UniqueFd> copy_in(const base::ScratchPlace& place, const std::string& file) {
+    auto copy = base::open_nameless(place.path);
     for (std::uint64_t at = 0, size = 1; at < size;) {
       const auto part = far_.peers().read_part(0, file, {at, kPart, false}, kPart);
       if (!part) {
@@ -152,7 +152,7 @@ class FarSide final : public Side {
 
  private:
   internal::FarVat far_;
-  std::string scratch_;
+  std::vector<base::ScratchPlace> scratch_;
 };
 
 /// Whether a file of that name can be one of a vat: what a host lists says nothing else.

@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "formats/base/scratch.h"
 #include "vat/peer_set.h"
 
 namespace vat {
@@ -23,8 +24,7 @@ struct MirrorSummary {
 
 struct MirrorOptions {
   PeerOptions peers;
-  std::string
-      scratch;  ///< directory for what comes from another host and goes on to another; made when needed
+  std::vector<base::ScratchPlace> scratch;  ///< for what comes from another host and goes on to another
   bool dry_run = false;
   std::function<void(std::uint64_t)> progress;  ///< bytes copied
 };

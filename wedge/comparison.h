@@ -6,6 +6,7 @@
 #include <string>
 
 #include "formats/base/object_id.h"
+#include "formats/base/scratch.h"
 #include "formats/text/manifest.h"
 #include "wedge/tree_writer.h"
 
@@ -27,6 +28,8 @@ struct CompareOptions {
   SpotCheck spot_check;        ///< … but for these; SpotCheck(100, 0) reads all
   Fidelity fidelity;
   std::uint64_t allow_holes = 0;  ///< of archives; see max_archive_holes()
+  /// verify_entry(): for what an archive unpacks to; none: /tmp.
+  std::vector<base::ScratchPlace> scratch;
   std::function<void(std::uint64_t)> progress;
   /// verify_entry(): told how many paths are as the file system kept them when sync made them, which is no
   /// difference. May be empty.

@@ -445,11 +445,16 @@ std::uint64_t write_content(vat::BlobSource& source, const std::optional<ObjectI
                             int parent, const std::string& name,
                             const std::function<void(std::uint64_t)>& progress) {
   auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
-  ContentWriter writer(fd.get(), sparse);
-  const auto fetched = fill(source, blob, recipe, size, writer);
+  const auto fetched = write_content(source, blob, recipe, size, sparse, fd.get());
   if (progress) progress(size);
   fd.close();
   return fetched;
+}
+
+std::uint64_t write_content(vat::BlobSource& source, const std::optional<ObjectId>& blob,
+                            const std::optional<ObjectId>& recipe, std::uint64_t size, bool sparse, int fd) {
+  ContentWriter writer(fd, sparse);
+  return fill(source, blob, recipe, size, writer);
 }
 
 }  // namespace wedge

@@ -43,7 +43,8 @@ struct WriteSummary {
   std::uint64_t skipped_owners = 0;  ///< paths whose owner, setuid bit or capability was not restored …
   std::uint64_t skipped_acls = 0;    ///< … whose access control list was not, for want of the flag
   std::uint64_t skipped_xattrs = 0;  ///< the file system or the user's rights do not allow them
-  std::uint64_t kept_otherwise = 0;  ///< paths that the file system keeps with another mode, time, owner or link
+  std::uint64_t kept_otherwise =
+      0;  ///< paths that the file system keeps with another mode, time, owner or link
 };
 
 /// Writes the tree of `manifest` and `layout` as a new directory `name` in `parent`. Nothing is synced, and
@@ -66,6 +67,11 @@ std::uint64_t write_content(vat::BlobSource& source, const std::optional<base::O
                             const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse,
                             int parent, const std::string& name,
                             const std::function<void(std::uint64_t)>& progress);
+
+/// … to an open file that is empty.
+std::uint64_t write_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
+                            const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse,
+                            int fd);
 
 /// Reads the rows of a manifest, pieces fetched through `source`.
 [[nodiscard]] formats::ManifestReader read_manifest(vat::BlobSource& source, const base::ObjectId& manifest);

@@ -52,7 +52,8 @@ struct SyncOptions {
   bool overwrite = false;  ///< … or are left behind in the old one, as changed files are
   bool in_place = false;   ///< change what is as sync left it where it lies, as far as it differs
   bool dry_run = false;
-  std::uint64_t allow_holes = 0;  ///< of archives; see max_archive_holes()
+  std::uint64_t allow_holes = 0;            ///< of archives; see max_archive_holes()
+  std::vector<base::ScratchPlace> scratch;  ///< for archives that are read twice; none: in the wedge
   /// Whether an entry will be synced by the same caller after this one. One that is an overlay on what
   /// changes is removed then, and is in the way otherwise. Empty: none will.
   std::function<bool(const std::string& entry)> is_next;

@@ -29,18 +29,21 @@ enum class Category : std::uint8_t {
 /// 128+n (signal) are results of a verb, not errors. `hint` names the next command, or is empty.
 class Error : public std::runtime_error {
  public:
-  Error(Category category, const std::string& message, std::string hint = {})
-      : std::runtime_error(message), category_(category), hint_(std::move(hint)) {}
+  Error(Category category, const std::string& message, std::string hint = {}, bool is_no_room = false)
+      : std::runtime_error(message), category_(category), hint_(std::move(hint)), is_no_room_(is_no_room) {}
   [[nodiscard]] const std::string& hint() const noexcept { return hint_; }
   [[nodiscard]] Category category() const noexcept { return category_; }
+  /// local: there is no room for what was to be written; elsewhere there may be.
+  [[nodiscard]] bool is_no_room() const noexcept { return is_no_room_; }
   [[nodiscard]] int exit_code() const noexcept { return static_cast<int>(category_); }
 
  private:
   Category category_;
   std::string hint_;
+  bool is_no_room_;
 };
 
-/// `error` again, with `name: ` in front of its message; category and hint stay.
+/// `error` again, with `name: ` in front of its message; all else stays.
 [[nodiscard]] Error prefixed(std::string_view name, const Error& error);
 
 /// Throws Category::local with `what: strerror(errno_value)`; ENOENT and ENOTDIR become not_found.

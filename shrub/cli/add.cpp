@@ -93,13 +93,16 @@ int run_url(const cli::Call& call, cli::Output& output) {
   const auto addition = begin_addition(call, output);
   vref.executable =
       call.has("--executable") || (vref.unpack.empty() && addition.before && addition.before->executable);
-  const cli::Scratch scratch;
-  base::make_directories(scratch.path());
-  const auto path = scratch.path() + "/file";
-  const auto fd = base::open_at(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL, 0600);
-  const auto got = vat::download(
-      url, fd.get(), cli::peer_options(call, output),
-      [&](std::uint64_t done, std::uint64_t total) { output.progress("fetched", done, total); });
+  std::optional<cli::Scratch> scratch;
+  std::string path;
+  const auto got = base::use_scratch(cli::scratch_places(), [&](const base::ScratchPlace& place) {
+    scratch.emplace(place);
+    path = scratch->path() + "/file";
+    const auto fd = base::open_at(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    return vat::download(
+        url, fd.get(), cli::peer_options(call, output),
+        [&](std::uint64_t done, std::uint64_t total) { output.progress("fetched", done, total); });
+  });
   if (digest && !std::equal(digest->begin(), digest->end(), got.sha256.begin()))
     throw Error(Category::wrong_bytes,
                 url + ": its SHA-256 is " + base::to_hex(got.sha256) + ", not the one that is wanted");

@@ -220,7 +220,6 @@ int run(const cli::Call& call, cli::Output& output) {
   if (call.has("--commit")) commit.emplace(call, machine, output);
 
   const Signals signals;
-  base::make_directories(scratch.path());
   LazyDisks disks(call, output);
   ServedDisks served(machine, places, disks);
   if (commit) commit->require_image(served.first(), machine.disks.front().vref);

@@ -81,8 +81,10 @@ int run_push(const cli::Call& call, cli::Output& output) {
       address.url = url;
       address.may_be_local = true;  // the user named it
       cli::add_credentials(address);
-      const cli::Scratch scratch;
-      summary = vat::push_roots(*vats.source, roots, profile, address, user.peers, scratch.path(), options);
+      summary = base::use_scratch(cli::scratch_places(), [&](const base::ScratchPlace& place) {
+        const cli::Scratch scratch(place);
+        return vat::push_roots(*vats.source, roots, profile, address, user.peers, scratch.path(), options);
+      });
     } else {
       const auto to = vat::Vat::open(full, {user.peers.cache_dir, user.peers.on_note});
       if (!options.add.dry_run) note_served(*to, named.shrub);

@@ -102,6 +102,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.in_place = call.has("--in-place");
   options.dry_run = call.has("--dry-run");
   options.allow_holes = cli::allowed_holes(call, 0);
+  options.scratch = cli::scratch_places(call.get("WEDGE"));
   std::uint64_t total = 0, before = 0;
   auto roots = shrub::entry_roots(shrub, entries);
   tell_secrets(shrub, entries, output);

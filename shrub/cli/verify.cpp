@@ -102,6 +102,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.threads = jobs(call);
   options.read_content = !call.has("--quick");
   options.allow_holes = cli::allowed_holes(call, 0);
+  options.scratch = cli::scratch_places(call.get("WEDGE"));
   const auto cache = open_stat_cache(shrub.list().object_format);
   options.cache = cache.get();  // learns; nothing is taken from it
   options.spot_check = {100, 0};

@@ -44,10 +44,12 @@ int run_push(const cli::Call& call, cli::Output& output) {
   const auto roots = roots_of(*from, call);
   const auto options = copy_options(call, output, "pushed");
   if (vat::is_remote(url)) {
-    const cli::Scratch scratch;
     print(call, output, "push",
-          vat::push_roots(*from, roots, from->parameters(), cli::address_of(url),
-                          cli::peer_options(call, output), scratch.path(), options));
+          base::use_scratch(cli::scratch_places(), [&](const base::ScratchPlace& place) {
+            const cli::Scratch scratch(place);
+            return vat::push_roots(*from, roots, from->parameters(), cli::address_of(url),
+                                   cli::peer_options(call, output), scratch.path(), options);
+          }));
     return 0;
   }
   const auto to = open_vat(url, output);

@@ -13,10 +13,9 @@ vat::MirrorSide side_of(const std::string& name) {
 }
 
 int run(const cli::Call& call, cli::Output& output) {
-  const cli::Scratch scratch;
   vat::MirrorOptions options;
   options.peers = cli::peer_options(call, output);
-  options.scratch = scratch.path();
+  options.scratch = cli::scratch_places();
   options.dry_run = call.has("--dry-run");
   options.progress = [&](std::uint64_t done) { output.progress("copied", done, 0); };
   const auto summary = vat::mirror(side_of(call.get("SRC")), side_of(call.get("DST")), options);

@@ -112,12 +112,14 @@ WritableTop::~WritableTop() {
   if (mode_) (void)::fchmod(fd_.get(), *mode_);
 }
 
-base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir) {
-  const auto name = base::random_name();
-  (void)write_content(source, root.blob, root.recipe, root.size, true, dir, name, {});
-  auto fd = base::open_at(dir, name, O_RDONLY | O_NOFOLLOW);
-  if (::unlinkat(dir, name.c_str(), 0) != 0) base::throw_errno("spool", errno);
-  return fd;
+base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root,
+                     const std::vector<base::ScratchPlace>& places) {
+  return base::use_scratch(places, [&](const base::ScratchPlace& place) {
+    auto fd = base::open_nameless(place.path);
+    (void)write_content(source, root.blob, root.recipe, root.size, true, fd.get());
+    if (::lseek(fd.get(), 0, SEEK_SET) != 0) base::throw_errno("spool", errno);
+    return fd;
+  });
 }
 
 formats::ByteSource reading(int fd) {
@@ -246,7 +248,9 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, int records, const 
   if (!root.unpack.empty()) {
     if (!S_ISDIR(info->st_mode)) return report(Difference::Kind::type);
     const auto dir = base::open_beneath(parent.get(), name, O_RDONLY | O_DIRECTORY);
-    const auto archive = spool(source, root, base::open_directory(AT_FDCWD, "/var/tmp").get());
+    const auto archive = spool(
+        source, root,
+        options.scratch.empty() ? std::vector<base::ScratchPlace>{{"/tmp", "the default"}} : options.scratch);
     std::vector<Row> rows;
     list_archive(reading(archive.get()), root.unpack, source.object_format(),
                  max_archive_holes(root.size, options.allow_holes),

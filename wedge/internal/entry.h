@@ -43,9 +43,10 @@ class WritableTop {
 /// go along, and nobody could remove it later.
 void refuse_mounts(int top, const std::string& path);
 
-/// The proven content of a root as an anonymous file in `dir`, read from its start. Archives are read
-/// forwards only, but what they lie in may have to be read twice to be proven.
-[[nodiscard]] base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root, int dir);
+/// The proven content of a root as a file without a name, read from its start. Archives are read forwards
+/// only, but what they lie in may have to be read twice to be proven.
+[[nodiscard]] base::UniqueFd spool(vat::BlobSource& source, const EntryRoot& root,
+                                   const std::vector<base::ScratchPlace>& places);
 [[nodiscard]] formats::ByteSource reading(int fd);
 
 /// Whether the disk is made of what the recipe lists, chunk by chunk; the vat's data is not read, nor are

@@ -108,7 +108,7 @@ WriteSummary EntryMaker::build(int work, bool is_there, RecordWriter& record) co
     if (is_there) old = base::open_beneath(dir_.top(), path_, O_RDONLY | O_DIRECTORY);
     const auto write = write_options(old ? old.get() : -1, record);
     if (root_.unpack.empty()) return write_tree(source_, *root_.manifest, *root_.layout, work, "new", write);
-    const auto archive = spool(source_, root_, dir_.tmp());
+    const auto archive = spool(source_, root_, scratch());
     return unpack_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(),
                           max_holes(), work, "new", write);
   }
@@ -175,9 +175,14 @@ WriteOptions EntryMaker::write_options(int reuse_top, RecordWriter& record) cons
   return write;
 }
 
+std::vector<base::ScratchPlace> EntryMaker::scratch() const {
+  if (!options_.scratch.empty()) return options_.scratch;
+  return {{"/proc/self/fd/" + std::to_string(dir_.tmp()), "the wedge"}};
+}
+
 void EntryMaker::for_each_row(const std::function<void(const Row&)>& visit) const {
   if (!root_.unpack.empty()) {
-    const auto archive = spool(source_, root_, dir_.tmp());
+    const auto archive = spool(source_, root_, scratch());
     list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), max_holes(), visit);
     return;
   }

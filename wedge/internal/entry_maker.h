@@ -63,6 +63,7 @@ class EntryMaker {
 
  private:
   /// Rows of a tree or archive, as they will be made.
+  [[nodiscard]] std::vector<base::ScratchPlace> scratch() const;
   void for_each_row(const std::function<void(const formats::Row&)>& visit) const;
   /// True if it made a directory, which has no metadata yet.
   bool carry_one(const std::string& extra, int old, int fresh) const;

@@ -217,6 +217,7 @@ bool is_adoptable(const WedgeDir& dir, vat::BlobSource& source, const std::strin
   compare.threads = options.threads;
   compare.cache = dir.cache();
   compare.fidelity = options.fidelity;
+  compare.scratch = options.scratch;
   const auto count =
       verify_below(source, dir.top(), -1, path, root, compare, [&](const Difference& difference) {
         if (difference.kind != Difference::Kind::missing) in_the_way.push_back(difference);
