@@ -47,6 +47,10 @@ void add_option(CLI::App& app, const Option& option, Slots& slots) {
     app.add_flag(option.names, slots.flags[key], help);
     return;
   }
+  if (!option.takes_word()) {  // what follows as a word of its own is no value of it
+    app.add_flag(option.names, slots.values[key], help)->type_name("[=" + option.value.substr(1))->take_last();
+    return;
+  }
   auto* added = app.add_option(option.names, slots.values[key], help)->type_name(option.value);
   added->required(option.required);
   if (option.repeated)
@@ -117,7 +121,7 @@ std::string complaint(const Program& program, int argc, char** argv) {
   }
   const auto takes_value = [&](const std::string& word) {
     return std::any_of(program.options.begin(), program.options.end(), [&](const Option& option) {
-      return !option.value.empty() && ("," + option.names + ",").find("," + word + ",") != std::string::npos;
+      return option.takes_word() && ("," + option.names + ",").find("," + word + ",") != std::string::npos;
     });
   };
   for (int i = 1; i < argc; ++i) {

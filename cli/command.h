@@ -18,12 +18,16 @@ enum class Completion : std::uint8_t { none, file, directory };
 
 struct Option {
   std::string names;  ///< "-j,--jobs"
-  std::string value;  ///< placeholder such as "N"; empty for a flag
+  /// Placeholder such as "N", or "[GROUP]" if it may be left out and is "true" then; empty for a flag.
+  std::string value;
   std::string help;
   Completion completion = Completion::none;
   bool repeated = false;
   bool required = false;
   std::vector<std::string> choices = {};  ///< all values there are, for completion
+
+  /// Whether the word after it is its value.
+  [[nodiscard]] bool takes_word() const { return !value.empty() && value.front() != '['; }
 };
 
 /// "--jobs" of "-j,--jobs": what Call knows it by.

@@ -138,7 +138,10 @@ std::string roff_options(const std::vector<Option>& options) {
     const auto names = spellings(option);
     for (std::size_t i = 0; i < names.size(); ++i)
       text += (i == 0 ? "\\fB" : ", \\fB") + roff(names[i]) + "\\fR";
-    if (!option.value.empty()) text += " \\fI" + roff(option.value) + "\\fR";
+    if (option.takes_word())
+      text += " \\fI" + roff(option.value) + "\\fR";
+    else if (!option.value.empty())
+      text += "[=\\fI" + roff(option.value.substr(1, option.value.size() - 2)) + "\\fR]";
     text += "\n" + roff(option.help) + "\n";
   }
   return text;
@@ -242,7 +245,7 @@ std::string bash_option_words(const std::vector<Option>& options) {
 std::string bash_values(const std::string& verb, const std::vector<Option>& options) {
   std::string text;
   for (const auto& option : options) {
-    if (option.value.empty()) continue;
+    if (!option.takes_word()) continue;
     std::vector<std::string> patterns;
     for (const auto& name : spellings(option)) patterns.push_back(verb + "," + name);
     text +=
@@ -258,7 +261,7 @@ std::string bash_completion(const Program& program) {
   std::vector<std::string> verbs, valued;
   for (const auto& command : program.commands) verbs.push_back(command.name);
   for (const auto& option : program.options)
-    if (!option.value.empty())
+    if (option.takes_word())
       for (const auto& name : spellings(option)) valued.push_back(name);
   // --name=value arrives as three words.
   std::string script = "# bash completion of " + program.name + "; written by " + program.name +
@@ -313,9 +316,9 @@ std::string zsh_option(const Option& option) {
     auto spec = option.repeated    ? "*" + name
                 : names.size() > 1 ? "(" + joined(names, " ") + ")" + name
                                    : name;
-    if (!option.value.empty()) spec += name.starts_with("--") ? "=" : "+";
+    if (option.takes_word()) spec += name.starts_with("--") ? "=" : "+";
     spec += "[" + zsh_text(option.help) + "]";
-    if (!option.value.empty())
+    if (option.takes_word())
       spec +=
           ":" + zsh_text(option.value) + ":" +
           (option.choices.empty() ? zsh_paths(option.completion) : "(" + joined(option.choices, " ") + ")");
@@ -353,9 +356,9 @@ std::string fish_option(const std::string& beginning, const Option& option) {
     text += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
   if (!option.choices.empty())
     text += " -x -a " + quoted(joined(option.choices, " "));
-  else if (!option.value.empty() && option.completion == Completion::directory)
+  else if (option.takes_word() && option.completion == Completion::directory)
     text += " -x -a '(__fish_complete_directories)'";
-  else if (!option.value.empty())
+  else if (option.takes_word())
     text += option.completion == Completion::file ? " -r -F" : " -x";
   return text + " -d " + quoted(option.help) + "\n";
 }

@@ -150,7 +150,7 @@ int run_there(const std::string& url, std::vector<std::string> words, const std:
     const auto name = long_name(option);
     if (!call.has(name) || name == "--progress") continue;
     if (option.value.empty()) words.push_back(name);
-    for (const auto& value : call.all(name)) words.insert(words.end(), {name, value});
+    for (const auto& value : call.all(name)) words.push_back(name + "=" + value);
   }
   std::string errors;
   const int code = vat::run_there(

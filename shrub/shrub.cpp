@@ -53,15 +53,20 @@ void check_no_clash(const std::string& root, const std::string& entry) {
       throw Error(Category::refused, entry + ": lies below the entry " + entry.substr(0, slash));
 }
 
-/// `prefix`: the directory, empty or ending in '/'.
-void collect(const internal::Files& files, const std::string& prefix, std::vector<std::string>& entries) {
+/// `prefix`: the directory, empty or ending in '/'. `links`: what looks like a vref, or like a directory of
+/// some, and is a symlink.
+void collect(const internal::Files& files, const std::string& prefix, std::vector<std::string>& entries,
+             std::vector<std::string>* links) {
+  using Type = internal::Files::Name::Type;
   std::set<std::string> directories, vrefs;
-  for (const auto& [name, directory] :
-       files.list(prefix.empty() ? "." : prefix.substr(0, prefix.size() - 1))) {
+  for (const auto& [name, type] : files.list(prefix.empty() ? "." : prefix.substr(0, prefix.size() - 1))) {
     if (name.starts_with('.')) continue;
-    if (directory)
+    if (type == Type::directory)
       directories.insert(name);
-    else if (name.ends_with(kVrefSuffix) && name.size() > 5)
+    else if (type == Type::link) {
+      if (links != nullptr && (name.ends_with(kVrefSuffix) || name.find('.') == std::string::npos))
+        links->push_back(prefix + name);
+    } else if (name.ends_with(kVrefSuffix) && name.size() > 5)
       vrefs.insert(name.substr(0, name.size() - 5));
   }
   for (const auto& name : vrefs) {
@@ -70,7 +75,7 @@ void collect(const internal::Files& files, const std::string& prefix, std::vecto
     check_entry_name(prefix + name);
     entries.push_back(prefix + name);
   }
-  for (const auto& name : directories) collect(files, prefix + name + "/", entries);
+  for (const auto& name : directories) collect(files, prefix + name + "/", entries, links);
 }
 
 }  // namespace
@@ -137,14 +142,14 @@ std::string Shrub::relative(const std::string& path) const {
   return full == root_ ? "." : full.substr(root_ == "/" ? 1 : root_.size() + 1);
 }
 
-std::vector<std::string> Shrub::entries(const std::string& below) const {
+std::vector<std::string> Shrub::entries(const std::string& below, std::vector<std::string>* links) const {
   std::vector<std::string> found;
   if (below != ".") {
     check_entry_name(below);
     const auto bare = below.ends_with(kVrefSuffix) ? below.substr(0, below.size() - 5) : below;
     if (bare != below || files_->read(below + kVrefSuffix, formats::kMaxVref)) return {bare};
   }
-  collect(*files_, below == "." ? "" : below + "/", found);
+  collect(*files_, below == "." ? "" : below + "/", found, links);
   std::sort(found.begin(), found.end());
   return found;
 }

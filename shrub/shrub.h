@@ -48,8 +48,10 @@ class Shrub {
   [[nodiscard]] std::string relative(const std::string& path) const;
 
   /// Entry paths (relative, without .vref) of all vrefs at or below `below` (relative; "." for all), in byte
-  /// order. Throws refused where a vref and a directory clash.
-  [[nodiscard]] std::vector<std::string> entries(const std::string& below) const;
+  /// order. Throws refused where a vref and a directory clash. Symlinks are not followed; `links` gets those
+  /// that may have been meant as vrefs, or as directories of some.
+  [[nodiscard]] std::vector<std::string> entries(const std::string& below,
+                                                 std::vector<std::string>* links = nullptr) const;
 
   [[nodiscard]] formats::Vref read(const std::string& entry) const;
   [[nodiscard]] std::optional<formats::Vref> find_vref(const std::string& entry) const;

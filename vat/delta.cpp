@@ -6,6 +6,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "vat/internal/delta_maker.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/vat_impl.h"
 #include "vat/maps.h"
 
@@ -36,8 +37,7 @@ DeltaSummary make_delta(Vat& vat, const Root& from, const Root& to, const DeltaO
   if (options.dry_run) {
     summary = write([](base::Bytes) {});
   } else {
-    base::make_directories(vat.path() + "/" + file.substr(0, slash));
-    const auto directory = base::open_directory(vat.impl().dir.get(), file.substr(0, slash));
+    const auto directory = internal::open_public(vat.impl().dir.get(), file.substr(0, slash));
     base::remove_leftovers(directory.get());
     base::AtomicFile written(directory.get());
     summary = write([&](base::Bytes bytes) { written.write(bytes); });

@@ -14,6 +14,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat {
@@ -21,22 +22,17 @@ namespace {
 
 constexpr std::size_t kMaxLease = 32;
 
-base::UniqueFd open_leases(int vat) {
-  const auto local = base::ensure_directory(vat, "local", 0700);
-  return base::ensure_directory(local.get(), "leases", 0700);
-}
-
 }  // namespace
 
 Lease::Lease(Vat& vat, bool adds) {
   const int top = vat.impl().dir.get();
   try {
-    directory_ = open_leases(top);
+    directory_ = internal::open_own(top, internal::kLocal, "leases");
     (void)internal::find_oldest_lease(top);  // takes away what was left
     // Whoever looks for those that were left may take it for one before it is locked.
     for (struct stat info{}; info.st_nlink == 0;) {
       name_ = base::random_name();
-      file_ = base::open_at(directory_.get(), name_, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+      file_ = base::open_as_parent(directory_.get(), name_, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW);
       if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) continue;
       if (::fstat(file_.get(), &info) != 0) base::throw_errno("stat", errno);
     }

@@ -18,6 +18,7 @@
 #include "formats/delta/delta.h"
 #include "formats/map/map.h"
 #include "formats/table/table_set.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/plan.h"
 #include "vat/internal/vat_impl.h"
 
@@ -35,9 +36,7 @@ constexpr std::size_t kMaxPackList = std::size_t{64} << 20;
 /// cache/ or a directory below it; nullopt if it cannot be written.
 std::optional<base::UniqueFd> open_cache(Vat::Impl& vat, const std::string& below = {}) {
   try {
-    auto directory = base::ensure_directory(vat.dir.get(), "cache", 0777);
-    for (std::string_view rest = below; !rest.empty();)
-      directory = base::ensure_directory(directory.get(), std::string(base::take_field(rest, '/')), 0777);
+    auto directory = internal::open_public(vat.dir.get(), below.empty() ? "cache" : "cache/" + below);
     if (::faccessat(directory.get(), ".", W_OK, AT_EACCESS) == 0) return directory;
   } catch (const Error& error) {
     if (error.category() != Category::local && error.category() != Category::refused) throw;

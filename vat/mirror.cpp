@@ -15,6 +15,7 @@
 #include "formats/base/hash.h"
 #include "formats/vat_json/vat_settings.h"
 #include "vat/internal/far_vat.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/vat_impl.h"
 #include "vat/maps.h"
 
@@ -89,9 +90,8 @@ class NearSide final : public Side {
   }
   void put(const std::string& file, int fd) override {
     const auto slash = file.rfind('/');
-    base::make_directories(path_ + "/" + file.substr(0, slash));
-    const auto directory = base::open_directory(dir_.get(), file.substr(0, slash));
-    const auto tmp = base::ensure_directory(dir_.get(), "tmp", 0700);
+    const auto directory = internal::open_public(dir_.get(), file.substr(0, slash));
+    const auto tmp = internal::open_own(dir_.get(), internal::kTmp);
     base::AtomicFile copy(tmp.get(), 0444);
     base::Buffer buffer(std::size_t{1} << 20);
     std::uint64_t at = 0;
@@ -102,7 +102,7 @@ class NearSide final : public Side {
     (void)copy.publish(directory.get(), file.substr(slash + 1), base::AtomicFile::Existing::keep);
   }
   void finish(const std::set<std::string>& /*packs*/) override {
-    base::remove_leftovers(base::ensure_directory(dir_.get(), "tmp", 0700).get());
+    base::remove_leftovers(internal::open_own(dir_.get(), internal::kTmp).get());
     const auto opened = Vat::open(path_, {options_.cache_dir, options_.on_note});
     (void)write_pack_list(*opened);
   }

@@ -12,6 +12,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/numbers.h"
 #include "formats/text/text_object.h"
+#include "vat/internal/own_directory.h"
 
 namespace vat {
 namespace {
@@ -39,9 +40,8 @@ void note_served(Vat& vat, const ServedShrub& shrub) {
       known && base::find_stat(known->get(), name) && base::find_file(known->get(), name, kMaxEntry) == text)
     return;
   const auto top = base::open_directory(AT_FDCWD, vat.path());
-  const auto local = base::ensure_directory(top.get(), "local", 0700);
-  const auto shrubs = base::ensure_directory(local.get(), "shrubs", 0700);
-  base::write_file_atomically(shrubs.get(), name, base::as_bytes(text), 0600);
+  const auto shrubs = internal::open_own(top.get(), internal::kLocal, "shrubs");
+  base::write_file_atomically(shrubs.get(), name, base::as_bytes(text));
 }
 
 std::vector<ServedShrub> list_served(const Vat& vat) {

@@ -15,6 +15,7 @@
 #include "formats/base/hash.h"
 #include "formats/text/recipe.h"
 #include "vat/content.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat {
@@ -52,8 +53,9 @@ std::string random_uuid() {
 
 }  // namespace
 
-std::string Vat::Impl::new_settings(base::ObjectFormat format, const chunker::Parameters& parameters) {
-  return formats::to_text({format, parameters.id(), random_uuid()});
+std::string Vat::Impl::new_settings(base::ObjectFormat format, const chunker::Parameters& parameters,
+                                    bool is_shared) {
+  return formats::to_text({format, parameters.id(), random_uuid(), is_shared});
 }
 
 std::string LooseFile::path() const {
@@ -103,7 +105,13 @@ std::shared_ptr<internal::Index> Vat::Impl::open_index() {
                : (info.st_mode & S_IFMT) == type;
   };
   std::vector<internal::IndexLocation> candidates;
-  for (const auto* name : {"local", "cache"}) (void)::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700);
+  try {
+    (void)internal::open_own(dir.get(), internal::kLocal);
+    (void)internal::open_public(dir.get(), "cache/index");
+    if (settings.is_shared)
+      (void)base::open_as_parent(internal::open_own(dir.get(), internal::kLocal).get(), "index.db");
+  } catch (const Error&) {  // elsewhere, then
+  }
   // What was found damaged is in the database: that of the vat is used if it can be, wherever the tables go.
   const bool database_here = is_plain("local", S_IFDIR) && is_plain("local/index.db", S_IFREG) &&
                              is_plain("local/index.db-wal", S_IFREG) &&
@@ -467,8 +475,7 @@ bool Vat::Impl::is_rescanned() {
 }
 
 base::UniqueFd Vat::Impl::lock_removal() const {
-  const auto local = base::ensure_directory(dir.get(), "local", 0700);
-  auto file = base::open_at(local.get(), "removal.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  auto file = base::open_as_parent(internal::open_own(dir.get(), internal::kLocal).get(), "removal.lock");
   if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
   if (errno != EWOULDBLOCK) base::throw_errno(path + "/local/removal.lock", errno);
   throw Error(Category::busy, path + ": another process repairs or repacks this vat");
@@ -476,13 +483,12 @@ base::UniqueFd Vat::Impl::lock_removal() const {
 
 int Vat::Impl::open_tmp() {
   const std::lock_guard lock(mutex_);
-  if (tmp_.get() < 0) tmp_ = base::ensure_directory(dir.get(), "tmp", 0700);
+  if (tmp_.get() < 0) tmp_ = internal::open_own(dir.get(), internal::kTmp);
   return tmp_.get();
 }
 
 void Vat::Impl::put_aside(const std::string& file, const std::string& name) const {
-  const auto local = base::ensure_directory(dir.get(), "local", 0700);
-  const auto quarantine = base::ensure_directory(local.get(), "quarantine", 0700);
+  const auto quarantine = internal::open_own(dir.get(), internal::kLocal, "quarantine");
   if (::renameat(dir.get(), file.c_str(), quarantine.get(), name.c_str()) != 0)
     base::throw_errno(file, errno);
   base::sync_directory(quarantine.get());
@@ -628,7 +634,7 @@ std::optional<internal::LooseRecord> Vat::Impl::check_loose(const LooseFile& fil
 // ------------------------------------------------------------------------------------------------
 
 bool Vat::would_create(const std::string& path, base::ObjectFormat format,
-                       const chunker::Parameters& parameters) {
+                       const chunker::Parameters& parameters, const std::optional<Sharing>& share) {
   // Another process may be making it meanwhile: then we look again.
   for (int attempt = 0; attempt < 100; ++attempt) {
     const auto dir = base::find_open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
@@ -640,6 +646,9 @@ bool Vat::would_create(const std::string& path, base::ObjectFormat format,
     }
     if (base::find_open_at(dir->get(), kSettingsFile, O_RDONLY)) {
       const auto there = open(path);
+      if (share && !there->impl().settings.is_shared)
+        throw Error(Category::refused, path + ": already a vat, and not shared: what a vat is never changes",
+                    "make another, and copy this one: vat sync " + path + " OTHER");
       if (there->object_format() == format && there->parameters() == parameters) return false;
       throw Error(Category::refused, path + ": already a vat, of object format " +
                                          std::string(base::to_string(there->object_format())) +
@@ -657,18 +666,30 @@ bool Vat::would_create(const std::string& path, base::ObjectFormat format,
   throw Error(Category::refused, path + "/vat.json: cannot be opened");
 }
 
-void Vat::create(const std::string& path, base::ObjectFormat format, const chunker::Parameters& parameters) {
-  if (!would_create(path, format, parameters)) return;
+void Vat::create(const std::string& path, base::ObjectFormat format, const chunker::Parameters& parameters,
+                 const std::optional<Sharing>& share) {
+  if (!would_create(path, format, parameters, share)) return;
   base::make_directories(path);
   const auto dir = base::open_directory(AT_FDCWD, path);
-  base::make_directories(path + "/" + Impl::kPackDir);
-  for (const auto* name : {"cache", "local", "tmp"})
-    if (::mkdirat(dir.get(), name, name[0] == 'c' ? 0777 : 0700) != 0 && errno != EEXIST)
-      base::throw_errno(name, errno);
-  base::make_directories(path + "/cache/index");
-  base::make_directories(path + "/cache/condemned");  // a full disk may have no room for it
+  if (share) {
+    if (share->group && ::fchown(dir.get(), static_cast<uid_t>(-1), *share->group) != 0)
+      base::throw_errno(path + ": change group", errno);
+    base::share(dir.get());
+    if (!base::is_shared(dir.get()))
+      throw Error(
+          Category::local,
+          path +
+              ": cannot be made set-group-id: you are not in its group, or the file system keeps no modes");
+  }
+  for (const auto* name :
+       {Impl::kPackDir, "cache/index", "cache/condemned"})  // a full disk may have no room later
+    (void)internal::open_public(dir.get(), name);
+  for (const auto* name : {internal::kLocal, internal::kTmp}) {
+    const auto own = base::ensure_directory(dir.get(), name, 0700);
+    if (share) base::share(own.get());
+  }
   base::write_file_atomically(dir.get(), kSettingsFile,
-                              base::as_bytes(Impl::new_settings(format, parameters)));
+                              base::as_bytes(Impl::new_settings(format, parameters, share.has_value())));
 }
 
 std::unique_ptr<Vat> Vat::open(const std::string& path, OpenOptions options) {

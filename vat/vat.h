@@ -28,6 +28,11 @@ struct OpenOptions {
   NoteSink on_note;  ///< called from any thread, one call at a time
 };
 
+/// Who shares a vat with its owner.
+struct Sharing {
+  std::optional<gid_t> group;  ///< none: that of the directory it is made in, or the user's
+};
+
 /// One open vat. Packs and hand-filled blobs under primary/ are the truth; the index in local/ (or in the
 /// cache, or in memory) is brought up to date when the vat is opened and rebuilt whenever it does not fit.
 ///
@@ -39,11 +44,13 @@ class Vat final : public BlobSource {
  public:
   /// False if create() has nothing to do. Throws refused as create() would.
   [[nodiscard]] static bool would_create(const std::string& path, base::ObjectFormat format,
-                                         const chunker::Parameters& parameters);
+                                         const chunker::Parameters& parameters,
+                                         const std::optional<Sharing>& share = std::nullopt);
   /// Makes a new vat in `path`, which must not exist or be an empty directory (refused otherwise). Making the
-  /// same vat again is fine.
+  /// same vat again is fine. With `share` its group may do with it what its owner may.
   static void create(const std::string& path, base::ObjectFormat format,
-                     const chunker::Parameters& parameters);
+                     const chunker::Parameters& parameters,
+                     const std::optional<Sharing>& share = std::nullopt);
 
   /// Throws no_store if there is no vat, or one of an unknown version.
   [[nodiscard]] static std::unique_ptr<Vat> open(const std::string& path, OpenOptions options = {});

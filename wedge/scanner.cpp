@@ -313,10 +313,21 @@ class Scan {
     }
   }
 
+  bool is_wedge_state(const internal::Walk::Entry& entry) const {
+    if (entry.path == "." || entry.name() != ".shrub") return false;
+    const auto state = base::find_open_at(internal::Walk::open_parent(top_, entry)->get(), entry.name(),
+                                          O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    return state && base::find_stat(state->get(), "lock") && base::find_stat(state->get(), "entries");
+  }
+
   internal::Walk::Take wanted(const internal::Walk::Entry& entry) {
     using Take = internal::Walk::Take;
     const bool directory = entry.type == DT_DIR;
     if (is_excluded(options_.exclude, entry.path, directory)) return Take::nothing;
+    if (directory && options_.on_wedge_state && is_wedge_state(entry)) {
+      options_.on_wedge_state(entry.path);
+      return Take::nothing;
+    }
     if (!directory || (skipped_.empty() && !options_.one_file_system)) return Take::all;
     struct stat info;
     if (::fstatat(internal::Walk::open_parent(top_, entry)->get(), entry.name().c_str(), &info,

@@ -33,6 +33,9 @@ struct ScanOptions {
   std::uint64_t max_holes = vat::kMaxHoles;  ///< bytes of holes of one file; with more it cannot be read
   std::vector<std::string> exclude;          ///< patterns, see is_excluded()
   bool one_file_system = false;
+  /// What wedges keep for themselves (.shrub) is left out, wherever it is met, and this is told; on the
+  /// calling thread. Empty: it is part of the tree.
+  std::function<void(const std::string& path)> on_wedge_state;
   bool all_xattrs = false;   ///< record every extended attribute that can be read; files are opened for them
   bool keep_going = false;   ///< pass over what cannot be read; on_problem is told
   bool read_content = true;  ///< false: metadata only, blob ids stay unset

@@ -444,7 +444,7 @@ std::uint64_t write_content(vat::BlobSource& source, const std::optional<ObjectI
                             const std::optional<ObjectId>& recipe, std::uint64_t size, bool sparse,
                             int parent, const std::string& name,
                             const std::function<void(std::uint64_t)>& progress) {
-  auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+  auto fd = base::open_at(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   const auto fetched = write_content(source, blob, recipe, size, sparse, fd.get());
   if (progress) progress(size);
   fd.close();

@@ -19,6 +19,7 @@ struct Fidelity {
   bool acls = false;    ///< access control lists; without them the group has what it has without a mask
   bool fifos = false;
   bool devices = false;  ///< needs root
+  bool shared = false;   ///< the group may do what the owner may; directories are set-group-id
   friend bool operator==(const Fidelity&, const Fidelity&) = default;
 };
 
@@ -61,7 +62,7 @@ WriteSummary write_tree(vat::BlobSource& source, const base::ObjectId& manifest,
 void check_recipe(vat::BlobSource& source, const base::ObjectId& recipe,
                   const std::optional<base::ObjectId>& blob, std::uint64_t size);
 
-/// Writes content as a new file `name` in `parent`, mode 0666 less the umask. `sparse`: zero blocks become
+/// Writes content as a new file `name` in `parent`, mode 0600. `sparse`: zero blocks become
 /// holes. Returns how many bytes came from the source; holes do not.
 std::uint64_t write_content(vat::BlobSource& source, const std::optional<base::ObjectId>& blob,
                             const std::optional<base::ObjectId>& recipe, std::uint64_t size, bool sparse,

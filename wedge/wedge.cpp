@@ -64,6 +64,26 @@ std::string_view to_string(EntryStatus::State state) noexcept {
   return kNames[static_cast<std::size_t>(state)];
 }
 
+bool is_shared(const std::string& path) {
+  const auto state = base::find_open_at(AT_FDCWD, path + "/.shrub", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  return state && base::is_shared(state->get());
+}
+
+void share(const std::string& path) {
+  if (is_shared(path)) return;
+  base::make_directories(path);
+  const auto top = base::open_directory(AT_FDCWD, path);
+  base::share(top.get());
+  const auto state = base::ensure_directory(top.get(), ".shrub", 0700);
+  for (const auto* name : {"tmp", "old", "entries"})
+    base::share(base::ensure_directory(state.get(), name, 0700).get());
+  base::share(base::open_as_parent(state.get(), "lock").get());
+  const auto entries = base::open_at(state.get(), "entries", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  for (const auto& name : base::list_directory(entries.get()))
+    if (const auto file = base::find_regular_at(entries.get(), name)) base::share(file->get());
+  base::share(state.get());  // last: it says that all is done
+}
+
 class Wedge::Impl {
  public:
   Impl(const std::string& path, bool read_only, StatCache* cache,
@@ -209,16 +229,30 @@ class Wedge::Impl {
     return status;
   }
 
-  std::vector<std::string> entries(const std::string& owner) const {
-    std::vector<std::string> paths;
-    if (dir_.records() < 0) return paths;
+  std::map<std::string, std::string> owners() const {
+    std::map<std::string, std::string> owners;
+    if (dir_.records() < 0) return owners;
     for (const auto& name : base::list_directory(dir_.records())) {
       if (!name.ends_with(".state")) continue;
-      const auto record = internal::read_record(dir_.records(), name);
-      if (record && record->owner == owner) paths.push_back(record->path);
+      if (auto record = internal::read_record(dir_.records(), name))
+        owners.emplace(std::move(record->path), std::move(record->owner));
     }
-    std::sort(paths.begin(), paths.end());
-    return paths;
+    return owners;
+  }
+
+  void give(const std::string& path, const std::string& owner) {
+    const auto name = record_name(path) + ".state";
+    auto reader = internal::open_record(dir_.records(), name);
+    auto record = internal::read_sound_record(dir_.records(), name);
+    if (!record || !reader) return;
+    record->owner = owner;
+    internal::RecordWriter writer(dir_.records(), *record, -1);
+    std::optional<Row> kept;
+    for (Row row; reader->next(row, kept);) {
+      writer.add(row);
+      if (kept) writer.add_kept(*kept);
+    }
+    writer.publish(name);
   }
 
  private:
@@ -300,8 +334,12 @@ SyncResult Wedge::remove(const std::string& path, const SyncOptions& options) {
   return base::named(path, [&] { return impl_->remove(path, options); });
 }
 
-std::vector<std::string> Wedge::entries(const std::string& owner) const {
-  return impl_->entries(owner);
+std::map<std::string, std::string> Wedge::owners() const {
+  return impl_->owners();
+}
+
+void Wedge::give(const std::string& path, const std::string& owner) {
+  base::named(path, [&] { impl_->give(path, owner); });
 }
 
 std::uint64_t verify_entry(vat::BlobSource& source, const std::string& wedge, const std::string& path,

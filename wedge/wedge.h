@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,6 +42,12 @@ struct EntryRoot {
   [[nodiscard]] vat::Root content() const { return {manifest, layout, blob, recipe}; }
   friend bool operator==(const EntryRoot&, const EntryRoot&) = default;
 };
+
+/// Whether the group of the wedge at `path` shares it; false if there is no wedge.
+[[nodiscard]] bool is_shared(const std::string& path);
+/// Lets the group of the directory `path` sync it from now on; makes what is missing. Entries follow when
+/// they are synced with Fidelity::shared.
+void share(const std::string& path);
 
 struct SyncOptions {
   unsigned threads = 0;
@@ -112,8 +119,10 @@ class Wedge {
   [[nodiscard]] EntryStatus status(const std::string& path, const EntryRoot& root, const SyncOptions& options,
                                    vat::BlobSource* source) const;
 
-  /// Paths of the entries that were made for `owner`, in order.
-  [[nodiscard]] std::vector<std::string> entries(const std::string& owner) const;
+  /// The entries that syncs made, and for whom.
+  [[nodiscard]] std::map<std::string, std::string> owners() const;
+  /// From now on an entry that a sync made belongs to `owner`.
+  void give(const std::string& path, const std::string& owner);
 
  private:
   class Impl;

@@ -28,7 +28,9 @@ AtomicFile::AtomicFile(int tmp_dir, unsigned mode) : tmp_dir_(tmp_dir) {
       continue;  // a cleaner was quicker
     struct stat info;
     if (::fstat(fd_.get(), &info) != 0) throw_errno("stat", errno);
-    if (info.st_nlink > 0) return;
+    if (info.st_nlink == 0) continue;
+    if (mode != 0600 && is_shared(tmp_dir)) share(fd_.get());
+    return;
   }
 }
 

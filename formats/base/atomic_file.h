@@ -14,7 +14,9 @@ namespace base {
 ///   open → write… → publish: fsync, rename to the final name, fsync of the directory
 ///
 /// The temporary is locked (flock) while its writer lives, so remove_leftovers() can tell a dead writer's
-/// file from one at work. Destroying an unpublished file removes it. One thread at a time.
+/// file from one at work. In a directory that a group shares (base::is_shared) the group may do with the file
+/// what its owner may, unless `mode` is 0600. Destroying an unpublished file removes it. One thread at a
+/// time.
 class AtomicFile {
  public:
   enum class Existing { keep, replace };

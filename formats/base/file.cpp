@@ -154,6 +154,34 @@ UniqueFd ensure_directory(int dir, const std::string& name, unsigned mode) {
   return UniqueFd(fd);
 }
 
+bool is_shared(int dir) {
+  struct stat info;
+  return ::fstat(dir, &info) == 0 && (info.st_mode & (S_ISGID | S_IWGRP)) == (S_ISGID | S_IWGRP);
+}
+
+void share(int fd) {
+  struct stat info;
+  if (::fstat(fd, &info) != 0) throw_errno("stat", errno);
+  const auto mode = info.st_mode & 07777;
+  const auto shared = mode | (mode & S_IRWXU) >> 3 | (S_ISDIR(info.st_mode) ? S_ISGID : 0U);
+  if (shared != mode && ::fchmod(fd, shared) != 0) throw_errno("change mode", errno);
+}
+
+UniqueFd ensure_directory_as_parent(int dir, const std::string& name, unsigned mode) {
+  if (auto there = find_open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)) return std::move(*there);
+  auto made = ensure_directory(dir, name, mode);
+  if (is_shared(dir)) share(made.get());
+  return made;
+}
+
+UniqueFd open_as_parent(int dir, const std::string& name, int flags) {
+  if ((flags & O_EXCL) == 0)
+    if (auto there = find_open_at(dir, name, flags & ~O_CREAT)) return std::move(*there);
+  auto file = open_at(dir, name, flags, 0600);
+  if (is_shared(dir)) share(file.get());
+  return file;
+}
+
 void make_directories(const std::string& path) {
   for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
     const auto prefix = path.substr(0, end);

@@ -1,6 +1,8 @@
 // Files and directories by descriptor: the few system calls this project makes, each checked once, here.
 #pragma once
 
+#include <fcntl.h>
+
 #include <sys/stat.h>
 
 #include <cstdint>
@@ -40,6 +42,17 @@ namespace base {
 /// The directory `name` in `dir`, made durably if it is not there. Throws refused if it is something else, a
 /// symlink included.
 [[nodiscard]] UniqueFd ensure_directory(int dir, const std::string& name, unsigned mode);
+
+/// Whether a group shares the directory and what is made in it: it is set-group-id, and the group may write.
+[[nodiscard]] bool is_shared(int dir);
+/// Lets the group of a file or directory do what its owner may; what is made in the directory is of that
+/// group. Throws local.
+void share(int fd);
+/// As ensure_directory(), and as open_at() of a file to lock or to write in place, with mode 0600: shared if
+/// `dir` is.
+[[nodiscard]] UniqueFd ensure_directory_as_parent(int dir, const std::string& name, unsigned mode);
+[[nodiscard]] UniqueFd open_as_parent(int dir, const std::string& name,
+                                      int flags = O_RDWR | O_CREAT | O_NOFOLLOW);
 
 /// Creates `path` and what is missing above it, durably. Throws refused if something else is in the way.
 void make_directories(const std::string& path);

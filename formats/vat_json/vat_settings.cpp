@@ -9,6 +9,8 @@ namespace {
 using base::Category;
 using base::Error;
 
+constexpr const char* kGroup = "group";
+
 const std::string& string_member(const json::Object& object, std::string_view key) {
   const auto* value = json::find(object, key);
   const auto* text = value != nullptr ? value->find_string() : nullptr;
@@ -19,10 +21,12 @@ const std::string& string_member(const json::Object& object, std::string_view ke
 }  // namespace
 
 std::string to_text(const VatSettings& settings) {
-  return json::to_document({{"vat", 1},
-                            {"object-format", base::to_string(settings.object_format)},
-                            {"chunker", settings.chunker},
-                            {"uuid", settings.uuid}});
+  json::Object object{{"vat", 1},
+                      {"object-format", base::to_string(settings.object_format)},
+                      {"chunker", settings.chunker},
+                      {"uuid", settings.uuid}};
+  if (settings.is_shared) object.emplace_back("shared", kGroup);
+  return json::to_document(object);
 }
 
 VatSettings parse_vat_settings(std::string_view text) {
@@ -37,7 +41,13 @@ VatSettings parse_vat_settings(std::string_view text) {
   const auto& format_name = string_member(*object, "object-format");
   const auto format = base::find_object_format(format_name);
   if (!format) throw Error(Category::refused, "unknown object format '" + format_name + "'");
-  return {*format, string_member(*object, "chunker"), string_member(*object, "uuid")};
+  VatSettings settings{*format, string_member(*object, "chunker"), string_member(*object, "uuid")};
+  if (json::find(*object, "shared") != nullptr) {
+    if (string_member(*object, "shared") != kGroup)
+      throw Error(Category::refused, "\"shared\" is not \"" + std::string(kGroup) + "\"");
+    settings.is_shared = true;
+  }
+  return settings;
 }
 
 }  // namespace formats

@@ -13,6 +13,7 @@ struct VatSettings {
   base::ObjectFormat object_format = base::ObjectFormat::sha256;
   std::string chunker;  ///< profile id for blobs whose profile nothing else decides
   std::string uuid;
+  bool is_shared = false;  ///< by the group of its directory, which may add to it and change it
 };
 
 [[nodiscard]] std::string to_text(const VatSettings& settings);

@@ -86,6 +86,8 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   scan.exclude = patterns(call, output);
   scan.max_holes = cli::allowed_holes(call, scan.max_holes);
   scan.one_file_system = call.has("--one-file-system");
+  std::size_t wedges = 0;
+  scan.on_wedge_state = [&](const std::string&) { ++wedges; };
   scan.all_xattrs = call.has("--all-xattrs");
   scan.keep_going = call.has("--keep-going");
   if (call.has("--normalize")) {
@@ -114,6 +116,8 @@ int add_dir(const cli::Call& call, cli::Output& output, bool only_news) {
   vref.entries = ids.entries;
   finish_addition(addition, std::move(vref), summary, output, only_news);
   if (!only_news) tell_unvouched(*cache, output);
+  if (!only_news && wedges > 0)
+    output.message("the state of " + base::counted(wedges, "wedge") + " (.shrub) was left out");
   remembered.wait();
   if (old && old->id() != ids.manifest && !addition.options.dry_run) {
     const auto delta = vat::make_delta(addition.vat(), *old, {ids.manifest, ids.layout, {}, {}}, {});

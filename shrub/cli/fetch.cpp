@@ -65,7 +65,7 @@ int run_push(const cli::Call& call, cli::Output& output) {
   const auto user = user_settings(call, output);
   const auto vats = open_vats(named.shrub, call, output);
   const auto wanted = find_wanted(named);
-  tell_secrets(named.shrub, named.shrub.entries(named.below), output);
+  tell_oddities(named.shrub, named.below, output);
   std::vector<vat::Root> roots;
   for (const auto& one : wanted) roots.insert(roots.end(), one.roots.begin(), one.roots.end());
   vat::CopyOptions options;

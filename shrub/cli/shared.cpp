@@ -136,7 +136,12 @@ vat::AddOptions add_options(const cli::Call& call) {
   return options;
 }
 
-void tell_secrets(const shrub::Shrub& shrub, const std::vector<std::string>& entries, cli::Output& output) {
+void tell_oddities(const shrub::Shrub& shrub, const std::string& below, cli::Output& output) {
+  std::vector<std::string> links;
+  const auto entries = shrub.entries(below, &links);
+  for (const auto& link : links)
+    output.warning(formats::escape(link) +
+                   ": a symbolic link is no vref, and is passed over: copy what it leads to");
   if (shrub::has_secret_trusted(cli::config_directory()))
     output.warning(cli::config_directory() + "/trust.json: has a URL with a login: take that line out of it");
   for (const auto& entry : entries)
@@ -266,12 +271,34 @@ std::vector<cli::Option> fidelity_options() {
           {"--special", "", "restore and compare fifos and, as root, devices"}};
 }
 
+bool is_gone(const std::string& root) {
+  struct stat info;
+  return ::stat((root + "/" + shrub::kVatListFile).c_str(), &info) != 0 &&
+         (errno == ENOENT || errno == ENOTDIR);
+}
+
+void tell_left_over(const wedge::Wedge& wedge, const std::string& place, const std::set<std::string>& present,
+                    cli::Output& output) {
+  std::size_t count = 0;
+  std::string one;
+  for (const auto& [entry, owner] : wedge.owners()) {
+    struct stat info;
+    if (present.contains(entry) || !is_gone(owner) || ::lstat((place + "/" + entry).c_str(), &info) != 0)
+      continue;
+    if (count++ == 0) one = formats::escape(entry) + " of " + formats::escape(owner);
+  }
+  if (count > 0)
+    output.warning(base::counted(count, "entry", "entries") + " of shrubs that are gone, such as " + one +
+                   ": nothing updates or removes what they made; delete it if nobody needs it");
+}
+
 wedge::Fidelity fidelity(const cli::Call& call, cli::Output& output) {
   const bool root = ::geteuid() == 0;
   if (call.has("--owners") && !root)
     output.warning("only root can set owners: they are neither restored nor compared");
   const bool owners = call.has("--owners") && root;
-  return {owners, owners || call.has("--acls"), call.has("--special"), call.has("--special") && root};
+  return {owners, owners || call.has("--acls"), call.has("--special"), call.has("--special") && root,
+          wedge::is_shared(call.get("WEDGE"))};
 }
 
 void print_difference(cli::Output& output, const std::string& entry, const wedge::Difference& difference) {

@@ -38,7 +38,7 @@ std::shared_ptr<vat::BlobSource> find_source(
 int run(const cli::Call& call, cli::Output& output) {
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto entries = named.shrub.entries(named.below);
-  tell_secrets(named.shrub, entries, output);
+  tell_oddities(named.shrub, named.below, output);
   const auto cache = open_stat_cache(named.shrub.list().object_format);
   const auto place = call.get("WEDGE");
   const wedge::Wedge wedge(place, true, cache.get());
@@ -48,9 +48,9 @@ int run(const cli::Call& call, cli::Output& output) {
   options.spot_check = spot_check(call, *cache, place);
   bool clean = true;
   const std::set<std::string> present(entries.begin(), entries.end());
-  for (const auto& entry : wedge.entries(named.shrub.root())) {
+  for (const auto& [entry, owner] : wedge.owners()) {
     const bool covered = named.below == "." || entry == named.below || entry.starts_with(named.below + "/");
-    if (!covered || present.contains(entry)) continue;
+    if (owner != named.shrub.root() || !covered || present.contains(entry)) continue;
     print(output, entry, "gone");
     clean = false;
   }
@@ -65,6 +65,7 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   if (clean) output.message(std::to_string(entries.size()) + " entries, as the shrub says");
   tell_unvouched(*cache, output);
+  tell_left_over(wedge, place, present, output);
   return clean ? 0 : 1;
 }
 

@@ -80,7 +80,22 @@ void order_overlays(std::vector<std::pair<std::string, wedge::EntryRoot>>& roots
                    [&](const auto& a, const auto& b) { return depth_of(a.first) < depth_of(b.first); });
 }
 
+/// What lies in a shrub is taken for vrefs of it, what lies in a vat for its files.
+void refuse_place(const std::string& wedge) {
+  std::error_code error;
+  for (auto place = std::filesystem::weakly_canonical(wedge, error); !error; place = place.parent_path()) {
+    for (const auto* name : {shrub::kVatListFile, "vat.json"})
+      if (std::filesystem::exists(place / name, error))
+        throw base::Error(
+            base::Category::refused,
+            wedge + ": " + place.string() + " holds " + name + ", so it is no place for a wedge",
+            "name a directory beside it");
+    if (place == place.parent_path()) return;
+  }
+}
+
 int run(const cli::Call& call, cli::Output& output) {
+  refuse_place(call.get("WEDGE"));
   const auto named = find_shrub(call.get("SHRUB"), call);
   const auto& shrub = named.shrub;
   const auto& below = named.below;
@@ -96,7 +111,9 @@ int run(const cli::Call& call, cli::Output& output) {
   }
   wedge::SyncOptions options;
   options.threads = jobs(call);
+  if (call.has("--shared") && !call.has("--dry-run")) wedge::share(call.get("WEDGE"));
   options.fidelity = fidelity(call, output);
+  options.fidelity.shared |= call.has("--shared");
   options.keep_extra = call.has("--keep-extra");
   options.overwrite = call.has("--overwrite");
   options.in_place = call.has("--in-place");
@@ -105,7 +122,7 @@ int run(const cli::Call& call, cli::Output& output) {
   options.scratch = cli::scratch_places(call.get("WEDGE"));
   std::uint64_t total = 0, before = 0;
   auto roots = shrub::entry_roots(shrub, entries);
-  tell_secrets(shrub, entries, output);
+  tell_oddities(shrub, below, output);
   for (const auto& [entry, root] : roots) total += root.size;
   order_overlays(roots);
   vat::PeerSet::Travel travel;
@@ -119,11 +136,6 @@ int run(const cli::Call& call, cli::Output& output) {
     };
   options.progress = [&](std::uint64_t done) { output.progress("synced", before + done, total); };
 
-  for (const auto* name : {shrub::kVatListFile, "vat.json"})
-    if (std::filesystem::exists(std::filesystem::path(call.get("WEDGE")) / name))
-      throw base::Error(base::Category::refused,
-                        call.get("WEDGE") + ": holds " + name + ", so it is no place for a wedge",
-                        "name a directory of its own");
   const auto cache = open_stat_cache(shrub.list().object_format);
   options.spot_check = spot_check(call, *cache, call.get("WEDGE"));
   wedge::Wedge place(call.get("WEDGE"), options.dry_run, cache.get(),
@@ -138,9 +150,14 @@ int run(const cli::Call& call, cli::Output& output) {
   // take its place.
   const std::set<std::string> present(entries.begin(), entries.end());
   options.is_next = [&](const std::string& entry) { return present.contains(entry); };
-  for (const auto& entry : place.entries(shrub.root())) {
+  for (const auto& [entry, owner] : place.owners()) {
     const bool covered = below == "." || entry == below || entry.starts_with(below + "/");
-    if (covered && !present.contains(entry)) tell(entry, place.remove(entry, options));
+    if (!covered) continue;
+    if (owner == shrub.root()) {
+      if (!present.contains(entry)) tell(entry, place.remove(entry, options));
+    } else if (present.contains(entry) && is_gone(owner) && !options.dry_run) {
+      place.give(entry, shrub.root());
+    }
   }
   std::optional<base::Error> failure;
   std::string told;  ///< of the last failure, without what failed
@@ -169,6 +186,7 @@ int run(const cli::Call& call, cli::Output& output) {
     before += root.size;
   }
   tell_unvouched(*cache, output);
+  tell_left_over(place, call.get("WEDGE"), present, output);
   report_peers(vats, output);
   print_travel(output, travel);
   if (failure) throw base::Error(*failure);
@@ -198,6 +216,7 @@ cli::Command sync_command() {
         "paths that sync did not make move over into the new tree, unless it has others of their names"},
        {"--overwrite", "", "paths that sync did not make, or that were changed, do not stop it"},
        {"--in-place", "", "change entries where they lie, path by path, not as a whole"},
+       {"--shared", "", "let the group of WEDGE sync it, too: it may do from now on what the owner may"},
        revision_option(),
        spot_check_option(),
        cli::holes_option(),
@@ -219,7 +238,8 @@ cli::Command sync_command() {
       "that changed. "
       "Nothing is put in place before all of it is there and durable; a sync that was interrupted is "
       "finished by the next. Readers may see old and new paths side by side, and old only has what was "
-      "replaced.",
+      "replaced; without reflinks it shares its unchanged files with the entry, so it is no copy of what was "
+      "there before somebody wrote into them.",
       {{"SHRUB", cli::Argument::Count::one, "a shrub, or a directory or vref in one",
         cli::Completion::directory},
        {"WEDGE", cli::Argument::Count::one, "where the entries go", cli::Completion::directory}},

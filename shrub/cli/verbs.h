@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 
 #include "cli/command.h"
@@ -11,6 +12,7 @@
 #include "vat/adder.h"
 #include "vat/lease.h"
 #include "wedge/stat_cache.h"
+#include "wedge/wedge.h"
 
 namespace shrub_cli {
 
@@ -51,8 +53,9 @@ namespace shrub_cli {
 [[nodiscard]] shrub::Vats open_writable_vats(const shrub::Shrub& shrub, const cli::Call& call,
                                              cli::Output& output);
 
-/// Warns of secrets that vrefs hold, and says how to get rid of them.
-void tell_secrets(const shrub::Shrub& shrub, const std::vector<std::string>& entries, cli::Output& output);
+/// Warns of symlinks in a shrub, which are no vrefs, and of secrets that vrefs hold, and says how to get rid
+/// of them.
+void tell_oddities(const shrub::Shrub& shrub, const std::string& below, cli::Output& output);
 /// The vat, if it can be written, remembers that this shrub uses it.
 void note_served(vat::Vat& vat, const shrub::Shrub& shrub);
 
@@ -137,6 +140,11 @@ void tell_unvouched(const wedge::StatCache& cache, cli::Output& output);
 
 /// --owners, --acls and --special, as far as this user may.
 [[nodiscard]] std::vector<cli::Option> fidelity_options();
+/// Whether there is no shrub at `root` any more; false if that cannot be looked at.
+[[nodiscard]] bool is_gone(const std::string& root);
+/// Says which entries of the wedge belong to shrubs that are gone, but for those in `present`.
+void tell_left_over(const wedge::Wedge& wedge, const std::string& place, const std::set<std::string>& present,
+                    cli::Output& output);
 [[nodiscard]] wedge::Fidelity fidelity(const cli::Call& call, cli::Output& output);
 
 /// A size and a path for a person or a record.

@@ -97,7 +97,7 @@ int run(const cli::Call& call, cli::Output& output) {
     return verify_to_root(named, *vats.source, output);
   }
   if (!call.has("WEDGE")) throw Error(Category::usage, "no WEDGE");
-  tell_secrets(shrub, shrub.entries(named.below), output);
+  tell_oddities(shrub, named.below, output);
   wedge::CompareOptions options;
   options.threads = jobs(call);
   options.read_content = !call.has("--quick");

@@ -26,8 +26,10 @@ class DirectoryFiles final : public Files {
     std::vector<Name> names;
     for (auto& name : base::list_directory(dir.get())) {
       const auto info = base::find_stat(dir.get(), name);
-      if (info && (S_ISDIR(info->st_mode) || S_ISREG(info->st_mode)))
-        names.push_back({std::move(name), S_ISDIR(info->st_mode)});
+      if (info && (S_ISDIR(info->st_mode) || S_ISREG(info->st_mode) || S_ISLNK(info->st_mode)))
+        names.push_back({std::move(name), S_ISDIR(info->st_mode)   ? Name::Type::directory
+                                          : S_ISREG(info->st_mode) ? Name::Type::file
+                                                                   : Name::Type::link});
     }
     return names;
   }
@@ -50,8 +52,9 @@ class CommitFiles final : public Files {
       throw Error(Category::not_found, path + ": no such directory in commit " + commit_.substr(0, 12));
     std::vector<Name> names;
     for (const auto& entry : *entries)
-      if (entry.type != GitEntry::Type::other)
-        names.push_back({entry.name, entry.type == GitEntry::Type::directory});
+      names.push_back({entry.name, entry.type == GitEntry::Type::directory ? Name::Type::directory
+                                   : entry.type == GitEntry::Type::file    ? Name::Type::file
+                                                                           : Name::Type::link});
     return names;
   }
 

@@ -1,6 +1,7 @@
 // The files of a shrub, wherever they lie.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,15 +15,16 @@ namespace shrub::internal {
 class Files {
  public:
   struct Name {
+    enum class Type : std::uint8_t { file, directory, link };
     std::string name;
-    bool directory = false;
+    Type type = Type::file;
   };
   virtual ~Files() = default;
   Files(const Files&) = delete;
   Files& operator=(const Files&) = delete;
   /// nullopt if there is none; refused if it is larger than `limit` bytes or no file.
   [[nodiscard]] virtual std::optional<std::string> read(const std::string& path, std::size_t limit) const = 0;
-  /// The regular files and directories in a directory. Throws not_found.
+  /// The regular files, directories and symlinks in a directory. Throws not_found.
   [[nodiscard]] virtual std::vector<Name> list(const std::string& path) const = 0;
 
  protected:

@@ -106,6 +106,10 @@ TEST_CASE("vat settings come back byte for byte", "[vat_json]") {
   const auto settings = parse_vat_settings(kSettings);
   CHECK(settings.object_format == ObjectFormat::sha1);
   CHECK(settings.chunker == "vg1:a=16");
+  CHECK_FALSE(settings.is_shared);
+  auto shared = settings;
+  shared.is_shared = true;
+  CHECK(parse_vat_settings(formats::to_text(shared)).is_shared);
   CHECK(settings.uuid == "0-1");
   CHECK(to_text(settings) == kSettings);
   CHECK(
@@ -120,6 +124,8 @@ TEST_CASE("malformed vat settings are refused", "[vat_json]") {
         R"({"vat":1,"object-format":"sha256","uuid":"u"})",
         R"({"vat":1,"object-format":"sha3","chunker":"c","uuid":"u"})",
         R"({"vat":1,"object-format":"sha256","chunker":1,"uuid":"u"})",
+        R"({"vat":1,"object-format":"sha256","chunker":"c","uuid":"u","shared":"all"})",
+        R"({"vat":1,"object-format":"sha256","chunker":"c","uuid":"u","shared":true})",
         R"({"vat":1,"vat":1,"object-format":"sha256","chunker":"c","uuid":"u"})"}) {
     INFO(bad);
     CHECK(settings_error(bad) == Category::refused);

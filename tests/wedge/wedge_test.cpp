@@ -134,8 +134,11 @@ TEST_CASE("an entry is made once and updated by what changed", "[wedge][sync]") 
   CHECK(result.summary.reused_files == 3);
   CHECK(scene.verify(scene.second).empty());
   CHECK(tests::read_file(scene.previous() + "/dir/tool") == "#!/bin/sh\n");
-  CHECK(Wedge(scene.top()).entries(kOwner) == std::vector<std::string>{"x/t"});
-  CHECK(Wedge(scene.top()).entries("somebody else").empty());
+  CHECK(Wedge(scene.top()).owners() == std::map<std::string, std::string>{{"x/t", kOwner}});
+  Wedge(scene.top()).give("x/t", "another");
+  CHECK(Wedge(scene.top()).owners() == std::map<std::string, std::string>{{"x/t", "another"}});
+  CHECK(scene.sync(scene.second).outcome == Outcome::unchanged);
+  Wedge(scene.top()).give("x/t", kOwner);
   CHECK(base::list_directory(open_dir(scene.at(".shrub/tmp")).get()).empty());
 }
 
@@ -277,7 +280,7 @@ TEST_CASE("an entry goes away only whole", "[wedge][sync]") {
   CHECK(scene.remove().outcome == Outcome::removed);
   CHECK_FALSE(exists(scene.at("x/t")));
   CHECK(tests::read_file(scene.previous() + "/dir/file") == "hello\n");
-  CHECK(Wedge(scene.top()).entries(kOwner).empty());
+  CHECK(Wedge(scene.top()).owners().empty());
   CHECK(scene.remove().outcome == Outcome::removed);  // nothing to do
 }
 
@@ -328,7 +331,7 @@ TEST_CASE("one sync of a wedge at a time", "[wedge][sync]") {
   const Wedge wedge(scene.top());
   CHECK(tests::category_of([&] { const Wedge other(scene.top()); }) == Category::busy);
   const Wedge reading(scene.top(), true);
-  CHECK(reading.entries(kOwner).empty());
+  CHECK(reading.owners().empty());
 }
 
 TEST_CASE("no entry lies where the wedge keeps its state", "[wedge][sync]") {

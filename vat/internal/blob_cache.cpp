@@ -13,6 +13,7 @@
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
 #include "formats/text/recipe.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/vat_impl.h"
 #include "vat/maps.h"
 
@@ -118,8 +119,7 @@ void BlobCache::pin(const ObjectId& root, const std::vector<ObjectId>& blobs) {
   }
   std::string text;
   for (const auto& pack : packs) text += pack + "\n";
-  const auto local = base::ensure_directory(vat_->impl().dir.get(), "local", 0700);
-  const auto pins = base::ensure_directory(local.get(), kPins, 0700);
+  const auto pins = open_own(vat_->impl().dir.get(), kLocal, kPins);
   base::AtomicFile file(pins.get());
   file.write(base::as_bytes(text));
   (void)file.publish(pins.get(), root.hex(), base::AtomicFile::Existing::replace);
@@ -266,8 +266,7 @@ void BlobCache::salvage() {
 void BlobCache::mark_used() {
   if (vat_ == nullptr) return;
   auto& impl = vat_->impl();
-  const auto local = base::ensure_directory(impl.dir.get(), "local", 0700);
-  const auto used = base::ensure_directory(local.get(), kUsed, 0700);
+  const auto used = open_own(impl.dir.get(), kLocal, kUsed);
   for (const auto& name : impl.packs_read()) {
     const auto mark = base::open_at(used.get(), name, O_WRONLY | O_CREAT | O_NOFOLLOW, 0600);
     (void)::futimens(mark.get(), nullptr);

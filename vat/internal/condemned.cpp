@@ -13,6 +13,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/numbers.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat::internal {
@@ -88,15 +89,13 @@ void mend_marks(int vat, std::int64_t now) {
 }
 
 CondemnedLock::CondemnedLock(int vat) {
-  const auto local = base::ensure_directory(vat, "local", 0700);
-  file_ = base::open_at(local.get(), "condemned.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  file_ = base::open_as_parent(open_own(vat, kLocal).get(), "condemned.lock");
   while (::flock(file_.get(), LOCK_EX) != 0)
     if (errno != EINTR) base::throw_errno("lock local/condemned.lock", errno);
 }
 
 void write_mark(int vat, const std::string& pack, const Mark& mark) {
-  const auto cache = base::ensure_directory(vat, "cache", 0777);
-  const auto marks = base::ensure_directory(cache.get(), kCondemned, 0777);
+  const auto marks = open_public(vat, std::string("cache/") + kCondemned);
   (void)base::open_at(marks.get(), name_of(pack, mark), O_RDONLY | O_CREAT | O_NOFOLLOW, 0444);
 }
 

@@ -22,7 +22,7 @@ Upload& FarVat::upload() {
 }
 
 void FarVat::make(base::ObjectFormat format, const chunker::Parameters& parameters) {
-  put("vat.json", base::as_bytes(Vat::Impl::new_settings(format, parameters)));
+  put("vat.json", base::as_bytes(Vat::Impl::new_settings(format, parameters, false)));
 }
 
 void FarVat::put(const std::string& file, int fd, bool replace) {

@@ -14,6 +14,7 @@
 #include "formats/base/endian.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "vat/internal/own_directory.h"
 #include "vat/internal/vat_impl.h"
 
 namespace vat::internal {
@@ -28,11 +29,6 @@ formats::TableShape shape_of(base::ObjectFormat format) {
   return {format == base::ObjectFormat::sha1 ? std::array{'b', 'l', 'k', 's', 's', 'h', 'a', '1'}
                                              : std::array{'b', 'l', 'k', 's', 's', '2', '5', '6'},
           8, 8 + 4 + base::id_size(format)};
-}
-
-base::UniqueFd open_blocks(Vat& vat) {
-  const auto local = base::ensure_directory(vat.impl().dir.get(), "local", 0700);
-  return base::ensure_directory(local.get(), "blocks", 0700);
 }
 
 /// Four sums side by side. What collides is told apart by its id.
@@ -50,8 +46,8 @@ std::uint64_t hash_of(const std::byte* block) {
 }  // namespace
 
 void KnownBlocks::load() {
-  auto directory = open_blocks(vat_);
-  const auto lock = base::open_at(directory.get(), "lock", O_RDWR | O_CREAT, 0600);
+  auto directory = open_own(vat_.impl().dir.get(), kLocal, "blocks");
+  const auto lock = base::open_as_parent(directory.get(), "lock");
   while (::flock(lock.get(), LOCK_EX) != 0)
     if (errno != EINTR) base::throw_errno("lock local/blocks", errno);
   tables_.emplace(shape_of(vat_.object_format()), std::move(directory));
@@ -136,7 +132,7 @@ void KnownBlocks::find(base::Bytes block, const std::function<void(const Candida
     if (error.category() != base::Category::corrupt) throw;
     // A damaged table: all are made anew from the packs.
     tables_.reset();
-    base::remove_tree(open_blocks(vat_).get(), formats::TableSet::kList);
+    base::remove_tree(open_own(vat_.impl().dir.get(), kLocal, "blocks").get(), formats::TableSet::kList);
     found = look_up(block);
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.size > b.size; });

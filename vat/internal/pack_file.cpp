@@ -10,13 +10,13 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "vat/internal/condemned.h"
+#include "vat/internal/own_directory.h"
 
 namespace vat::internal {
 
 PackFile::PackFile(Vat::Impl& vat)
     : vat_(vat),
-      packs_(
-          base::ensure_directory(base::ensure_directory(vat.dir.get(), "primary", 0777).get(), "pack", 0777)),
+      packs_(open_public(vat.dir.get(), Vat::Impl::kPackDir)),
       file_(vat.open_tmp(), 0444),
       writer_(vat.format, [this](base::Bytes bytes) { file_.write(bytes); }) {}
 

@@ -130,7 +130,7 @@ class Vat::Impl {
 
   /// What vat.json of a new vat says.
   [[nodiscard]] static std::string new_settings(base::ObjectFormat format,
-                                                const chunker::Parameters& parameters);
+                                                const chunker::Parameters& parameters, bool is_shared);
 
   static constexpr const char* kPackDir = "primary/pack";
   [[nodiscard]] static bool is_pack_name(std::string_view name);

@@ -183,7 +183,7 @@ formats::Backing backing_of(const EntryRoot::Below& below, const std::string& pa
 std::uint64_t write_image_as_qcow2(vat::BlobSource& source, const EntryRoot& root, const std::string& path,
                                    int dir, const std::string& name,
                                    const std::function<void(std::uint64_t)>& progress) {
-  auto fd = base::open_at(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+  auto fd = base::open_at(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   if (root.below) {
     ImageDisk disk(source, *root.recipe, root.size, root.below->recipe);
     formats::write_qcow2(disk, fd.get(), {backing_of(*root.below, path), false}, progress);

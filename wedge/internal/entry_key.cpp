@@ -25,7 +25,7 @@ std::string key_of(const EntryRoot& root, const Fidelity& fidelity) {
   key += " " + (root.unpack.empty() ? "-" : root.unpack) + (root.executable ? kExecutable : "") +
          (fidelity.owners ? " owners" : "") + (fidelity.acls ? " acls" : "") +
          (fidelity.fifos ? " fifos" : "") + (fidelity.devices ? " devices" : "") +
-         kForms[static_cast<std::size_t>(root.form)];
+         (fidelity.shared ? " shared" : "") + kForms[static_cast<std::size_t>(root.form)];
   return root.below ? key + record_name(root.below->entry) + " " + root.below->recipe.hex() +
                           (root.below->is_qcow2 ? " qcow2" : " raw")
                     : key;
@@ -67,7 +67,7 @@ std::optional<Stand> stand_of(const std::string& key, base::ObjectFormat format)
 
 Fidelity fidelity_of(const std::string& key) {
   const auto has = [&](const char* flag) { return key.find(flag) != std::string::npos; };
-  return {has(" owners"), has(" acls"), has(" fifos"), has(" devices")};
+  return {has(" owners"), has(" acls"), has(" fifos"), has(" devices"), has(" shared")};
 }
 
 }  // namespace wedge::internal

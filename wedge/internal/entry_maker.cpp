@@ -41,10 +41,16 @@ struct stat stat_of(int dir, const std::string& name) {
 }
 
 /// Whoever may read the file may run it; false if the file system keeps no such mode.
-bool let_be_run(int dir, const std::string& name) {
-  const auto mode = stat_of(dir, name).st_mode & 07777;
-  (void)::fchmodat(dir, name.c_str(), mode | (mode >> 2 & 0111), 0);
-  return (stat_of(dir, name).st_mode & S_IXUSR) != 0;
+bool set_mode(int work, const EntryRoot& root, const Fidelity& fidelity) {
+  constexpr const char* kProbe = "mode";  // what the umask leaves of 0666
+  base::open_at(work, kProbe, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666).close();
+  auto mode = stat_of(work, kProbe).st_mode & 07777;
+  if (::unlinkat(work, kProbe, 0) != 0) base::throw_errno("remove", errno);
+  if (root.executable) mode |= mode >> 2 & 0111;
+  if (fidelity.shared) mode |= (mode & S_IRWXU) >> 3;
+  if (::fchmodat(work, "new", mode, 0) != 0 && errno != EPERM && errno != EOPNOTSUPP)
+    base::throw_errno("change mode", errno);
+  return !root.executable || (stat_of(work, "new").st_mode & S_IXUSR) != 0;
 }
 
 /// A row for a single file or image, as a record keeps it.
@@ -124,7 +130,7 @@ WriteSummary EntryMaker::build(int work, bool is_there, RecordWriter& record) co
         write_content(source_, root_.blob, root_.recipe, root_.size, root_.type == EntryRoot::Type::image,
                       work, "new", options_.progress);
   }
-  if (root_.executable && !let_be_run(work, "new")) ++summary.kept_otherwise;
+  if (!set_mode(work, root_, options_.fidelity)) ++summary.kept_otherwise;
   if (is_remembered()) {
     const auto info = stat_of(work, "new");
     dir_.cache()->put(state_of(info), {work, "new"}, known(info), StatCache::kUnshared);
@@ -144,7 +150,7 @@ std::optional<std::uint64_t> EntryMaker::clone_content(int work) const {
   const auto old = parent ? base::find_regular_at(parent->get(), name) : std::nullopt;
   if (!old) return std::nullopt;
   const auto update = content_update(*record, old->get());
-  auto fd = base::open_at(work, "new", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+  auto fd = base::open_at(work, "new", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   if (::ioctl(fd.get(), FICLONE, old->get()) != 0) {
     if (::unlinkat(work, "new", 0) != 0) base::throw_errno("remove", errno);
     return std::nullopt;

@@ -53,6 +53,10 @@ bool is_zero(base::Bytes bytes) {
 
 std::uint32_t restored_mode(const Row& row, const Fidelity& fidelity) {
   std::uint32_t mode = row.mode & (fidelity.owners ? 07777U : 01777U);
+  if (fidelity.shared) {
+    if (row.type == Row::Type::directory) mode |= S_ISGID;
+    return mode | (mode & S_IRWXU) >> 3;
+  }
   const auto acl = fidelity.acls ? row.xattrs.end() : row.xattrs.find(kAccessAcl);
   if (acl == row.xattrs.end()) return mode;
   // With an access control list the group bits of the mode are its mask; without it they would let the group

@@ -176,7 +176,7 @@ std::optional<Row> read_first(int records, const std::string& name) {
 }
 
 RecordWriter::RecordWriter(int records, Record record, int work)
-    : records_(records), file_(records, 0600), record_(std::move(record)), work_(work) {}
+    : records_(records), file_(records), record_(std::move(record)), work_(work) {}
 
 void RecordWriter::add(const Row& row) {
   if (!begun_) {

@@ -1,5 +1,6 @@
 #include "wedge/internal/settle.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/stat.h>
@@ -18,6 +19,7 @@
 #include "wedge/internal/in_place.h"
 #include "wedge/internal/move.h"
 #include "wedge/internal/place_file.h"
+#include "wedge/internal/walk.h"
 
 namespace wedge::internal {
 
@@ -90,6 +92,20 @@ Lost set_top(int parent, const std::string& path, const Row& top, const Fidelity
 
 namespace {
 
+/// Lets the group remove what was made before the wedge was shared.
+void share_directories(int parent, const std::string& name) {
+  const auto top = base::find_open_at(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!top || base::is_shared(top->get())) return;
+  Walk walk(
+      top->get(), [](const auto&) { return Walk::Take::all; }, [](const auto&, const auto&) {});
+  while (const auto entry = walk.next()) {
+    if (entry->type != DT_DIR) continue;
+    const auto directory = base::find_open_at(Walk::open_parent(top->get(), *entry)->get(), entry->name(),
+                                              O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (directory) base::share(directory->get());
+  }
+}
+
 void move_in(int work, int parent, const std::string& name, bool there) {
   if (there) move_path(parent, name, work, "old");
   if (::renameat(work, "new", parent, name.c_str()) != 0) base::throw_errno(name, errno);
@@ -121,6 +137,7 @@ std::vector<std::string> settle(const WedgeDir& dir, const Record& made, bool ag
     if (!find_stat(work->get(), previous)) return;
     dir.discard_old(name);
     base::named("keep the old " + made.path, [&] { move_path(work->get(), previous, dir.old(), name); });
+    if (base::is_shared(dir.old())) share_directories(dir.old(), name);
   };
   if (!made.in_place) finish_top(dir, made);
   if (made.in_place && work) left = carry_out(dir, made, work->get(), again);

@@ -115,7 +115,7 @@ bool compare(const WedgeDir& dir, const std::string& path, const Record& record,
   compare.spot_check = options.spot_check;
   const auto made = fidelity_of(record.key);
   compare.fidelity = {options.fidelity.owners && made.owners, options.fidelity.acls && made.acls, made.fifos,
-                      made.devices};
+                      made.devices, made.shared};
   const auto next = read_kept_rows(dir.records(), record_name(path) + ".state");
   (void)compare_tree(top.get(), record.format, next, compare, note);
   return true;

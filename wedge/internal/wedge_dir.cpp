@@ -36,15 +36,15 @@ WedgeDir::WedgeDir(const std::string& path, bool read_only, StatCache* cache,
   base::make_directories(path);
   top_ = base::open_directory(AT_FDCWD, path);
   state_ = base::ensure_directory(top_.get(), ".shrub", 0700);
-  lock_ = base::open_at(state_.get(), "lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+  lock_ = base::open_as_parent(state_.get(), "lock");
   if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) base::throw_errno("lock", errno);
     throw Error(Category::busy, "wedge " + path + ": another sync is at work");
   }
-  tmp_ = base::ensure_directory(state_.get(), "tmp", 0700);
+  tmp_ = base::ensure_directory_as_parent(state_.get(), "tmp", 0700);
   (void)::fremovexattr(tmp_.get(), "system.posix_acl_default");  // what is made there inherits nothing
-  old_ = base::ensure_directory(state_.get(), "old", 0700);
-  records_ = base::ensure_directory(state_.get(), "entries", 0700);
+  old_ = base::ensure_directory_as_parent(state_.get(), "old", 0700);
+  records_ = base::ensure_directory_as_parent(state_.get(), "entries", 0700);
 }
 
 std::optional<base::UniqueFd> WedgeDir::find_parent(const std::string& path) const {
@@ -72,8 +72,11 @@ base::UniqueFd WedgeDir::make_parent(const std::string& path) const {
   for (std::string_view rest = path; !rest.empty();) {
     const std::string name(base::take_field(rest, '/'));
     // EEXIST: it is shared with other entries. Anything but a directory is refused below.
-    if (::mkdirat(at.get(), name.c_str(), 0777) != 0 && errno != EEXIST) base::throw_errno(path, errno);
-    at = base::open_beneath(at.get(), name, O_RDONLY | O_DIRECTORY);
+    const bool is_made = ::mkdirat(at.get(), name.c_str(), 0777) == 0;
+    if (!is_made && errno != EEXIST) base::throw_errno(path, errno);
+    auto next = base::open_beneath(at.get(), name, O_RDONLY | O_DIRECTORY);
+    if (is_made && base::is_shared(state_.get())) base::share(next.get());
+    at = std::move(next);
   }
   return at;
 }
