@@ -298,6 +298,25 @@ class Libgit2Repository final : public Repository {
   base::CPtr<git_repository, git_repository_free> repository_;
 };
 
+/// Whether objects were left with a remote (git clone --filter).
+bool is_partial(git_repository* repository) {
+  git_config* raw = nullptr;
+  if (git_repository_config_snapshot(&raw, repository) < 0)
+    return true;  // git will say what is wrong with it
+  const base::CPtr<git_config, git_config_free> config(raw);
+  const char* value = nullptr;
+  if (git_config_get_string(&value, raw, "extensions.partialclone") == 0) return true;
+  int found = 0;
+  (void)git_config_foreach_match(
+      raw, "^remote\\..*\\.(promisor|partialclonefilter)$",
+      [](const git_config_entry*, void* payload) {
+        *static_cast<int*>(payload) = 1;
+        return 1;
+      },
+      &found);
+  return found != 0;
+}
+
 }  // namespace
 
 std::unique_ptr<Repository> open_with_libgit2(const std::string& top) {
@@ -309,6 +328,7 @@ std::unique_ptr<Repository> open_with_libgit2(const std::string& top) {
   if (code < 0) return nullptr;
   base::CPtr<git_repository, git_repository_free> opened(raw);
   if (git_repository_is_shallow(raw) == 1) return nullptr;  // it would look for parents that are not there
+  if (is_partial(raw)) return nullptr;                      // git fetches what is not there
   return std::make_unique<Libgit2Repository>(top, opened.release());
 }
 
