@@ -51,7 +51,7 @@ void print_gc(Output& output, const std::string& vat, const vat::RepackSummary& 
     return output.record("gc", std::move(record));
   }
   const auto packs = [](std::uint64_t count, std::uint64_t size) {
-    return std::to_string(count) + (count == 1 ? " pack, " : " packs, ") + base::human_size(size);
+    return base::counted(count, "pack") + ", " + base::human_size(size);
   };
   const std::string would = options.dry_run ? "would be " : "";
   for (const auto& name : summary.removed) output.detail(would + "removed: " + name);

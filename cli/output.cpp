@@ -101,6 +101,7 @@ void Output::progress(std::string_view what, std::uint64_t done, std::uint64_t t
   if (now - started_ < std::chrono::seconds(1) || now - last_progress_ < std::chrono::milliseconds(200))
     return;
   last_progress_ = now;
+  if (done > total) total = 0;  // it was a guess
   const double seconds = std::chrono::duration<double>(now - started_).count();
   const double rate = static_cast<double>(done) / seconds;
   if (progress_ == Progress::json) {

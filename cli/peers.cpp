@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "cli/environment.h"
@@ -214,6 +215,17 @@ Scratch::~Scratch() {
     base::remove_tree(AT_FDCWD, path());
   } catch (const std::exception&) {  // it is in a place for what can be lost
   }
+}
+
+LocalTarget::LocalTarget(const std::string& path, const vat::BlobSource& like,
+                         const chunker::Parameters& parameters, bool dry_run,
+                         const vat::PeerOptions& options) {
+  std::error_code unknown;
+  const bool is_there = std::filesystem::exists(path, unknown) || unknown;
+  if (!is_there && dry_run) scratch_.emplace();
+  const auto place = scratch_ ? scratch_->path() + "/vat" : path;
+  if (!is_there) vat::Vat::create(place, like.object_format(), parameters);
+  vat_ = vat::Vat::open(place, {options.cache_dir, options.on_note});
 }
 
 }  // namespace cli

@@ -1,6 +1,8 @@
 // What the user's environment says about vats on other hosts: logins, limits, where what was fetched is kept.
 #pragma once
 
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "formats/base/scratch.h"
 #include "vat/peer_address.h"
 #include "vat/peer_set.h"
+#include "vat/vat.h"
 
 namespace cli {
 
@@ -58,6 +61,19 @@ class Scratch {
 
  private:
   std::string path_;
+};
+
+/// The vat in a directory that bytes are copied to. It is made if there is none there; for a dry run in
+/// scratch.
+class LocalTarget {
+ public:
+  LocalTarget(const std::string& path, const vat::BlobSource& like, const chunker::Parameters& parameters,
+              bool dry_run, const vat::PeerOptions& options);
+  [[nodiscard]] vat::Vat& vat() const noexcept { return *vat_; }
+
+ private:
+  std::optional<Scratch> scratch_;
+  std::unique_ptr<vat::Vat> vat_;
 };
 
 }  // namespace cli

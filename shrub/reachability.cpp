@@ -301,6 +301,16 @@ std::string ReachedVref::place() const {
   return place_of(where, path);
 }
 
+std::string place_in_repository(const std::string& root) {
+  try {
+    const auto top = internal::canonical(Repository::find(root)->top());
+    return root == top ? std::string() : root.substr(top.size() + 1);
+  } catch (const Error& error) {
+    if (error.category() != Category::no_store) throw;
+    return {};
+  }
+}
+
 void for_each_reached(const std::string& path, const ReachOptions& options,
                       const std::function<void(const ReachedVref&)>& visit, Visited* visited) {
   Finder(options, visit, visited).run(path);

@@ -34,7 +34,7 @@ struct Visited {
 /// A vref, and one of the places where it is.
 struct ReachedVref {
   std::string where;  ///< hex of a commit; "index", "worktree", … of another working tree: and which
-  std::string path;   ///< of the file, from the top of the repository, or of the shrub if that lies in none
+  std::string path;   ///< of the file, from the top of the repository; in a working tree, of its shrub
   formats::Vref vref;
   /// For messages.
   [[nodiscard]] std::string place() const;
@@ -55,6 +55,9 @@ struct ReachedVref {
 /// `visited`, if given: what it has is passed over, and what is looked at gets into it.
 void for_each_reached(const std::string& path, const ReachOptions& options,
                       const std::function<void(const ReachedVref&)>& visit, Visited* visited = nullptr);
+/// Where the directory of a shrub lies in its repository, as paths of vrefs begin; empty if that is all of
+/// it, or it lies in none.
+[[nodiscard]] std::string place_in_repository(const std::string& root);
 /// The same of all shrubs of a repository, by its git directory.
 void for_each_reached_of_repository(const std::string& common, const ReachOptions& options,
                                     const std::function<void(const ReachedVref&)>& visit,

@@ -34,7 +34,7 @@ int run(const cli::Call& call, cli::Output& output) {
     cli::add_path(record, "vref", entry + shrub::kVrefSuffix);
     output.record("trace", std::move(record));
   } else {
-    output.message(entry + shrub::kVrefSuffix + ": a trace of " + std::to_string(count) + " chunks");
+    output.message(entry + shrub::kVrefSuffix + ": a trace of " + base::counted(count, "chunk"));
   }
   return 0;
 }

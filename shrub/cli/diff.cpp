@@ -96,7 +96,7 @@ int run(const cli::Call& call, cli::Output& output) {
   if (output.json())
     output.record("diff", {{"changes", comparison.changes()}, {"size", size}, {"shared", shared}});
   else
-    output.summary(std::to_string(comparison.changes()) + " changes; " + base::human_size(shared) + " of " +
+    output.summary(base::counted(comparison.changes(), "change") + "; " + base::human_size(shared) + " of " +
                    base::human_size(size) + " shared");
   return comparison.changes() == 0 ? 0 : 1;
 }

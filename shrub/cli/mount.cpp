@@ -108,6 +108,7 @@ class Presence {
         sum += wedge::share_here(*vats_.peers, entry.root.content(), is_over) *
                static_cast<double>(entry.root.size);
       here_ = static_cast<std::uint64_t>(sum);
+      is_counted_ = is_counted_ || !is_over();
       counted = received;
       next = begun + kCountAgain + 100 * (std::chrono::steady_clock::now() - begun);
     }
@@ -132,7 +133,8 @@ class Presence {
   [[nodiscard]] formats::json::Object describe(const wedge::MountCounts& counts) const {
     formats::json::Object record{
         {"opened", counts.opens.load()}, {"read", counts.bytes.load()}, {"failures", counts.failures.load()},
-        {"filled", filled_.load()},      {"here", here_.load()},        {"size", size_}};
+        {"filled", filled_.load()},      {"here", here_.load()},        {"size", size_},
+        {"counted", vats_.peers == nullptr || is_counted_.load()}};
     if (vats_.peers == nullptr) return record;
     record.emplace_back("received", vats_.peers->received());
     formats::json::Array peers;
@@ -155,6 +157,7 @@ class Presence {
   std::uint64_t size_ = 0;
   std::atomic<std::uint64_t> filled_ = 0;  ///< bytes that fill() has seen to
   std::atomic<std::uint64_t> here_ = 0;    ///< about
+  std::atomic<bool> is_counted_ = false;
 };
 
 /// When it was added; files and images have no time of their own.
@@ -264,7 +267,7 @@ int run_mount(const cli::Call& call, cli::Output& output) {
   return 0;
 }
 
-/// How much of it is here, for a person; empty if all is.
+/// How much of it is here, for a person.
 std::string share_of(const formats::json::Object& mount) {
   const auto number_of = [&](const char* key) {
     const auto* value = formats::json::find(mount, key);
@@ -272,7 +275,10 @@ std::string share_of(const formats::json::Object& mount) {
     return value != nullptr && value->find_unsigned(number) ? number : 0;
   };
   const auto here = number_of("here"), size = number_of("size");
-  if (here >= size) return {};
+  const auto* counted = formats::json::find(mount, "counted");
+  if (counted != nullptr && counted->find_bool() != nullptr && !*counted->find_bool())
+    return " (" + base::human_size(size) + ", how much of it is here is not counted yet)";
+  if (here >= size) return " (100% of " + base::human_size(size) + " here)";
   return " (" + std::to_string(here * 100 / size) + "% of " + base::human_size(size) + " here)";
 }
 

@@ -38,7 +38,7 @@ void report_peers(const shrub::Vats& vats, cli::Output& output) {
   if (vats.peers == nullptr) return;
   for (const auto& peer : vats.peers->report()) {
     if (peer.requests == 0) continue;
-    output.detail(peer.name + ": " + std::to_string(peer.requests) + " requests, " +
+    output.detail(peer.name + ": " + base::counted(peer.requests, "request") + ", " +
                   base::human_size(peer.received) + (peer.trouble.empty() ? "" : "; " + peer.trouble));
   }
 }
@@ -199,7 +199,7 @@ void finish_addition(const Addition& addition, formats::Vref vref, const vat::Ad
   const auto name = named.entry + shrub::kVrefSuffix;
   if (!output.json())
     return output.message(name + (changed ? "" : " unchanged") + ": " +
-                          (vref.entries ? std::to_string(*vref.entries) + " entries, " : "") +
+                          (vref.entries ? base::counted(*vref.entries, "entry", "entries") + ", " : "") +
                           base::human_size(vref.size) + ", " + base::human_size(summary.new_size) + " new, " +
                           base::human_size(summary.stored_size) + " stored");
   formats::json::Object record;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <set>
 
+#include "formats/base/file.h"
 #include "shrub/checkpoints.h"
 #include "shrub/cli/verbs.h"
 
@@ -63,7 +64,7 @@ int run(const cli::Call& call, cli::Output& output) {
     for (const auto& difference : status.differences) print_difference(output, entry, difference);
     clean = clean && status.state == State::clean;
   }
-  if (clean) output.message(std::to_string(entries.size()) + " entries, as the shrub says");
+  if (clean) output.message(base::counted(entries.size(), "entry", "entries") + ", as the shrub says");
   tell_unvouched(*cache, output);
   tell_left_over(wedge, place, present, output);
   return clean ? 0 : 1;

@@ -33,19 +33,21 @@ void print_outcome(cli::Output& output, const std::string& entry, const wedge::S
   if (result.outcome == Outcome::unchanged) return output.detail(entry + " unchanged");
   std::string text = entry + " " + std::string(wedge::to_string(result.outcome));
   if (result.summary.files > 0)
-    text += ": " + std::to_string(result.summary.files) + " files, " +
+    text += ": " + base::counted(result.summary.files, "file") + ", " +
             std::to_string(result.summary.reused_files) + " reused, " +
             base::human_size(result.summary.fetched_size) + " written";
   output.message(text);
-  const auto tell = [&](std::uint64_t count, const std::string& what) {
-    if (count > 0) output.message(entry + ": " + std::to_string(count) + what);
+  const auto tell = [&](std::uint64_t count, const std::string& one, const std::string& many,
+                        const std::string& what) {
+    if (count > 0) output.message(entry + ": " + base::counted(count, one, many) + what);
   };
-  tell(result.summary.skipped_special, " devices and fifos left out (--special)");
-  tell(result.summary.skipped_owners, " paths without their owners, setuid bits or capabilities (--owners)");
-  tell(result.summary.skipped_acls, " paths without their access control lists (--acls)");
-  tell(result.summary.skipped_xattrs, " extended attributes could not be set");
-  tell(result.summary.kept_otherwise,
-       " paths have another mode, time, owner or link than they should: the file system keeps no such");
+  tell(result.summary.skipped_special, "device or fifo", "devices and fifos", " left out (--special)");
+  tell(result.summary.skipped_owners, "path", "paths",
+       " without owner, setuid bit or capabilities (--owners)");
+  tell(result.summary.skipped_acls, "path", "paths", " without access control list (--acls)");
+  tell(result.summary.skipped_xattrs, "extended attribute", "extended attributes", " could not be set");
+  tell(result.summary.kept_otherwise, "path", "paths",
+       " not with the mode, time, owner or link that it should have: the file system keeps no such");
 }
 
 /// What a dry run says of what would be fetched.
@@ -57,11 +59,11 @@ void print_travel(cli::Output& output, const vat::PeerSet::Travel& travel) {
     cli::add_path(record, "from", travel.from);
     return output.record("travel", std::move(record));
   }
-  output.message(
-      "would fetch " + base::human_size(travel.size) + " in about " + std::to_string(travel.requests) +
-      (travel.requests == 1 ? " request, from " : " requests, from ") + travel.from +
-      (travel.unknown > 0 ? " first; where " + std::to_string(travel.unknown) + " blobs lie is not known"
-                          : ""));
+  output.message("would fetch " + base::human_size(travel.size) + " in about " +
+                 base::counted(travel.requests, "request") + ", from " + travel.from +
+                 (travel.unknown > 0 ? " first; of " + base::counted(travel.unknown, "blob") +
+                                           " it is not known where they lie"
+                                     : ""));
 }
 
 /// What overlays stand on comes before them; the rest stays as it is.
@@ -134,16 +136,23 @@ int run(const cli::Call& call, cli::Output& output) {
       travel.unknown += one.unknown;
       if (travel.from.empty()) travel.from = one.from;
     };
-  options.progress = [&](std::uint64_t done) { output.progress("synced", before + done, total); };
+  std::uint64_t here = 0;  // more than its size if it is an archive
+  options.progress = [&](std::uint64_t done) {
+    here = done;
+    output.progress("synced", before + done, total);
+  };
 
   const auto cache = open_stat_cache(shrub.list().object_format);
   options.spot_check = spot_check(call, *cache, call.get("WEDGE"));
   wedge::Wedge place(call.get("WEDGE"), options.dry_run, cache.get(),
                      [&](const std::string& text) { output.warning(text); });
-  bool blocked = false;
+  bool blocked = false, by_extra = false, by_changed = false;
   const auto tell = [&](const std::string& entry, const wedge::SyncResult& result) {
     print_outcome(output, entry, result);
-    for (const auto& difference : result.in_the_way) print_difference(output, entry, difference);
+    for (const auto& difference : result.in_the_way) {
+      print_difference(output, entry, difference);
+      (difference.kind == wedge::Difference::Kind::extra ? by_extra : by_changed) = true;
+    }
     blocked = blocked || result.outcome == Outcome::blocked;
   };
   // What the shrub no longer has goes, if this sync covers it and made it; first, so that a new entry can
@@ -160,7 +169,8 @@ int run(const cli::Call& call, cli::Output& output) {
     }
   }
   std::optional<base::Error> failure;
-  std::string told;  ///< of the last failure, without what failed
+  std::string told;               ///< of the first failure, without what failed
+  std::vector<std::string> same;  ///< entries that failed for the same reason as the first
   std::size_t unchanged = 0;
   for (const auto& [entry, root] : roots) {
     try {
@@ -175,29 +185,44 @@ int run(const cli::Call& call, cli::Output& output) {
         throw;
       // Why no peer has it is told once.
       const std::string text = error.what();
-      const auto why = text.find(": http") != std::string::npos ? text.substr(text.find(": http")) : text;
+      const auto from = text.find(": http");
+      const auto why = from != std::string::npos        ? text.substr(from)
+                       : text.starts_with(entry + ": ") ? text.substr(entry.size())
+                                                        : text;
       if (failure && why == told)
-        output.warning(entry + ": for the same reason");
+        same.push_back(entry);
       else if (failure)
         output.warning(text);
-      if (!failure) failure = error;
-      told = why;
+      if (!failure) {
+        failure = error;
+        told = why;
+      }
     }
-    before += root.size;
+    before += std::max(root.size, std::exchange(here, 0));
   }
   tell_unvouched(*cache, output);
   tell_left_over(place, call.get("WEDGE"), present, output);
   report_peers(vats, output);
   print_travel(output, travel);
-  if (failure) throw base::Error(*failure);
+  if (failure && same.empty()) throw base::Error(*failure);
+  if (failure)
+    throw base::Error(
+        failure->category(),
+        failure->what() + ("; for the same reason: " + formats::escape(same.front())) +
+            (same.size() > 1 ? " and " + base::counted(same.size() - 1, "other entry", "other entries") : ""),
+        failure->hint());
   if (const auto received = vats.peers != nullptr ? vats.peers->received() : 0;
       received > 0 && !output.json())
     output.message(base::human_size(received) + " came from other hosts" +
                    (options.dry_run ? ", to find that out" : ""));
   if (!output.json() && unchanged == roots.size())
-    output.message(std::to_string(unchanged) +
-                   (unchanged == 1 ? " entry, unchanged" : " entries, unchanged"));
-  if (blocked)
+    output.message(base::counted(unchanged, "entry", "entries") + ", unchanged");
+  if (blocked && by_changed)
+    output.warning(
+        "what is there was changed since sync made it, or sync did not make it: --overwrite replaces it and "
+        "leaves "
+        "it in .shrub/old");
+  else if (blocked)
     output.warning(options.keep_extra
                        ? "paths that sync did not make are in the way, and the new tree has others of their "
                          "names: move them away, or --overwrite leaves them in .shrub/old"

@@ -60,7 +60,7 @@ int verify_to_root(const NamedShrub& named, vat::BlobSource& source, cli::Output
   if (output.json())
     output.record("verify", {{"entries", images}, {"size", size}, {"differences", 0}});
   else
-    output.summary(std::to_string(images) + " images, " + base::human_size(size) + " proven");
+    output.summary(base::counted(images, "image") + ", " + base::human_size(size) + " proven");
   return 0;
 }
 
@@ -82,8 +82,7 @@ void verify_signatures(const NamedShrub& named, cli::Output& output) {
                     formats::escape(signed_by.signer));
     }
   }
-  if (!output.json())
-    output.message(std::to_string(count) + (count == 1 ? " entry" : " entries") + ", signed");
+  if (!output.json()) output.message(base::counted(count, "entry", "entries") + ", signed");
 }
 
 int run(const cli::Call& call, cli::Output& output) {

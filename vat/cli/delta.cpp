@@ -34,7 +34,7 @@ int run(const cli::Call& call, cli::Output& output) {
     cli::add_path(record, "file", summary.file);
     output.record("delta", std::move(record));
   } else {
-    output.message(std::to_string(summary.blobs) + " blobs, " + base::human_size(summary.size) + ", " +
+    output.message(base::counted(summary.blobs, "blob") + ", " + base::human_size(summary.size) + ", " +
                    base::human_size(summary.stored_size) + " stored in " + summary.file);
   }
   return 0;

@@ -20,9 +20,8 @@ void print(const cli::Call& call, cli::Output& output, const std::string& type,
     output.record(type, {{"blobs", summary.blobs}, {"size", summary.size}, {"stored", summary.stored_size}});
     return;
   }
-  output.message(std::to_string(call.all("ID").size()) +
-                 (call.all("ID").size() == 1 ? " root, " : " roots, ") + std::to_string(summary.blobs) +
-                 " blobs that were not there, " + base::human_size(summary.size) + ", " +
+  output.message(base::counted(call.all("ID").size(), "root") + ", " + base::counted(summary.blobs, "blob") +
+                 " not there before, " + base::human_size(summary.size) + ", " +
                  base::human_size(summary.stored_size) + " stored");
 }
 
@@ -52,8 +51,9 @@ int run_push(const cli::Call& call, cli::Output& output) {
           }));
     return 0;
   }
-  const auto to = open_vat(url, output);
-  print(call, output, "push", vat::copy_roots(*from, roots, *to, options));
+  const cli::LocalTarget to(url, *from, from->parameters(), options.add.dry_run,
+                            cli::peer_options(call, output));
+  print(call, output, "push", vat::copy_roots(*from, roots, to.vat(), options));
   return 0;
 }
 
@@ -87,7 +87,7 @@ cli::Command push_command() {
           "Copy what ids need to another vat",
           "Puts all that each ID needs into the other vat, unless it is there: packs first, then maps, the "
           "list of packs last, "
-          "so that no reader sees a name before its bytes. A vat elsewhere is made if there is none.",
+          "so that no reader sees a name before its bytes. A vat is made if there is none at URL.",
           {{"ID", cli::Argument::Count::some, "ids of blobs, files, recipes, manifests"}},
           options_with({"--to", "URL", "the vat to write: a directory, s3 or ssh", cli::Completion::directory,
                         false, true}),

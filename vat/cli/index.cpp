@@ -1,3 +1,4 @@
+#include "formats/base/file.h"
 #include "vat/cli/verbs.h"
 #include "vat/maps.h"
 
@@ -10,8 +11,8 @@ int run(const cli::Call& call, cli::Output& output) {
   if (output.json())
     output.record("index", {{"packs", summary.packs}, {"blobs", summary.blobs}, {"maps", summary.maps}});
   else
-    output.message(std::to_string(summary.packs) + " packs, " + std::to_string(summary.blobs) + " blobs, " +
-                   std::to_string(summary.maps) + " maps");
+    output.message(base::counted(summary.packs, "pack") + ", " + base::counted(summary.blobs, "blob") + ", " +
+                   base::counted(summary.maps, "map"));
   return 0;
 }
 

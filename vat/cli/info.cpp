@@ -1,6 +1,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <set>
+
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "vat/cli/verbs.h"
@@ -38,7 +40,12 @@ int blob_info(const cli::Call& call, cli::Output& output, vat::Vat& vat) {
 int run(const cli::Call& call, cli::Output& output) {
   const auto opened = open_vat(call, output);
   if (call.has("ID")) return blob_info(call, output, *opened);
-  std::uint64_t blobs = 0, content = 0, packs = 0, pack_bytes = 0;
+  std::uint64_t blobs = 0, content = 0, packs = 0, pack_bytes = 0, waiting = 0, waiting_bytes = 0;
+  std::set<std::string> condemned;  // by what their marks begin with
+  if (const auto marks =
+          base::find_open_at(AT_FDCWD, opened->path() + "/cache/condemned", O_RDONLY | O_DIRECTORY))
+    for (const auto& name : base::list_directory(marks->get()))
+      condemned.insert(name.substr(0, name.find('.')));
   opened->list([&](const base::ObjectId&, const vat::StoredBlob& blob) { ++blobs, content += blob.size; },
                [](const base::ObjectId&, const vat::RecipeClaim&) {});
   const auto dir = base::find_open_at(AT_FDCWD, opened->path() + "/primary/pack", O_RDONLY | O_DIRECTORY);
@@ -48,6 +55,9 @@ int run(const cli::Call& call, cli::Output& output) {
       if (!name.ends_with(".zst") || ::fstatat(dir->get(), name.c_str(), &info, 0) != 0) continue;
       ++packs;
       pack_bytes += static_cast<std::uint64_t>(info.st_size);
+      if (!condemned.contains(name.substr(0, name.find('.')))) continue;
+      ++waiting;
+      waiting_bytes += static_cast<std::uint64_t>(info.st_size);
     }
   formats::json::Object record{{"object-format", base::to_string(opened->object_format())},
                                {"chunker", opened->parameters().id()},
@@ -55,7 +65,9 @@ int run(const cli::Call& call, cli::Output& output) {
                                {"blobs", blobs},
                                {"size", content},
                                {"packs", packs},
-                               {"pack-size", pack_bytes}};
+                               {"pack-size", pack_bytes},
+                               {"waiting-packs", waiting},
+                               {"waiting", waiting_bytes}};
   cli::add_path(record, "vat", opened->path());
   if (output.json()) {
     output.record("vat", std::move(record));
@@ -73,7 +85,7 @@ cli::Command info_command() {
   return {"info",
           "Describe the vat, or one id in it",
           "Without ID: object format, chunker profile, how many blobs and packs there are and how many bytes "
-          "they hold. "
+          "they hold; how many of the packs only wait to be deleted (repack, gc). "
           "With ID: its size and kind, and the recipe if it is chunked.",
           {{"ID", cli::Argument::Count::optional, "the id of a blob"}},
           {},

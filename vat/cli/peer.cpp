@@ -65,7 +65,7 @@ int test(const cli::Call& call, cli::Output& output) {
       output.record("peer", std::move(record));
     } else if (fault.empty()) {
       output.line(url + " " + std::string(base::to_string(result.object_format)) + ", " +
-                  std::to_string(result.packs) + " packs, " + speed(result.latency, result.rate) +
+                  base::counted(result.packs, "pack") + ", " + speed(result.latency, result.rate) +
                   (result.ranges ? "" : ", sends whole files only (ranges are ignored)"));
     } else {
       output.line(fault);

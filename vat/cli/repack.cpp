@@ -17,6 +17,12 @@ std::vector<cli::Option> options_of_repack() {
           cli::dry_run_option()};
 }
 
+std::string time_of(std::int64_t seconds) {
+  for (const auto& [length, name] : {std::pair{86400, "day"}, {3600, "hour"}, {60, "minute"}})
+    if (seconds % length == 0) return base::counted(static_cast<std::uint64_t>(seconds / length), name);
+  return base::counted(static_cast<std::uint64_t>(seconds), "second");
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   if (const auto name = named_vat(call); vat::is_remote(name))
     return cli::run_there(name, {"repack"}, options_of_repack(), call, output);
@@ -42,13 +48,18 @@ int run(const cli::Call& call, cli::Output& output) {
   else if (summary.packs == 0 && summary.removed_packs == 0)
     output.message("nothing to repack");
   else
-    output.message(std::to_string(summary.packs) + " packs, " + base::human_size(summary.size) +
-                   ", rewritten as " + std::to_string(summary.new_packs) + ", " +
-                   base::human_size(summary.stored_size) + "; " + std::to_string(summary.removed_packs) +
-                   " old ones removed, " + base::human_size(summary.removed_size));
+    output.message(
+        base::counted(summary.packs, "pack") + ", " + base::human_size(summary.size) + ", rewritten as " +
+        std::to_string(summary.new_packs) + ", " + base::human_size(summary.stored_size) +
+        (summary.packs > 0 && options.grace > 0
+             ? "; the old ones stay for " + time_of(options.grace) + ", for who reads them (--grace)"
+             : "") +
+        (summary.removed_packs > 0 ? "; " + base::counted(summary.removed_packs, "old pack") + " removed, " +
+                                         base::human_size(summary.removed_size)
+                                   : ""));
   if (summary.kept == 0) return 0;
   throw base::Error(base::Category::corrupt,
-                    std::to_string(summary.kept) + " packs hold damaged blobs, so they stay",
+                    base::counted(summary.kept, "pack") + " with damaged blobs must stay",
                     "vat verify --repair");
 }
 

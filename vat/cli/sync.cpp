@@ -25,8 +25,8 @@ int run(const cli::Call& call, cli::Output& output) {
                            {"size", summary.size},
                            {"damaged", summary.damaged}});
   else
-    output.message(std::to_string(summary.packs) + " packs, " + std::to_string(summary.others) +
-                   " other files, " + base::human_size(summary.size) + " copied");
+    output.message(base::counted(summary.packs, "pack") + ", " + base::counted(summary.others, "other file") +
+                   ", " + base::human_size(summary.size) + " copied");
   return summary.damaged == 0 ? 0 : static_cast<int>(base::Category::corrupt);
 }
 

@@ -1,6 +1,7 @@
 #include "vat/verify.h"
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "vat/cli/verbs.h"
 
 namespace vat_cli {
@@ -71,10 +72,10 @@ int run(const cli::Call& call, cli::Output& output) {
                              {"damaged", summary.damaged},
                              {"repaired", summary.repaired}});
   else
-    output.summary(std::to_string(summary.packs) + " packs, " + std::to_string(summary.loose_files) +
-                   " hand-filled files, " + std::to_string(summary.blobs) + " blobs read, " +
-                   std::to_string(summary.damaged) + " damaged, " + std::to_string(summary.repaired) +
-                   " repaired");
+    output.summary(base::counted(summary.packs, "pack") + ", " +
+                   base::counted(summary.loose_files, "hand-filled file") + ", " +
+                   base::counted(summary.blobs, "blob") + " read, " + std::to_string(summary.damaged) +
+                   " damaged, " + std::to_string(summary.repaired) + " repaired");
   return summary.damaged == summary.repaired ? 0 : static_cast<int>(Category::corrupt);
 }
 
