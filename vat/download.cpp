@@ -10,6 +10,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/url.h"
+#include "formats/text/text_object.h"
 #include "vat/internal/peers.h"
 
 namespace vat {
@@ -26,6 +27,10 @@ constexpr unsigned kAttempts = 5;
 
 Downloaded download(const std::string& url, int fd, const PeerOptions& options,
                     const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+  if (std::any_of(url.begin(), url.end(),
+                  [](char c) { return static_cast<unsigned char>(c) <= ' ' || c == 0x7f; }))
+    throw Error(Category::usage,
+                formats::escape(base::without_secrets(url)) + ": a URL has no blanks: %20 stands for one");
   if ((!url.starts_with("http://") && !url.starts_with("https://")) ||
       url.find(":///") != std::string::npos || url.find(' ') != std::string::npos)
     throw Error(Category::usage, base::without_secrets(url) + ": not an http or https URL");

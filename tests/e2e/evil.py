@@ -103,6 +103,11 @@ class Connection:
             mode = "good"
         if mode.isdigit():
             return self.plain(int(mode), {"Retry-After": "1"} if mode == "503" else {}, b"no\n")
+        if mode.startswith("s3="):  # CODE:STATUS, as a bucket says that something is wrong
+            code, status = mode[3:].split(":")
+            text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>for no reason</Message><Region>eu-west-1</Region><ServerTime>2030-01-01T00:00:00Z</ServerTime></Error>"
+            return self.plain(int(status), {"x-amz-bucket-region": "eu-west-1"} if code in ("PermanentRedirect", "None") else {},
+                              b"" if method == "HEAD" else text.encode())
         if mode == "redirect-loop":
             return self.plain(302, {"Location": path})
         if mode == "redirect-file":
@@ -119,17 +124,21 @@ class Connection:
             data = mmap.mmap(opened.fileno(), total, prot=mmap.PROT_READ) if total else b""
         begin, end = 0, total
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", asked)
-        ranged = bool(match) and mode != "ignore-range"
+        ranged = bool(match) and mode not in ("ignore-range", "no-length")
         if ranged:
             first, last = match.groups()
             if first:
                 begin, end = int(first), min(total, int(last) + 1 if last else total)
             else:
-                begin = max(0, total - int(last))
+                begin = max(0, total - int(last)) if mode != "no-suffix" else total
             if begin >= total:
                 return self.plain(416, {"Content-Range": f"bytes */{total}"})
         body = data[begin:end]
         where = f"bytes {begin}-{end - 1}/{total}"
+        if mode == "unknown-total":
+            where = f"bytes {begin}-{end - 1}/*"
+        if mode == "upper-case":
+            where = f"Bytes {begin}-{end - 1}/{total}"
         if mode == "wrong-range":
             where = f"bytes {begin + 1}-{end}/{total + 1}"
         if mode == "shifted":
@@ -145,7 +154,7 @@ class Connection:
             extra = {"Content-Encoding": "gzip"}
         self.status = 206 if ranged else 200
         length = len(body)
-        if mode == "endless":
+        if mode in ("endless", "no-length"):
             extra["Connection"] = "close"
         else:
             extra["Content-Length"] = length
@@ -169,6 +178,8 @@ class Connection:
                 self.send(body[at:at + 1])
                 time.sleep(1)
         self.send(body)
+        if mode == "no-length":
+            return False
         while mode == "endless":
             self.send(os.urandom(65536))
         return True

@@ -1,5 +1,6 @@
 // What is asked of a host, and what its lists may say.
 #include "vat/internal/host.h"
+#include "vat/internal/s3_error.h"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -180,4 +181,22 @@ TEST_CASE("this machine is known in every spelling", "[host]") {
     INFO(other);
     CHECK_FALSE(is_local_host(other));
   }
+}
+
+TEST_CASE("what S3 says is wrong is read as it is meant, and no more of it", "[vat][host]") {
+  using vat::internal::read_s3_error;
+  CHECK_FALSE(read_s3_error("", ""));
+  CHECK_FALSE(read_s3_error("<html>no such page</html>", ""));
+  CHECK_FALSE(read_s3_error("<Code>two words</Code>", ""));
+  CHECK_FALSE(read_s3_error("<Code>\x1b[2J</Code>", ""));
+  CHECK(read_s3_error("<Error><Code>SlowDown</Code>", "")->message == "SlowDown");
+  CHECK_FALSE(read_s3_error("<Code>" + std::string(1000, 'a') + "</Code>", "")->kind);
+  CHECK(read_s3_error("<Code>Expi", "")->code == "Expi");  // cut off: no code that is known
+  CHECK(read_s3_error("<Code>ExpiredToken</Code>", "")->kind ==
+        vat::internal::TransferEnd::Kind::authentication);
+  const auto elsewhere = read_s3_error("", "eu-west-1");
+  CHECK(elsewhere->kind == vat::internal::TransferEnd::Kind::authentication);
+  CHECK(elsewhere->message.find("eu-west-1") != std::string::npos);
+  CHECK(read_s3_error("<Code>PermanentRedirect</Code><Region><b>", "")->message.find("name its region") !=
+        std::string::npos);
 }

@@ -162,6 +162,7 @@ Transfer Host::make(const std::string& file) const {
   transfer.user = address_.user;
   transfer.password = address_.password;
   if (kind_ == Kind::s3) {
+    transfer.is_s3 = true;
     transfer.may_redirect = false;  // what is signed is for this host only
     // Who may not list a bucket is not told what is not in it.
     transfer.forbidden_is_absent = address_.user.empty();

@@ -428,18 +428,26 @@ void Peers::next_of_race(const std::shared_ptr<FileRace>& race) {
     race->timer = transfers_.at(Clock::now() + kRaceStep, [this, race] { next_of_race(race); });
 }
 
+/// The last bytes of a file of a host that has no ranges from the end.
+std::optional<Peers::Part> Peers::read_end(std::size_t index, const std::string& path, std::uint64_t size,
+                                           std::uint64_t max_size) {
+  const auto& host = peers_[index]->host;
+  const auto whole = run(index, path, 0, [&] { return host.get(path, {}); });
+  if (!whole) return std::nullopt;
+  const auto count = std::min(size, whole->file_size);
+  auto part = read_part(index, path, {whole->file_size - count, count, false}, max_size);
+  if (part) part->file_size = whole->file_size;
+  return part;
+}
+
 std::optional<Peers::Part> Peers::read_part(std::size_t index, const std::string& path,
                                             const FileRange& range, std::uint64_t max_size) {
   const auto& host = peers_[index]->host;
-  if (range.from_end && !host.knows_end()) {
-    const auto size = run(index, path, 0, [&] { return host.get(path, {}); });
-    if (!size) return std::nullopt;
-    const auto count = std::min(range.size, size->file_size);
-    auto part = read_part(index, path, {size->file_size - count, count, false}, max_size);
-    if (part) part->file_size = size->file_size;
-    return part;
-  }
-  auto part = run(index, path, max_size, [&] { return host.get(path, range); });
+  if (range.from_end && !host.knows_end()) return read_end(index, path, range.size, max_size);
+  Kind how = Kind::done;
+  auto part = run(
+      index, path, max_size, [&] { return host.get(path, range); }, &how);
+  if (range.from_end && how == Kind::range) return read_end(index, path, range.size, max_size);
   const bool from_begin = range.offset == 0 && !range.from_end && max_size > 0;
   return part && from_begin && is_page(path, part->bytes) ? std::nullopt : std::move(part);
 }
@@ -477,7 +485,7 @@ std::optional<std::vector<std::string>> Peers::list(std::size_t index, const std
 }
 
 std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path, std::uint64_t max_size,
-                                      const std::function<Transfer()>& make) {
+                                      const std::function<Transfer()>& make, Kind* how) {
   for (unsigned attempt = 1;; ++attempt) {
     Part part;
     TransferEnd end;
@@ -508,6 +516,7 @@ std::optional<Peers::Part> Peers::run(std::size_t index, const std::string& path
           note_failure(peer, end);
       });
     }
+    if (how != nullptr) *how = end.kind;
     // A file that ends within the range: as far as it goes.
     if (end.kind == Kind::done || (end.kind == Kind::range && !part.bytes.empty())) {
       part.file_size = end.file_size.value_or(part.bytes.size());

@@ -143,7 +143,10 @@ class Peers {
   [[nodiscard]] std::vector<Peer*> promising() const;
   void next_of_race(const std::shared_ptr<FileRace>& race);
   [[nodiscard]] std::optional<Part> run(std::size_t peer, const std::string& what, std::uint64_t max_size,
-                                        const std::function<Transfer()>& make);
+                                        const std::function<Transfer()>& make,
+                                        TransferEnd::Kind* how = nullptr);
+  [[nodiscard]] std::optional<Part> read_end(std::size_t peer, const std::string& path, std::uint64_t size,
+                                             std::uint64_t max_size);
 
   const std::function<void(const std::string&)> on_note_;
   const Clock::duration retry_for_;

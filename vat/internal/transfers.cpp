@@ -14,6 +14,7 @@
 #include "formats/base/c_ptr.h"
 #include "formats/base/numbers.h"
 #include "formats/base/utf8.h"
+#include "vat/internal/s3_error.h"
 
 namespace vat::internal {
 namespace {
@@ -29,6 +30,7 @@ using CurlList = base::CPtr<curl_slist, curl_slist_free_all>;
 constexpr long kRedirects = 5;
 constexpr long kConnections = 64;  ///< kept open
 constexpr long kReceiveBuffer = 512 * 1024;
+constexpr std::size_t kMaxErrorText = std::size_t{8} << 10;
 constexpr std::size_t kMaxHeader = std::size_t{64} << 10;  ///< bytes of all headers of an answer
 constexpr milliseconds kStallCheck{250}, kRateStep{20};
 constexpr std::size_t kIdleHandles = 32;
@@ -170,6 +172,8 @@ struct Transfers::Active {
   bool enough = false, too_much = false, local_address = false, paused = false, stalled = false;
   std::optional<std::uint64_t> length, range_begin;
   std::exception_ptr thrown;
+  std::string error_text;     ///< of S3
+  std::string bucket_region;  ///< as S3 says it
 
   static std::size_t on_header(char* data, std::size_t, std::size_t count, void* self) {
     return static_cast<Active*>(self)->header({data, count}) ? count : 0;
@@ -252,6 +256,11 @@ bool Transfers::Active::header(std::string_view line) {
     const auto slash = value.find('/');
     if (slash == std::string_view::npos) return true;
     if (const auto total = base::parse_decimal(value.substr(slash + 1))) end.file_size = *total;
+    const auto dash = value.find('-');
+    if (what.range.from_end && dash < slash &&
+        value.substr(slash + 1) == "*")  // the last byte is the last of the file
+      if (const auto last = base::parse_decimal(value.substr(dash + 1, slash - dash - 1)))
+        end.file_size = *last + 1;
     if (const auto from = base::parse_decimal(value.substr(0, value.find('-')))) range_begin = *from;
   } else if (name == "retry-after") {
     constexpr std::int64_t kDay = 86400;
@@ -274,6 +283,8 @@ bool Transfers::Active::header(std::string_view line) {
     }
   } else if (name == "etag") {
     end.etag = base::is_utf8(value) ? printable(value) : std::string();
+  } else if (name == "x-amz-bucket-region" && what.is_s3) {
+    bucket_region = printable(value);
   } else if (name == "last-modified") {
     end.modified = printable(value);
   }
@@ -317,8 +328,10 @@ std::size_t Transfers::Active::body(base::Bytes bytes) {
   window_size += bytes.size();
   end.received += bytes.size();
   if (!begun && !begin_body()) {
-    // The text of an error page is nobody's; a short one is taken in, so that the connection stays usable.
+    // The text of an error page is nobody's, but for what S3 says; a short one is taken in, so that the
+    // connection stays usable.
     begun = false;
+    if (what.is_s3 && error_text.size() < kMaxErrorText) error_text += base::as_chars(bytes);
     return end.received > kMaxHeader ? 0 : bytes.size();
   }
   const auto size = bytes.size();
@@ -559,6 +572,14 @@ void Transfers::cancel(Id id) {
   state_->active.erase(found);
 }
 
+namespace {
+
+std::string status_text(long status, const std::optional<S3Error>& s3) {
+  return "HTTP status " + std::to_string(status) + (s3 && !s3->message.empty() ? ": " + s3->message : "");
+}
+
+}  // namespace
+
 void Transfers::finish(Active& active, int result) {
   const auto code = static_cast<CURLcode>(result);
   auto& end = active.end;
@@ -579,6 +600,12 @@ void Transfers::finish(Active& active, int result) {
     end.kind = kind;
     end.message = message;
   };
+  // A wrong region is told of by a header also where nothing else is (HEAD).
+  const bool is_elsewhere =
+      (status == 301 || status == 307 || status == 400) && !active.bucket_region.empty();
+  const auto s3 = active.what.is_s3 && status >= 300
+                      ? read_s3_error(active.error_text, is_elsewhere ? active.bucket_region : std::string())
+                      : std::nullopt;
   if (active.thrown) {
     try {
       std::rethrow_exception(active.thrown);
@@ -597,21 +624,23 @@ void Transfers::finish(Active& active, int result) {
     say(Kind::failed, "redirects more than " + std::to_string(kRedirects) + " times");
   } else if (code == CURLE_UNSUPPORTED_PROTOCOL) {
     say(Kind::refused, "redirects to another protocol");
+  } else if (s3 && s3->kind) {
+    say(*s3->kind, s3->message);
   } else if (status == 403 && active.what.forbidden_is_absent) {
     say(Kind::absent, "no such file, or none for everybody");
   } else if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_LOGIN_DENIED || status == 401 ||
              status == 403) {
     say(Kind::authentication, code == CURLE_PEER_FAILED_VERIFICATION
                                   ? (http ? "its certificate is not trusted" : "its host key is not known")
-                                  : (http ? "HTTP status " + std::to_string(status) : "login denied"));
+                                  : (http ? status_text(status, s3) : "login denied"));
   } else if (status == 404 || status == 410 || code == CURLE_REMOTE_FILE_NOT_FOUND) {
     say(Kind::absent, "no such file");
   } else if (status == 416 || (!http && code == CURLE_BAD_DOWNLOAD_RESUME)) {
     say(Kind::range, "the file is shorter");
   } else if (status == 412 || status == 409) {
-    say(Kind::exists, "HTTP status " + std::to_string(status));
+    say(Kind::exists, status_text(status, s3));
   } else if (status >= 300) {
-    say(Kind::failed, "HTTP status " + std::to_string(status));
+    say(Kind::failed, status_text(status, s3));
     end.is_busy = status == 429 || status == 502 || status == 503 || status == 504;
   } else if (http && status < 300 && active.end.received > 0 && !active.begun) {
     say(Kind::failed, "answers with another range than the one asked for");
@@ -625,6 +654,7 @@ void Transfers::finish(Active& active, int result) {
   }
   auto& what = active.what;
   if (end.kind == Kind::done && end.ranges_ignored && what.range.from_end) {
+    if (!end.file_size) end.file_size = end.received;
     active.left = what.range.size;
     const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(what.range.size, active.tail.size()));
     if (!active.hand_on(base::Bytes(active.tail).last(size)) && active.too_much)

@@ -71,6 +71,7 @@ struct Transfer {
   std::string user, password;  ///< never printed
   std::string signature;  ///< "aws:amz:<region>:s3": signs with user and password (AWS signature, version 4)
   bool may_be_local = false;         ///< loopback and link-local addresses were consented to
+  bool is_s3 = false;                ///< the text of an error says what is wrong, see s3_error.h
   bool forbidden_is_absent = false;  ///< status 403 may mean that there is no such file
   bool may_redirect = true;
   std::string ssh_private_key, ssh_known_hosts;
