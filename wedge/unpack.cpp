@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <map>
 #include <vector>
 
@@ -32,8 +33,7 @@ using formats::TarMember;
 std::string tree_path(const std::string& name) {
   const auto shown = [&] { return "tar: name '" + formats::escape(name).substr(0, 200) + "' "; };
   std::string path;
-  if (name.starts_with('/') && name.find_first_not_of('/') != std::string::npos)
-    refuse(shown() + "may escape");
+  // An absolute name is one below the tree, as GNU tar has it.
   for (std::string_view rest = name; !rest.empty();) {
     const auto component = base::take_field(rest, '/');
     if (component == "..") refuse(shown() + "may escape");
@@ -69,6 +69,7 @@ class Unpacker {
     formats::TarReader reader([&](base::MutableBytes buffer) { return decoder->read(buffer); });
     for (TarMember member; reader.next(member);) {
       const auto path = tree_path(member.path);
+      if (member.has_acl) ++acls_;
       base::named(formats::escape(path), [&] { take(path, member, reader); });
     }
   } catch (const Error& error) {
@@ -104,6 +105,7 @@ class Unpacker {
     }
   }
 
+  [[nodiscard]] std::uint64_t acls() const noexcept { return acls_; }
   [[nodiscard]] const WriteSummary& summary() const { return summary_; }
 
  private:
@@ -277,6 +279,7 @@ class Unpacker {
   base::ObjectHasher hasher_;
   const std::uint64_t max_holes_;
   std::uint64_t holes_ = 0;  ///< bytes, of all members
+  std::uint64_t acls_ = 0;   ///< members with access control lists
   const WriteOptions* options_;
   base::UniqueFd top_, open_;
   std::string open_path_;
@@ -299,11 +302,53 @@ std::uint64_t max_archive_holes(std::uint64_t size, std::uint64_t allowed) noexc
   return std::max({kAlways, size > UINT64_MAX / kTimes ? UINT64_MAX : size * kTimes, allowed});
 }
 
-void list_archive(const formats::ByteSource& archive, const std::string& kind, base::ObjectFormat format,
-                  std::uint64_t max_holes, const std::function<void(const Row&)>& on_row) {
+std::string archive_kind(base::Bytes beginning) {
+  const auto text = base::as_chars(beginning);
+  constexpr std::pair<std::string_view, const char*> kCompressed[] = {{"\x1f\x8b", "tar.gz"},
+                                                                      {"BZh", "tar.bz2"},
+                                                                      {std::string_view("\xfd"
+                                                                                        "7zXZ\0",
+                                                                                        6),
+                                                                       "tar.xz"},
+                                                                      {"\x28\xb5\x2f\xfd", "tar.zst"}};
+  for (const auto& [begin, kind] : kCompressed)
+    if (text.starts_with(begin)) return kind;
+  if (text.size() > 4 && (text[0] & '\xf0') == 0x50 && text.substr(1, 3) == "\x2a\x4d\x18")
+    return "tar.zst";  // a skippable frame
+  constexpr std::pair<std::string_view, const char*> kOthers[] = {{"\x1f\x9d", "compress"},
+                                                                  {"LZIP", "lzip"},
+                                                                  {std::string_view("\x5d\0\0", 3), "lzma"},
+                                                                  {"PK", "zip"},
+                                                                  {"7z", "7z"},
+                                                                  {"Rar!", "rar"}};
+  for (const auto& [begin, name] : kOthers)
+    if (text.starts_with(begin))
+      refuse(std::string("packed by ") + name +
+             ", which is not read here: a tar, or one compressed by gzip, bzip2, xz or zstd is");
+  // The header of the first member has a checksum: the sum of its bytes, with blanks for the sum itself
+  // (POSIX, ustar).
+  constexpr std::size_t kBlock = 512, kSum = 148, kSumSize = 8;
+  if (text.size() >= kBlock) {
+    std::uint64_t sum = kSumSize * ' ', any = 0;
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      any |= static_cast<unsigned char>(text[i]);
+      if (i < kSum || i >= kSum + kSumSize) sum += static_cast<unsigned char>(text[i]);
+    }
+    unsigned long told = 0;
+    if (any == 0 ||
+        (std::sscanf(std::string(text.substr(kSum, kSumSize)).c_str(), "%lo", &told) == 1 && told == sum))
+      return "tar";
+  }
+  refuse("no tar, nor one compressed by gzip, bzip2, xz or zstd");
+}
+
+std::uint64_t list_archive(const formats::ByteSource& archive, const std::string& kind,
+                           base::ObjectFormat format, std::uint64_t max_holes,
+                           const std::function<void(const Row&)>& on_row) {
   Unpacker unpacker(format, max_holes, nullptr);
   unpacker.run(archive, kind);
   unpacker.finish(on_row);
+  return unpacker.acls();
 }
 
 WriteSummary unpack_archive(const formats::ByteSource& archive, const std::string& kind,

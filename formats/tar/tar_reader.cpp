@@ -106,6 +106,9 @@ bool TarReader::next(TarMember& member) {
                     : 0;
   member.device_major = static_cast<std::uint32_t>(archive_entry_rdevmajor(entry));
   member.device_minor = static_cast<std::uint32_t>(archive_entry_rdevminor(entry));
+  constexpr int kAcls =
+      ARCHIVE_ENTRY_ACL_TYPE_ACCESS | ARCHIVE_ENTRY_ACL_TYPE_DEFAULT | ARCHIVE_ENTRY_ACL_TYPE_NFS4;
+  member.has_acl = (archive_entry_acl_types(entry) & kAcls) != 0;
   if (member.path.empty()) throw Error(Category::refused, "tar: a member without a name");
   const char* name = nullptr;
   const void* value = nullptr;

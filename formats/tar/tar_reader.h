@@ -32,6 +32,7 @@ struct TarMember {
   std::uint32_t mtime_nanoseconds = 0;
   std::uint64_t size = 0;
   std::uint32_t device_major = 0, device_minor = 0;
+  bool has_acl = false;  ///< an access control list that the mode does not say, which is not read
   std::map<std::string, std::string> xattrs;
 };
 

@@ -21,39 +21,35 @@ namespace {
 using base::Category;
 using base::Error;
 
-/// The kind of archive a file name promises.
 std::string lower_case(std::string text) {
   for (char& c : text)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   return text;
 }
 
-std::string archive_kind(const std::string& path) {
-  static constexpr std::pair<const char*, const char*> kSuffixes[] = {
-      {".tar", "tar"},      {".tar.gz", "tar.gz"}, {".tgz", "tar.gz"}, {".tar.bz2", "tar.bz2"},
-      {".tbz2", "tar.bz2"}, {".tar.xz", "tar.xz"}, {".txz", "tar.xz"}, {".tar.zst", "tar.zst"}};
-  for (const auto& [suffix, kind] : kSuffixes)
-    if (path.ends_with(suffix)) return kind;
-  throw Error(Category::usage, "--unpack: " + path + " is not named like a tar",
-              "name it .tar, .tar.gz, .tgz, .tar.bz2, .tbz2, .tar.xz, .txz or .tar.zst");
-}
-
-/// Refuses an archive that nobody could sync.
-void check_archive(const std::string& path, const std::string& kind, base::ObjectFormat format,
-                   std::uint64_t allow_holes) {
+/// What kind of archive it is. Refuses one that nobody could sync.
+std::string check_archive(const std::string& path, base::ObjectFormat format, std::uint64_t allow_holes,
+                          cli::Output& output) {
   const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
-  base::named(path, [&] {
-    wedge::list_archive([&](base::MutableBytes buffer) { return base::read_some(fd.get(), buffer); }, kind,
-                        format, wedge::max_archive_holes(base::file_size(fd.get()), allow_holes),
-                        [](const formats::Row&) {});
+  return base::named(path, [&] {
+    base::Buffer beginning(512);
+    beginning.resize(base::read_some_at(fd.get(), 0, beginning));
+    auto kind = wedge::archive_kind(beginning);
+    const auto acls = wedge::list_archive(
+        [&](base::MutableBytes buffer) { return base::read_some(fd.get(), buffer); }, kind, format,
+        wedge::max_archive_holes(base::file_size(fd.get()), allow_holes), [](const formats::Row&) {});
+    if (acls > 0)
+      output.warning(path + ": access control lists of " + base::counted(acls, "member") +
+                     " are not read from archives: unpack it, and add-dir keeps them");
+    return kind;
   });
 }
 
 /// Stores the file at `path` and writes its vref. `provenance`: what is new in it.
 void add_file(const Addition& addition, const std::string& path, formats::Vref vref,
               const formats::json::Object& provenance, const cli::Call& call, cli::Output& output) {
-  if (!vref.unpack.empty())
-    check_archive(path, vref.unpack, addition.vat().object_format(), cli::allowed_holes(call, 0));
+  if (call.has("--unpack"))
+    vref.unpack = check_archive(path, addition.vat().object_format(), cli::allowed_holes(call, 0), output);
   vat::Adder adder(addition.vat(), addition.options);
   const auto content = vat::ingest_file(
       path, adder, profile_for(addition.before, *addition.vats.source, addition.vat()),
@@ -70,9 +66,9 @@ void add_file(const Addition& addition, const std::string& path, formats::Vref v
 int run(const cli::Call& call, cli::Output& output) {
   const auto path = call.get("FILE");
   formats::Vref vref;
-  if (call.has("--unpack")) vref.unpack = archive_kind(path);
   struct stat info;
-  vref.executable = vref.unpack.empty() && ::stat(path.c_str(), &info) == 0 && (info.st_mode & S_IXUSR) != 0;
+  vref.executable =
+      !call.has("--unpack") && ::stat(path.c_str(), &info) == 0 && (info.st_mode & S_IXUSR) != 0;
   const auto addition = begin_addition(call, output);
   if (std::filesystem::is_directory(path))
     throw Error(Category::usage, path + ": a directory", "shrub add-dir");
@@ -83,7 +79,6 @@ int run(const cli::Call& call, cli::Output& output) {
 int run_url(const cli::Call& call, cli::Output& output) {
   const auto url = call.get("URL");
   formats::Vref vref;
-  if (call.has("--unpack")) vref.unpack = archive_kind(url.substr(0, url.find_first_of("?#")));
   const auto wanted = call.find("--sha256");
   const auto digest = wanted ? base::from_hex(lower_case(*wanted)) : std::nullopt;
   if (wanted && (!digest || digest->size() != 32))
@@ -92,7 +87,7 @@ int run_url(const cli::Call& call, cli::Output& output) {
     throw Error(Category::usage, "--executable: what is unpacked has the modes of the archive");
   const auto addition = begin_addition(call, output);
   vref.executable =
-      call.has("--executable") || (vref.unpack.empty() && addition.before && addition.before->executable);
+      call.has("--executable") || (!call.has("--unpack") && addition.before && addition.before->executable);
   std::optional<cli::Scratch> scratch;
   std::string path;
   const auto got = base::use_scratch(cli::scratch_places(), [&](const base::ScratchPlace& place) {
@@ -132,7 +127,9 @@ cli::Command add_command() {
       "times it does not keep.",
       {{"FILE", cli::Argument::Count::one, "the file", cli::Completion::file},
        {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
-      {{"--unpack", "", "FILE is a tar: the entry is the tree in it"},
+      {{"--unpack", "",
+        "FILE is a tar, or one compressed by gzip, bzip2, xz or zstd, whatever its name: the entry is the "
+        "tree in it"},
        {"--level", "N", "zstd level, 1 to 19 (default 3)"},
        cli::holes_option(),
        cli::dry_run_option()},
@@ -154,7 +151,8 @@ cli::Command add_url_command() {
           {{"URL", cli::Argument::Count::one, "http or https"},
            {"VREF", cli::Argument::Count::one, "the vref, in a shrub", cli::Completion::file}},
           {{"--sha256", "HEX", "what upstream says it is"},
-           {"--unpack", "", "it is a tar: the entry is the tree in it"},
+           {"--unpack", "",
+            "it is a tar, or one compressed by gzip, bzip2, xz or zstd: the entry is the tree in it"},
            {"--executable", "", "it is a program: the entry may be run"},
            {"--keep-query", "", "the vref keeps the URL's query, but for what looks like a secret"},
            cli::limit_rate_option(),

@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   };
   std::string last;
   (void)fuzz::survives([&] {
-    wedge::list_archive(
+    (void)wedge::list_archive(
         source, "tar", base::ObjectFormat::sha256, std::uint64_t{1} << 20, [&](const formats::Row& row) {
           fuzz::require(formats::is_safe_path(row.path), "paths are safe");
           fuzz::require(last.empty() ? row.path == "." : formats::compare_paths(last, row.path) < 0,

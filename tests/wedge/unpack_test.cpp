@@ -32,7 +32,7 @@ formats::ByteSource source_of(const base::UniqueFd& fd) {
 std::vector<Row> list(const std::string& path, const std::string& kind) {
   const auto fd = base::open_at(AT_FDCWD, path, O_RDONLY);
   std::vector<Row> rows;
-  wedge::list_archive(source_of(fd), kind, ObjectFormat::sha256, std::uint64_t{1} << 30,
+  (void)wedge::list_archive(source_of(fd), kind, ObjectFormat::sha256, std::uint64_t{1} << 30,
                       [&](const Row& row) { rows.push_back(row); });
   return rows;
 }
@@ -121,12 +121,21 @@ TEST_CASE("members in any order and without their directories make a sorted tree
   CHECK(tests::read_file(dir / "out/a-b") == "new");
 }
 
+TEST_CASE("an absolute name is one below the tree", "[wedge][unpack]") {
+  const tests::TempDir dir;
+  REQUIRE(make_tree(dir));
+  REQUIRE(run("cd " + dir.path() + " && tar -cPf x.tar --transform='s,^t/z$,//escaped,' t/z"));
+  (void)unpack(dir / "x.tar", "tar", dir.path(), "out");
+  struct stat info;
+  CHECK(::lstat((dir / "out/escaped").c_str(), &info) == 0);
+  CHECK(::lstat("/escaped", &info) != 0);
+}
+
 TEST_CASE("archives that reach out of their tree are refused", "[wedge][unpack]") {
   const tests::TempDir dir;
   REQUIRE(make_tree(dir));
   const auto* make = GENERATE(
       "tar -cPf x.tar --transform='s,^t/z$,../escaped,' t/z",
-      "tar -cPf x.tar --transform='s,^t/z$,/escaped,' t/z",
       // a symlink, then a member through it
       "ln -s .. t/up && tar -cf x.tar -C t up && tar -rf x.tar --transform='s,^z$,up/escaped,' -C t z",
       // a hard link to nothing in the archive
@@ -163,7 +172,6 @@ TEST_CASE("a member of an archive has a name of its tree", "[wedge][unpack]") {
   const auto [name, why] =
       GENERATE(table<std::string, std::string>({{"", "a member without a name"},
                                                 {"a/../../b", "may escape"},
-                                                {"/b", "may escape"},
                                                 {".", "the tree itself is no directory"}}));
   if (!run("cd " + dir.path() +
            " && python3 -c \"import tarfile; t=tarfile.open('x.tar','w'); t.addfile(tarfile.TarInfo('" +

@@ -252,7 +252,7 @@ std::uint64_t verify_below(vat::BlobSource& source, int top, int records, const 
         source, root,
         options.scratch.empty() ? std::vector<base::ScratchPlace>{{"/tmp", "the default"}} : options.scratch);
     std::vector<Row> rows;
-    list_archive(reading(archive.get()), root.unpack, source.object_format(),
+    (void)list_archive(reading(archive.get()), root.unpack, source.object_format(),
                  max_archive_holes(root.size, options.allow_holes),
                  [&](const Row& row) { rows.push_back(row); });
     return compare(dir.get(), [&, next = rows.begin()](Row& row) mutable {

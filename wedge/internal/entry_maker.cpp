@@ -189,7 +189,7 @@ std::vector<base::ScratchPlace> EntryMaker::scratch() const {
 void EntryMaker::for_each_row(const std::function<void(const Row&)>& visit) const {
   if (!root_.unpack.empty()) {
     const auto archive = spool(source_, root_, scratch());
-    list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), max_holes(), visit);
+    (void)list_archive(internal::reading(archive.get()), root_.unpack, source_.object_format(), max_holes(), visit);
     return;
   }
   auto reader = read_manifest(source_, *root_.manifest);
