@@ -52,8 +52,13 @@ bool AtomicFile::publish(int directory, const std::string& name, Existing existi
   const bool published = existing == Existing::keep
                              ? rename_to_free_name(tmp_dir_, tmp_name_, directory, name)
                              : ::renameat(tmp_dir_, tmp_name_.c_str(), directory, name.c_str()) == 0;
-  if (!published && (existing == Existing::replace || errno != EEXIST))
-    throw_errno("rename to " + name, errno);
+  if (const int failure = errno; !published && (existing == Existing::replace || failure != EEXIST)) {
+    const auto target = full_name(directory, name);
+    if (failure == ENOENT && !find_stat(tmp_dir_, tmp_name_))
+      throw Error(Category::local, target + ": what was written was removed before it got its name",
+                  "do all machines see each other's locks on this file system? another run does the rest");
+    throw_errno("rename to " + target, failure);
+  }
   if (published) tmp_name_.clear();
   if (durability == Durability::durable) sync_directory(directory);
   fd_.close();

@@ -97,9 +97,20 @@ std::string read_opened(int fd, const std::string& path, std::size_t limit) {
 
 }  // namespace
 
+std::string full_name(int dir, const std::string& name) {
+  if (dir == AT_FDCWD || name.starts_with('/')) return name;
+  std::array<char, 4096> path{};
+  const auto size = ::readlink(("/proc/self/fd/" + std::to_string(dir)).c_str(), path.data(), path.size());
+  if (size <= 0 || path[0] != '/' || static_cast<std::size_t>(size) == path.size()) return name;
+  return std::string(path.data(), static_cast<std::size_t>(size)) + "/" + name;
+}
+
 UniqueFd open_at(int dir, const std::string& path, int flags, unsigned mode) {
   const int fd = retrying_open(dir, path.c_str(), flags, mode);
-  if (fd < 0) throw_errno(path, errno);
+  if (fd < 0) {
+    const int failure = errno;  // what is made is ours, and nobody knows where it lies
+    throw_errno((flags & O_CREAT) != 0 ? full_name(dir, path) : path, failure);
+  }
   return UniqueFd(fd);
 }
 
@@ -143,14 +154,18 @@ UniqueFd open_directory(int dir, const std::string& path) {
 }
 
 UniqueFd ensure_directory(int dir, const std::string& name, unsigned mode) {
-  if (::mkdirat(dir, name.c_str(), mode) == 0)
+  if (::mkdirat(dir, name.c_str(), mode) == 0) {
     sync_directory(dir);
-  else if (errno != EEXIST)
-    throw_errno(name, errno);
+  } else if (const int failure = errno; failure != EEXIST) {
+    throw_errno(full_name(dir, name), failure);
+  }
   const int fd = retrying_open(dir, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
   if (fd < 0 && (errno == ENOTDIR || errno == ELOOP))
-    throw Error(Category::refused, name + ": is not a directory, or a symbolic link to one");
-  if (fd < 0) throw_errno(name, errno);
+    throw Error(Category::refused, full_name(dir, name) + ": is not a directory, or a symbolic link to one");
+  if (fd < 0) {
+    const int failure = errno;
+    throw_errno(full_name(dir, name), failure);
+  }
   return UniqueFd(fd);
 }
 

@@ -36,6 +36,9 @@ namespace base {
 /// be looked at may be there.
 [[nodiscard]] std::optional<struct stat> find_stat(int dir, const std::string& path, bool follow = false);
 
+/// `name` in the directory `dir`, for messages: with the path of that, if /proc tells it.
+[[nodiscard]] std::string full_name(int dir, const std::string& name);
+
 /// A directory for *at calls.
 [[nodiscard]] UniqueFd open_directory(int dir, const std::string& path);
 

@@ -40,24 +40,38 @@ int wait_for_change(wedge::DirectoryWatch& watch, milliseconds settle, milliseco
   }
 }
 
+bool is_there(const std::string& directory) {
+  return ::access(directory.c_str(), F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 int run(const cli::Call& call, cli::Output& output) {
   const milliseconds settle(call.number("--settle", 2, 0, 3600) * 1000 + 50);
   const milliseconds interval(call.number("--interval", 600, 1, 86400) * 1000);
   wedge::DirectoryWatch watch(call.get("DIR"));
-  bool told = false;
+  constexpr milliseconds kLookAgain(1000);  // nobody tells when a directory is there again
+  bool told = false, was_added = false, is_gone = false;
   while (true) {
-    if (!watch.rescan() && !std::exchange(told, true))
-      output.warning("the system allows no more watches: some changes are only seen every " +
-                     std::to_string(interval.count() / 1000) + " s (fs.inotify.max_user_watches)");
     try {
+      if (!watch.rescan() && !std::exchange(told, true))
+        output.warning("the system allows no more watches: some changes are only seen every " +
+                       std::to_string(interval.count() / 1000) + " s (fs.inotify.max_user_watches)");
       (void)add_dir(call, output, true);
       output.finish();
+      was_added = true;
+      is_gone = false;
     } catch (const Error& error) {
-      // What is being written to just now, or a vat in use: the next round may have more luck.
-      if (error.category() != Category::local && error.category() != Category::busy) throw;
-      output.warning(error.what());
+      // What is being written to just now, or a vat in use: the next round may have more luck. A build may
+      // begin with removing the directory.
+      const bool goes_away =
+          error.category() == Category::not_found && was_added && !is_there(call.get("DIR"));
+      if (error.category() != Category::local && error.category() != Category::busy && !goes_away) throw;
+      if (!goes_away)
+        output.warning(error.what());
+      else if (!std::exchange(is_gone, true))
+        output.warning(call.get("DIR") + ": is gone; it is added when it is there again");
     }
-    if (const int signal = wait_for_change(watch, settle, interval); signal != 0) return 128 + signal;
+    const int signal = wait_for_change(watch, settle, is_gone ? std::min(interval, kLookAgain) : interval);
+    if (signal != 0) return 128 + signal;
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "formats/base/atomic_file.h"
 #include "formats/base/error.h"
+#include "formats/base/scratch.h"
 #include "tests/formats/damage.h"
 #include "tests/support/temp_dir.h"
 
@@ -83,6 +84,71 @@ TEST_CASE("a published file is complete and its temporary is gone", "[base]") {
   base::write_file_atomically(at.get(), "name", as_bytes("three"));
   CHECK(tests::read_file(dir / "name") == "three");
   CHECK(base::list_directory(at.get()).size() == 1U);
+}
+
+TEST_CASE("a temporary that another machine took away is no missing content", "[base]") {
+  const tests::TempDir dir;
+  const auto at = base::open_directory(AT_FDCWD, dir.path());
+  base::AtomicFile file(at.get());
+  for (const auto& name : base::list_directory(at.get())) REQUIRE(::unlinkat(at.get(), name.c_str(), 0) == 0);
+  try {
+    (void)file.publish(at.get(), "name", base::AtomicFile::Existing::replace);
+    FAIL("published what is not there");
+  } catch (const base::Error& error) {
+    CHECK(error.category() == base::Category::local);
+    CHECK(std::string(error.what()).starts_with(dir.path() + "/name: "));
+  }
+}
+
+TEST_CASE("what a shared directory holds is shared, whatever the umask", "[base]") {
+  const tests::TempDir dir;
+  const auto at = base::open_directory(AT_FDCWD, dir.path());
+  CHECK_FALSE(base::is_shared(at.get()));
+  const auto before = ::umask(077);
+  const auto mode_of = [&](const char* name) { return base::find_stat(at.get(), name)->st_mode & 07777; };
+  (void)base::ensure_directory_as_parent(at.get(), "own", 0700);
+  base::write_file_atomically(at.get(), "own file", {});
+  CHECK(mode_of("own") == 0700);
+  CHECK(mode_of("own file") == 0600);
+  base::share(at.get());
+  REQUIRE(base::is_shared(at.get()));
+  (void)base::ensure_directory_as_parent(at.get(), "ours", 0700);
+  (void)base::open_as_parent(at.get(), "lock");
+  base::write_file_atomically(at.get(), "file", {});
+  base::write_file_atomically(at.get(), "secret", {}, 0600);
+  ::umask(before);
+  CHECK(mode_of("ours") == 02770);
+  CHECK(mode_of("lock") == 0660);
+  CHECK(mode_of("file") == 0660);
+  CHECK(mode_of("secret") == 0600);
+  CHECK(mode_of("own") == 0700);
+}
+
+TEST_CASE("scratch goes to the next place only where there is no room", "[base]") {
+  const tests::TempDir dir;
+  const std::vector<base::ScratchPlace> places{
+      {dir / "away", "A"}, {"/proc", "B"}, {dir.path(), "C"}, {dir / "never", "D"}};
+  const auto fd =
+      base::use_scratch(places, [](const auto& place) { return base::open_nameless(place.path); });
+  CHECK(base::list_directory(base::open_directory(AT_FDCWD, dir.path()).get()).empty());
+  CHECK(fd.get() >= 0);
+  try {
+    (void)base::use_scratch({places[0], places[1]},
+                            [](const auto& place) { return base::make_scratch_directory(place.path); });
+    FAIL("made what cannot be");
+  } catch (const base::Error& error) {
+    for (const auto* text : {"away (A): ", "/proc (B): "})
+      CHECK(std::string(error.what()).find(text) != std::string::npos);
+    CHECK(error.category() == base::Category::local);
+  }
+  unsigned tried = 0;
+  CHECK_THROWS_AS(base::use_scratch(places,
+                                    [&](const auto&) -> int {
+                                      ++tried;
+                                      throw base::Error(base::Category::wrong_bytes, "x");
+                                    }),
+                  base::Error);
+  CHECK(tried == 1);
 }
 
 TEST_CASE("leftovers of dead writers are removed and files at work are not", "[base]") {
