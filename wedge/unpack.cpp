@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <map>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/numbers.h"
+#include "formats/tar/tar_header.h"
 #include "formats/tar/tar_reader.h"
 #include "wedge/internal/place_file.h"
 
@@ -325,19 +325,9 @@ std::string archive_kind(base::Bytes beginning) {
     if (text.starts_with(begin))
       refuse(std::string("packed by ") + name +
              ", which is not read here: a tar, or one compressed by gzip, bzip2, xz or zstd is");
-  // The header of the first member has a checksum: the sum of its bytes, with blanks for the sum itself
-  // (POSIX, ustar).
-  constexpr std::size_t kBlock = 512, kSum = 148, kSumSize = 8;
-  if (text.size() >= kBlock) {
-    std::uint64_t sum = kSumSize * ' ', any = 0;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      any |= static_cast<unsigned char>(text[i]);
-      if (i < kSum || i >= kSum + kSumSize) sum += static_cast<unsigned char>(text[i]);
-    }
-    unsigned long told = 0;
-    if (any == 0 ||
-        (std::sscanf(std::string(text.substr(kSum, kSumSize)).c_str(), "%lo", &told) == 1 && told == sum))
-      return "tar";
+  if (formats::TarHeader header; beginning.size() >= header.size()) {
+    std::copy_n(beginning.begin(), header.size(), header.begin());
+    if (formats::is_zero_block(header) || formats::has_right_sum(header)) return "tar";
   }
   refuse("no tar, nor one compressed by gzip, bzip2, xz or zstd");
 }

@@ -8,6 +8,7 @@
 
 #include "formats/base/c_ptr.h"
 #include "formats/base/error.h"
+#include "formats/tar/pax_filter.h"
 
 namespace formats {
 namespace {
@@ -69,7 +70,7 @@ struct TarReader::State {
 };
 
 TarReader::TarReader(ByteSource source) : state_(std::make_unique<State>()) {
-  state_->source = std::move(source);
+  state_->source = PaxFilter(std::move(source));
   state_->handle.reset(archive_read_new());
   auto* handle = state_->handle.get();
   if (handle == nullptr) throw Error(Category::local, "tar: out of memory");
@@ -116,6 +117,10 @@ bool TarReader::next(TarMember& member) {
   (void)archive_entry_xattr_reset(entry);
   while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
     if (name != nullptr) member.xattrs[name] = std::string(static_cast<const char*>(value), size);
+  if (member.xattrs.erase(PaxFilter::kBeforeEpoch) > 0 && member.mtime == 0 && member.mtime_nanoseconds > 0) {
+    member.mtime = -1;
+    member.mtime_nanoseconds = 1'000'000'000 - member.mtime_nanoseconds;
+  }
   return true;
 }
 
