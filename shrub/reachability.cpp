@@ -4,8 +4,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <set>
+#include <thread>
 #include <unordered_set>
 #include <vector>
 
@@ -145,7 +147,24 @@ class Finder {
     }
     const auto place = top + "/" + place_;
     if (base::find_stat(AT_FDCWD, place + "/" + kVatListFile, true))
-      visit_worktree(Shrub::find(place), below_, where);
+      visit_unless_removed(place, below_, where);
+  }
+
+  /// The shrub in a directory. Git may be about to remove the working tree it lies in, file by file: then
+  /// there is nothing to be seen of it in the end.
+  void visit_unless_removed(const std::string& directory, const std::string& below,
+                            const std::string& where) {
+    constexpr int kAttempts = 10;
+    for (int attempt = 1;; ++attempt) {
+      try {
+        return visit_worktree(Shrub::find(directory), below, where);
+      } catch (const Error&) {
+        visited_.shrubs.erase(internal::canonical(directory));
+        if (!base::find_stat(AT_FDCWD, directory + "/" + kVatListFile, true)) return;
+        if (attempt == kAttempts) throw;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
   }
 
   /// `listed`: the directory lies in a shrub that was visited, and is not passed over there.
@@ -161,7 +180,7 @@ class Finder {
         find_common_directory(directory) != common_)
       return;
     if (std::binary_search(names.begin(), names.end(), kVatListFile)) {
-      visit_worktree(Shrub::find(directory), ".", where);
+      visit_unless_removed(directory, ".", where);
       listed = true;
     }
     for (const auto& name : names) {

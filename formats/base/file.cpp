@@ -169,6 +169,19 @@ UniqueFd ensure_directory(int dir, const std::string& name, unsigned mode) {
   return UniqueFd(fd);
 }
 
+namespace {
+
+/// As find_open_at(), of what is ours, and nobody knows where it lies.
+std::optional<UniqueFd> find_own(int dir, const std::string& name, int flags) {
+  const int fd = retrying_open(dir, name.c_str(), flags | O_NONBLOCK, 0);
+  if (fd >= 0) return UniqueFd(fd);
+  const int failure = errno;
+  if (failure != ENOENT && failure != ENOTDIR && failure != ELOOP) throw_errno(full_name(dir, name), failure);
+  return std::nullopt;  // or something else is in the way, which whoever makes it says
+}
+
+}  // namespace
+
 bool is_shared(int dir) {
   struct stat info;
   return ::fstat(dir, &info) == 0 && (info.st_mode & (S_ISGID | S_IWGRP)) == (S_ISGID | S_IWGRP);
@@ -179,11 +192,13 @@ void share(int fd) {
   if (::fstat(fd, &info) != 0) throw_errno("stat", errno);
   const auto mode = info.st_mode & 07777;
   const auto shared = mode | (mode & S_IRWXU) >> 3 | (S_ISDIR(info.st_mode) ? S_ISGID : 0U);
-  if (shared != mode && ::fchmod(fd, shared) != 0) throw_errno("change mode", errno);
+  if (shared == mode || ::fchmod(fd, shared) == 0) return;
+  const int failure = errno;
+  throw_errno(full_name(fd, ".") + ": change mode", failure);
 }
 
 UniqueFd ensure_directory_as_parent(int dir, const std::string& name, unsigned mode) {
-  if (auto there = find_open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)) return std::move(*there);
+  if (auto there = find_own(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)) return std::move(*there);
   auto made = ensure_directory(dir, name, mode);
   if (is_shared(dir)) share(made.get());
   return made;
@@ -191,7 +206,7 @@ UniqueFd ensure_directory_as_parent(int dir, const std::string& name, unsigned m
 
 UniqueFd open_as_parent(int dir, const std::string& name, int flags) {
   if ((flags & O_EXCL) == 0)
-    if (auto there = find_open_at(dir, name, flags & ~O_CREAT)) return std::move(*there);
+    if (auto there = find_own(dir, name, flags & ~O_CREAT)) return std::move(*there);
   auto file = open_at(dir, name, flags, 0600);
   if (is_shared(dir)) share(file.get());
   return file;
