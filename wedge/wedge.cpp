@@ -65,8 +65,9 @@ std::string_view to_string(EntryStatus::State state) noexcept {
 }
 
 bool is_shared(const std::string& path) {
-  const auto state = base::find_open_at(AT_FDCWD, path + "/.shrub", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  return state && base::is_shared(state->get());
+  // Looked at, not opened: whoever may not look into it may verify the wedge all the same.
+  const auto state = base::find_stat(AT_FDCWD, path + "/.shrub");
+  return state && S_ISDIR(state->st_mode) && (state->st_mode & (S_ISGID | S_IWGRP)) == (S_ISGID | S_IWGRP);
 }
 
 void share(const std::string& path) {
@@ -346,7 +347,12 @@ std::uint64_t verify_entry(vat::BlobSource& source, const std::string& wedge, co
                            const EntryRoot& root, const CompareOptions& options,
                            const std::function<void(const Difference&)>& on_difference) {
   const auto top = base::open_directory(AT_FDCWD, wedge);
-  const auto records = base::find_open_at(top.get(), ".shrub/entries", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  std::optional<base::UniqueFd> records;
+  try {
+    records = base::find_open_at(top.get(), ".shrub/entries", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  } catch (const Error& error) {
+    if (error.category() != Category::local) throw;  // of somebody else: the vref alone counts
+  }
   return base::named(path, [&] {
     return internal::verify_below(source, top.get(), records ? records->get() : -1, path, root, options,
                                   on_difference);
